@@ -1,0 +1,148 @@
+"""Acting: filter the latent from observations, re-plan the skill every K agent steps (MPC in z)."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsp.behavior import noisy_plan, plan_skills
+from lsp.networks import Networks
+from lsp.planner import Plan
+from lsp.world_model import Latent
+
+
+class Agent:
+    """Acts in one environment, or in several at once.
+
+    `collect` explores: skills drawn from the planned ζ with noise on its mean, actions sampled
+    from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
+    mode. Each agent has its own seeded random generator.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        mode: Literal["collect", "evaluate"] = "evaluate",
+        num_envs: int | None = None,
+        seed: int = 0,
+    ):
+        self.networks, self.config, self.mode = networks, networks.config, mode
+        self.batched = num_envs is not None
+        self.count = num_envs or 1
+        self.generator = torch.Generator(networks.device).manual_seed(seed)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next observation is the first of an episode, in every env."""
+        networks, config = self.networks, self.config
+        self.latent = networks.world_model.rssm.initial(self.count)
+        self.action = torch.zeros(self.count, networks.action_dim, device=networks.device)
+        self.skill = torch.zeros(self.count, config.skills.dim, device=networks.device)
+        shape = (self.count, config.plan_length, config.skills.dim)
+        self.plan = Plan(*(torch.full(shape, x, device=networks.device) for x in (0.0, 1.0)))
+        self.steps = np.zeros(self.count, np.int64)
+
+    def begin(self, index: int) -> None:
+        """The next observation of env `index` is the first of an episode."""
+        self.steps[index] = 0
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Actions in [-1, 1]: `[action]`, or `[num_envs, action]` if `num_envs` was given.
+
+        `observation` holds an array for every key of the env's observation space, with a leading
+        axis of envs in the second case.
+        """
+        device = self.networks.device
+        tensors = {key: torch.as_tensor(x, device=device) for key, x in observation.items()}
+        if not self.batched:
+            tensors = {key: x[None] for key, x in tensors.items()}
+        feature = self._filter(tensors)
+        if self.config.has_skills:
+            self._choose_skill()
+        self.action = self._choose_action(feature)
+        self.steps += 1
+        actions = self.action.cpu().numpy()
+        return actions if self.batched else actions[0]
+
+    def _filter(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Fold the observation into the latent; return its feature."""
+        model = self.networks.world_model
+        is_first = torch.as_tensor(self.steps == 0, device=self.networks.device)
+        self.latent, _ = model.rssm.filter(
+            self.latent,
+            self.action,
+            model.encode(observation),
+            is_first,
+            self._noise(*self.latent.stoch.shape),
+        )
+        return self.latent.feature
+
+    def _choose_skill(self) -> None:
+        """Re-plan, where a skill has been held for K steps, and take the first skill."""
+        due = self.steps % self.config.planner.skill_length == 0
+        if not due.any():
+            return
+        self._replan(due)
+        if self.mode == "evaluate":
+            fresh = self.plan.mean[:, 0]
+        else:
+            zeta = noisy_plan(self.plan, self.config, self.generator)
+            fresh = zeta.sample(self._noise(*zeta.mean.shape))[:, 0]
+        self.skill = torch.where(self._column(due), fresh, self.skill)
+
+    def _replan(self, due: np.ndarray) -> None:
+        """Update ζ of the envs that are due; the literal Algorithm 1 takes the learner's ζ."""
+        networks = self.networks
+        if self.config.planner.scope == "shared":
+            self.plan = Plan(
+                *(x.expand(self.count, -1, -1) for x in (networks.shared_mean, networks.shared_std))
+            )
+            return
+        prior = self.plan if self.config.planner.warm_start else None
+        zeta, _ = plan_skills(networks, self.latent, self.generator, prior)
+        mask = self._column(due)[..., None]
+        self.plan = Plan(
+            torch.where(mask, zeta.mean, self.plan.mean), torch.where(mask, zeta.std, self.plan.std)
+        )
+
+    def _choose_action(self, feature: Tensor) -> Tensor:
+        policy, config = self.networks.policy(feature, self.skill), self.config.policy
+        if self.mode == "collect":
+            action = policy.sample(self._noise(*policy.mean.shape))
+            noise = self._noise(*action.shape)
+            return (action + config.exploration_noise * noise).clamp(-1, 1)
+        if config.mode_samples == 0:
+            return policy.mode()
+        return policy.likeliest(self._noise(config.mode_samples, *policy.mean.shape))
+
+    def _noise(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.networks.device)
+
+    def _column(self, mask: np.ndarray) -> Tensor:
+        return torch.as_tensor(mask, device=self.networks.device)[:, None]
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that acting depends on, for a checkpoint."""
+        return {
+            "deter": self.latent.deter,
+            "stoch": self.latent.stoch,
+            "action": self.action,
+            "skill": self.skill,
+            "plan_mean": self.plan.mean.contiguous(),
+            "plan_std": self.plan.std.contiguous(),
+            "steps": torch.as_tensor(self.steps.copy()),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        device = self.networks.device
+        on = {key: x.to(device) for key, x in state.items() if key not in ("steps", "generator")}
+        self.latent = Latent(on["deter"], on["stoch"])
+        self.action, self.skill = on["action"], on["skill"]
+        self.plan = Plan(on["plan_mean"], on["plan_std"])
+        self.steps = state["steps"].numpy().copy()
+        self.generator.set_state(state["generator"].cpu())

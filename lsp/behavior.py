@@ -1,0 +1,257 @@
+"""Behaviour learning in imagination: planning skills, value estimates and the losses (3.1, 3.2)."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lsp.config import Config
+from lsp.distributions import Normal
+from lsp.imagination import Rollout, RolloutNoise
+from lsp.networks import Judgement, Networks
+from lsp.planner import Plan, plan, standard_plan
+from lsp.returns import lambda_return
+from lsp.skills import batch_density, intrinsic_reward, segments
+from lsp.world_model import Latent, Metrics
+
+
+class PlanningPath(Protocol):
+    """The imagination step and the heads as the planner may call them, gradients not needed."""
+
+    def plan(self, latent: Latent, skill: Tensor, noise: RolloutNoise) -> tuple[Latent, Tensor]: ...
+
+    def judge(self, feature: Tensor) -> Judgement: ...
+
+
+class Starts(NamedTuple):
+    """Start states of imagination, without gradient; weight 0 where an episode has ended."""
+
+    latent: Latent
+    weight: Float[Tensor, " starts"]
+
+
+def draw_starts(
+    latents: Latent,
+    is_terminal: Bool[Tensor, "batch time"],
+    num_starts: int | None,
+    generator: torch.Generator,
+) -> Starts:
+    """All posterior states of a batch, or a random subset without terminal states."""
+    latent, alive = latents.detach().flatten(), (~is_terminal).flatten().float()
+    if num_starts is not None:
+        lottery = torch.rand(alive.shape, generator=generator, device=alive.device)
+        chosen = (lottery + alive).topk(num_starts).indices
+        latent, alive = latent.rows(chosen), alive[chosen]
+    return Starts(latent, alive)
+
+
+def repeat_starts(starts: Starts, times: int) -> Starts:
+    """Row i of the result is start i // times."""
+    deter, stoch, weight = (x.repeat_interleave(times, 0) for x in (*starts.latent, starts.weight))
+    return Starts(Latent(deter, stoch), weight)
+
+
+class Estimates(NamedTuple):
+    """What a rollout is worth. Index t belongs to s_t, t = 0..H-1; the last axis to the parts of
+    the return: (task, intrinsic) with a split value, their sum without."""
+
+    returns: Float[Tensor, "horizon batch outputs"]
+    weight: Float[Tensor, "horizon batch"]
+
+
+def estimate_values(
+    networks: Networks,
+    feature: Float[Tensor, "states batch features"],
+    intrinsic: Float[Tensor, "horizon batch"] | None,
+    judge: Callable[[Tensor], Judgement] | None = None,
+) -> Estimates:
+    """λ-returns from every state of a rollout, and the weights γ^t (times survival) they carry."""
+    config = networks.config
+    reward, going_on, value = (networks.heads if judge is None else judge)(feature[1:])
+    if config.value.split:
+        bonus = torch.zeros_like(reward) if intrinsic is None else intrinsic
+        rewards = torch.stack([reward, bonus], -1)
+    else:
+        rewards = (reward if intrinsic is None else reward + intrinsic)[..., None]
+    discount = config.behavior.discount * going_on
+    returns = lambda_return(rewards, value, discount[..., None], config.behavior.lambda_)
+    survival = torch.cat([torch.ones_like(discount[:1]), discount[:-1]]).cumprod(0)
+    return Estimates(returns, survival.detach())
+
+
+class SkillEvidence(NamedTuple):
+    """How well χ recognises the skills of a rollout, one entry for each complete segment."""
+
+    log_q: list[Float[Tensor, " batch"]]
+    reward: Float[Tensor, "horizon batch"]
+
+
+def recognise_skills(
+    networks: Networks,
+    feature: Float[Tensor, "states batch features"],
+    plans: Float[Tensor, "batch plan skill"],
+    generator: torch.Generator,
+) -> SkillEvidence:
+    """log q_χ(z | {s}, s0) of each segment and the intrinsic reward r_i it earns."""
+    config = networks.config
+    length = config.planner.skill_length
+    parts = segments(feature, length)
+    skills = plans.unbind(1)[: len(parts)]
+    log_q = [
+        networks.skill_predictor(part, generator).log_prob(skill)
+        for part, skill in zip(parts, skills, strict=True)
+    ]
+    horizon = feature.shape[0] - 1
+    if not log_q:  # K > H: no segment is ever complete
+        return SkillEvidence([], feature.new_zeros(horizon, feature.shape[1]))
+    reward = intrinsic_reward(log_q, horizon, length, config.skills.dim)
+    return SkillEvidence(log_q, intrinsic_scale(networks) * reward)
+
+
+def intrinsic_scale(networks: Networks) -> Float[Tensor, ""] | float:
+    """Reward for one nat."""
+    skills = networks.config.skills
+    unit = networks.return_spread if skills.intrinsic_unit == "return_spread" else 1.0
+    return skills.intrinsic_scale * unit
+
+
+def score_plans(
+    networks: Networks,
+    starts: Latent,
+    candidates: Float[Tensor, "candidates starts plan skill"],
+    noise: RolloutNoise,
+    generator: torch.Generator,
+    fast: PlanningPath | None = None,
+) -> Float[Tensor, "candidates starts"]:
+    """V_g of Algorithm 2: the task return of each plan (plus weighted intrinsic return).
+
+    `noise` is `[horizon, candidates, starts, ...]`, in any axis but the first possibly expanded.
+    """
+    weight = networks.config.planner.intrinsic_weight
+    count, num_starts = candidates.shape[:2]
+    rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts))
+    flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
+    plans = candidates.flatten(0, 1)
+    feature = networks.imagine(rows, plans, flat, fast.plan if fast else None).feature
+    intrinsic = None
+    if weight > 0:
+        intrinsic = recognise_skills(networks, feature, plans, generator).reward
+        if not networks.config.value.split:
+            intrinsic = weight * intrinsic
+    estimates = estimate_values(networks, feature, intrinsic, fast.judge if fast else None)
+    parts = estimates.returns[0].unbind(-1)
+    total = parts[0] + weight * parts[1] if weight > 0 and len(parts) == 2 else parts[0]
+    return total.reshape(count, num_starts)
+
+
+@torch.no_grad()
+def plan_skills(
+    networks: Networks,
+    starts: Latent,
+    generator: torch.Generator,
+    prior: Plan | None = None,
+    fast: PlanningPath | None = None,
+) -> tuple[Plan, Metrics]:
+    """ζ for each start state: Algorithm 2 bound to the learned networks."""
+    config = networks.config
+    planner, num_starts = config.planner, starts.deter.shape[0]
+    independent = planner.rollout_noise == "independent"
+    rows = planner.num_candidates if independent else 1
+
+    def evaluate(candidates: Tensor) -> Tensor:
+        noise = networks.draw_noise(planner.horizon, rows, num_starts, generator=generator)
+        return score_plans(networks, starts, candidates, noise, generator, fast)
+
+    if prior is None:
+        length, dim = config.plan_length, config.skills.dim
+        prior = standard_plan(num_starts, length, dim, networks.device)
+    return plan(evaluate, prior, planner, generator)
+
+
+def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:
+    """μ ← μ + ε, which keeps the entropy of the skill distribution up (section 3.2)."""
+    noise = torch.randn(zeta.mean.shape, generator=generator, device=zeta.mean.device)
+    return Plan(zeta.mean + config.planner.mean_noise * noise, zeta.std)
+
+
+def policy_loss(
+    estimates: Estimates, weight: Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """Minus the value estimates; the gradient reaches the policy through the dynamics."""
+    total = estimates.returns.sum(-1)
+    loss = -(estimates.weight * weight * total).mean()
+    return loss, {"policy/loss": loss, "policy/return": total.mean()}
+
+
+def value_loss(
+    networks: Networks, rollout: Rollout, estimates: Estimates, weight: Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """Half the squared distance of v(s_t) to its λ-return: a unit Normal's likelihood."""
+    value = networks.value(rollout.feature[:-1].detach())
+    error = (value - estimates.returns.detach()).square().sum(-1)
+    loss = 0.5 * (estimates.weight * weight * error).mean()
+    metrics = {"value/loss": loss, "value/task": value[..., 0].mean()}
+    metrics |= {"value/return_task": estimates.returns[..., 0].mean()}
+    if networks.config.value.split:
+        metrics |= {"value/intrinsic": value[..., 1].mean()}
+    return loss, metrics
+
+
+def skill_loss(
+    networks: Networks,
+    rollout: Rollout,
+    plans: Float[Tensor, "batch plan skill"],
+    zeta: Plan,
+    weight: Float[Tensor, " batch"],
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, ""], Metrics] | None:
+    """Minus log q_χ(z | {s}, s0) of the imagined segments; None where none is complete.
+
+    Metrics: the mutual information estimated as log q(z | {s}, s0) minus the log density of z
+    under the batch's own skill distribution; and minus log p(z | s0), the plan's own density.
+    """
+    log_q = recognise_skills(networks, rollout.feature.detach(), plans, generator).log_q
+    if not log_q:
+        return None
+    scores = torch.stack(log_q)
+    loss = -(weight * scores).mean()
+    count = len(log_q)
+    skills = plans[:, :count]
+    batch = batch_density(skills.flatten(0, 1)).log_prob(skills).mean()
+    given_start = Normal(zeta.mean[:, :count], zeta.std[:, :count]).log_prob(skills).mean()
+    return loss, {
+        "skills/loss": loss,
+        "skills/log_q": scores.mean(),
+        "skills/mutual_information": scores.mean() - batch,
+        "skills/mutual_information_given_start": scores.mean() - given_start,
+        "skills/std": skills.std(0).mean(),
+    }
+
+
+@torch.no_grad()
+def skill_effect(
+    networks: Networks,
+    starts: Latent,
+    generator: torch.Generator,
+    num_skills: int = 8,
+    num_noises: int = 8,
+) -> Metrics:
+    """Does the skill matter? Spread of returns over skills, the noise held, against spread over
+    noise, the skill held. If the first is small beside the second, planning selects noise."""
+    config, count = networks.config, starts.deter.shape[0]
+    shape = (num_skills, count, config.plan_length, config.skills.dim)
+    skills = torch.randn(shape, generator=generator, device=networks.device)
+    horizon = config.planner.horizon
+    returns = []
+    for _ in range(num_noises):
+        noise = networks.draw_noise(horizon, 1, count, generator=generator)
+        returns.append(score_plans(networks, starts, skills, noise, generator))
+    table = torch.stack(returns)  # noise, skill, start
+    effect, noise_spread = table.std(1).mean(), table.std(0).mean()
+    return {
+        "skills/effect": effect,
+        "skills/noise": noise_spread,
+        "skills/effect_ratio": effect / noise_spread.clamp(min=1e-8),
+    }

@@ -1,0 +1,469 @@
+"""Every setting of a run, as frozen dataclasses, and the presets built from them.
+
+Sources: "A.3" is the appendix of the LSP paper, "Dreamer v1" its released code, "ours" a decision
+explained in docs/deviations.md. Defaults are those of the `paper` preset; `fast` and `debug` list
+what they change, and `fast` says why.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Any, Literal, get_type_hints
+
+from lsp.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """World model: RSSM, encoder, decoder, reward head (eq. 1)."""
+
+    deter: int = 200
+    """Size of the deterministic part of the latent (Dreamer v1)."""
+    stoch: int = 30
+    """Size of the stochastic part of the latent (Dreamer v1)."""
+    hidden: int = 200
+    """Width of the layers inside the RSSM (Dreamer v1)."""
+    encoder: tuple[int, ...] = (256, 256)
+    """Layers of the encoder of vector observations (A.3)."""
+    decoder: tuple[int, ...] = (256, 256)
+    """Layers of the decoder of vector observations (A.3)."""
+    reward: tuple[int, ...] = (400, 400)
+    """Layers of the reward head (Dreamer v1)."""
+    cnn_depth: int = 32
+    """Channels of the first convolution, for image observations (Dreamer v1)."""
+    layer_norm: bool = False
+    """LayerNorm before every activation (ours)."""
+    obs_transform: Literal["raw", "symlog"] = "raw"
+    """What the encoder reads and the decoder predicts of a vector observation (ours)."""
+    decoder_std: tuple[float, float] = (0.1, 1.5)
+    """Soft bounds of the decoder's standard deviation (A.3)."""
+    min_std: float = 0.1
+    """Added to the standard deviation of prior and posterior (Dreamer v1)."""
+    free_nats: float = 3.0
+    """The KL, averaged over batch and time, costs nothing below this (Dreamer v1)."""
+    kl_scale: float = 1.0
+    """β of eq. 1 (Dreamer v1)."""
+    reward_scale: float = 1.0
+    """Rewards are multiplied by this before they are learned; for tasks with odd units (ours)."""
+    termination: bool = False
+    """Predict whether a state ends the episode, and discount by it (Dreamer v1's pcont)."""
+    learning_rate: float = 6e-4
+    """Adam, world model (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Low-level policy q(a | s, z)."""
+
+    layers: tuple[int, ...] = (400, 400, 400, 400)
+    """Hidden layers (Dreamer v1)."""
+    layer_norm: bool = False
+    """LayerNorm before every activation (ours)."""
+    init_std: float = 5.0
+    """Standard deviation before the tanh, at the start of training (Dreamer v1)."""
+    min_std: float = 1e-4
+    """Lower bound of the standard deviation (Dreamer v1)."""
+    mode_samples: int = 100
+    """The mode is the likeliest of this many samples (Dreamer v1); 0 takes tanh(mean)."""
+    exploration_noise: float = 0.3
+    """Std of the Gaussian added to actions while collecting (Dreamer v1)."""
+    learning_rate: float = 8e-5
+    """Adam, policy (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """State value v(s)."""
+
+    layers: tuple[int, ...] = (400, 400, 400)
+    """Hidden layers (Dreamer v1)."""
+    layer_norm: bool = False
+    """LayerNorm before every activation (ours)."""
+    split: bool = False
+    """Separate outputs for task and intrinsic return (ours); otherwise one, on their sum."""
+    slow_rate: float = 1.0
+    """Share of the value that its slow copy takes over at each update; 1 has no slow copy."""
+    learning_rate: float = 8e-5
+    """Adam, value (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class SkillsConfig:
+    """Skills z and the backward skill predictor χ (section 3.2)."""
+
+    dim: int = 3
+    """Size of a skill (A.3); 0 has no skills at all, which is Dreamer."""
+    intrinsic_scale: float = 1.0
+    """The intrinsic reward log q(z | {s}, s0) is multiplied by this (ours; the paper: 1)."""
+    intrinsic_unit: Literal["reward", "return_spread"] = "reward"
+    """`reward`: the scale is in units of reward. `return_spread`: in units of the running spread
+    (5th to 95th percentile) of imagined task returns, so that skills matter as much late in
+    training as early (ours)."""
+    input_noise: float = 0.1
+    """Std of the noise on χ's input, in training it and in rewarding with it (A.7)."""
+    num_states: int = 10
+    """States of a segment that χ reads besides s0, evenly spaced (ours)."""
+    layers: tuple[int, ...] = (256, 256)
+    """Hidden layers of χ (A.3)."""
+    std_bounds: tuple[float, float] = (0.1, 1.5)
+    """Soft bounds of χ's standard deviation (A.3)."""
+    learning_rate: float = 8e-5
+    """Adam, χ (A.3)."""
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Cross-entropy method over skill plans (Algorithm 2)."""
+
+    horizon: int = 10
+    """H, agent steps (A.3)."""
+    skill_length: int = 10
+    """K, agent steps a skill is held (A.3)."""
+    num_candidates: int = 16
+    """G, plans sampled in each iteration (A.3)."""
+    num_elites: int = 4
+    """M, plans that refit the distribution (A.3)."""
+    num_iterations: int = 4
+    """MaxCEMiter (A.3)."""
+    mean_noise: float = 0.1
+    """Std of ε, added to the planned mean in training and collecting (A.3)."""
+    intrinsic_weight: float = 0.0
+    """Weight of the intrinsic return beside the task return in a plan's score (ours)."""
+    scope: Literal["per_state", "shared"] = "per_state"
+    """One ζ for each start state, or one for all of an update (ours, the literal Algorithm 1)."""
+    rollout_noise: Literal["independent", "common"] = "independent"
+    """Candidates of one start imagine with their own noise, or all with the same (ours)."""
+    warm_start: bool = False
+    """Acting: start each plan from the previous one instead of N(0, I) (ours)."""
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """Learning policy, value and skill predictor in imagination (section 3.1)."""
+
+    horizon: int | None = None
+    """Agent steps imagined; None takes the planner's horizon."""
+    num_starts: int | None = None
+    """Start states drawn from the batch's posteriors; None takes all (Dreamer v1)."""
+    rollouts_per_start: int = 1
+    """Rollouts from each start, each with its own skill and noise (ours)."""
+    discount: float = 0.99
+    """γ per agent step (Dreamer v1)."""
+    lambda_: float = 0.95
+    """λ of the return (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """What all optimisers share."""
+
+    epsilon: float = 1e-7
+    """Adam's ε (Dreamer v1, TF2)."""
+    clip: float = 100.0
+    """Largest global gradient norm (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Replay of whole episodes."""
+
+    batch: int = 50
+    """Sequences in a batch (Dreamer v1)."""
+    length: int = 50
+    """Agent steps in a sequence (Dreamer v1)."""
+    capacity: int | None = None
+    """Agent steps kept in memory; None keeps all."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """When things happen, in env steps."""
+
+    prefill: int = 5000
+    """Env steps of random actions before learning (Dreamer v1)."""
+    pretrain: int = 100
+    """Updates before collecting (Dreamer v1)."""
+    update_every: int = 5
+    """Env steps for each update of everything (A.3)."""
+    log_every: int = 1000
+    """Env steps between lines in metrics.jsonl."""
+    eval_every: int = 10000
+    """Env steps between evaluations; 0 never evaluates."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation."""
+    save_every: int = 10000
+    """Env steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how to compute. Not part of a run's identity: it may change when resuming."""
+
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    threads: int | None = None
+    """CPU threads; None takes PyTorch's default."""
+    compile: bool = True
+    """torch.compile the imagination step and the filter, where a C++ compiler is found."""
+    bf16: bool = True
+    """Plan in bfloat16, where the hardware multiplies it."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. `validate` is called where a run starts."""
+
+    task: str = "walker_walk"
+    """A dm_control task, `domain_task`."""
+    method: str = "lsp"
+    """`lsp`, or `dreamer` (no skills, imagination horizon 15)."""
+    preset: str = "fast"
+    """`paper`, `fast` (sized for a laptop) or `debug` (seconds)."""
+    obs: str = "proprio"
+    """`proprio` (the task's own observations) or `pixels` (64×64 images)."""
+    seed: int = 0
+    """Seeds everything; the same seed on the same machine gives the same run."""
+    action_repeat: int = 2
+    """Env steps that each action is held (Dreamer v1)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    skills: SkillsConfig = field(default_factory=SkillsConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    @property
+    def has_skills(self) -> bool:
+        return self.skills.dim > 0
+
+    @property
+    def behavior_horizon(self) -> int:
+        """Agent steps that behaviour learning imagines."""
+        return self.behavior.horizon or self.planner.horizon
+
+    @property
+    def plan_length(self) -> int:
+        """⌈H/K⌉, skills in a plan that covers both planning and behaviour learning."""
+        return ceil(max(self.planner.horizon, self.behavior_horizon) / self.planner.skill_length)
+
+    def validate(self) -> "Config":
+        """Return self. Raises UserError in one line if a setting makes no sense."""
+        for problem in _problems(self):
+            raise UserError(problem)
+        return self
+
+
+def _problems(config: Config) -> list[str]:
+    """What is wrong with `config`, a sentence each."""
+    planner, replay, schedule = config.planner, config.replay, config.schedule
+    at_least_one = {
+        "action_repeat": config.action_repeat,
+        "planner.horizon (H)": planner.horizon,
+        "planner.skill_length (K)": planner.skill_length,
+        "planner.num_candidates (G)": planner.num_candidates,
+        "planner.num_elites (M)": planner.num_elites,
+        "planner.num_iterations": planner.num_iterations,
+        "behavior.horizon": config.behavior_horizon if config.behavior.horizon != 0 else 0,
+        "behavior.rollouts_per_start": config.behavior.rollouts_per_start,
+        "skills.num_states": config.skills.num_states,
+        "replay.batch": replay.batch,
+        "replay.length": replay.length,
+        "schedule.update_every": schedule.update_every,
+        "schedule.log_every": schedule.log_every,
+        "schedule.eval_episodes": schedule.eval_episodes,
+        "schedule.save_every": schedule.save_every,
+        "model.deter": config.model.deter,
+        "model.stoch": config.model.stoch,
+    }
+    at_least_zero = {
+        "seed": config.seed,
+        "skills.dim": config.skills.dim,
+        "skills.input_noise": config.skills.input_noise,
+        "planner.mean_noise": planner.mean_noise,
+        "policy.exploration_noise": config.policy.exploration_noise,
+        "policy.mode_samples": config.policy.mode_samples,
+        "schedule.prefill": schedule.prefill,
+        "schedule.pretrain": schedule.pretrain,
+        "schedule.eval_every": schedule.eval_every,
+    }
+    found = [f"{k} must be at least 1, not {v}" for k, v in at_least_one.items() if v < 1]
+    found += [f"{k} must be at least 0, not {v}" for k, v in at_least_zero.items() if v < 0]
+    if planner.num_elites > planner.num_candidates:
+        found.append(
+            f"planner.num_elites (M = {planner.num_elites}) must not exceed "
+            f"planner.num_candidates (G = {planner.num_candidates})"
+        )
+    starts, states = config.behavior.num_starts, replay.batch * replay.length
+    if starts is not None and not 1 <= starts <= states:
+        found.append(
+            f"behavior.num_starts must be between 1 and the batch's {states} states, not {starts}"
+        )
+    if not 0 < config.behavior.discount <= 1 or not 0 <= config.behavior.lambda_ <= 1:
+        found.append("behavior.discount and behavior.lambda_ must lie between 0 and 1")
+    if not 0 < config.value.slow_rate <= 1:
+        found.append(f"value.slow_rate must lie in (0, 1], not {config.value.slow_rate}")
+    return found
+
+
+def _paper() -> Config:
+    """Appendix A.3 on top of Dreamer v1, nothing changed."""
+    return Config(preset="paper")
+
+
+def _fast() -> Config:
+    """The same algorithm for a laptop. Each difference from `paper` has its reason beside it."""
+    return Config(
+        preset="fast",
+        model=ModelConfig(
+            deter=128,  # sizes: a third of the time at no loss on walker_walk
+            stoch=24,
+            hidden=128,
+            encoder=(256, 128),
+            reward=(128, 128),
+            layer_norm=True,  # steadier at the higher learning rates below
+            obs_transform="symlog",  # quadruped's imu reaches 249; raw, it swamps the loss
+        ),
+        policy=PolicyConfig(
+            layers=(128, 128, 128),
+            layer_norm=True,
+            init_std=1.0,  # at 5 the tanh saturates: actions are coin flips whatever the skill
+            mode_samples=0,  # tanh(mean) is as good and needs no density
+            learning_rate=3e-4,  # 20k updates instead of a million env steps
+        ),
+        value=ValueConfig(
+            layers=(128, 128),
+            layer_norm=True,
+            split=True,  # the planner scores task return alone
+            slow_rate=0.02,  # without it, values diverge at this learning rate
+            learning_rate=3e-4,
+        ),
+        skills=SkillsConfig(
+            intrinsic_scale=0.02,
+            intrinsic_unit="return_spread",  # a fixed scale drowns the task early or the skill late
+            learning_rate=1e-3,  # 8e-5 is too slow for 20k updates
+        ),
+        planner=PlannerConfig(rollout_noise="common"),  # else elites are lucky, not good
+        behavior=BehaviorConfig(
+            num_starts=32,  # planning from all 512 states would be nine tenths of the time
+            rollouts_per_start=4,
+        ),
+        optimizer=OptimizerConfig(epsilon=1e-5),  # steadier at small gradients
+        replay=ReplayConfig(batch=16, length=32),
+    )
+
+
+def _debug() -> Config:
+    """Seconds, for tests: everything tiny, nothing left out."""
+    return Config(
+        preset="debug",
+        model=ModelConfig(
+            deter=16,
+            stoch=4,
+            hidden=16,
+            encoder=(16,),
+            decoder=(16,),
+            reward=(16,),
+            cnn_depth=4,
+            layer_norm=True,
+            obs_transform="symlog",
+        ),
+        policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0),
+        value=ValueConfig(layers=(16,), split=True, slow_rate=0.02),
+        skills=SkillsConfig(layers=(16,), intrinsic_unit="return_spread"),
+        planner=PlannerConfig(
+            num_candidates=4, num_elites=2, num_iterations=2, rollout_noise="common"
+        ),
+        behavior=BehaviorConfig(num_starts=4, rollouts_per_start=2),
+        replay=ReplayConfig(batch=4, length=8),
+        schedule=ScheduleConfig(
+            prefill=200,
+            pretrain=2,
+            update_every=50,
+            log_every=200,
+            eval_every=1000,
+            eval_episodes=1,
+            save_every=1000,
+        ),
+    )
+
+
+PRESETS = {"paper": _paper, "fast": _fast, "debug": _debug}
+
+
+def _lsp(config: Config) -> Config:
+    return config
+
+
+def _dreamer(config: Config) -> Config:
+    """Fully amortised: no skill, nothing to plan; horizon 15 as Dreamer v1."""
+    behavior = config.behavior
+    if behavior.num_starts is not None:
+        # As many rollouts as LSP learns from, each from a state of its own.
+        rollouts = behavior.num_starts * behavior.rollouts_per_start
+        behavior = replace(behavior, num_starts=rollouts, rollouts_per_start=1)
+    return replace(
+        config,
+        skills=replace(config.skills, dim=0),
+        value=replace(config.value, split=False),
+        behavior=replace(behavior, horizon=15),
+    )
+
+
+METHODS = {"lsp": _lsp, "dreamer": _dreamer}
+"""What each method changes in a preset."""
+
+
+def make_config(method: str = "lsp", preset: str = "fast", **changes: Any) -> Config:
+    """The settings of `method` at `preset`; `changes` replace top-level fields.
+
+    Raises UserError for an unknown method or preset.
+    """
+    for kind, name, known in (("preset", preset, PRESETS), ("method", method, METHODS)):
+        if name not in known:
+            raise UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+    config = METHODS[method](PRESETS[preset]())
+    return replace(config, method=method, **changes)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dict, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config") -> Any:
+    """The inverse of `to_dict`. Raises UserError naming any field it does not know or lacks."""
+    hints = get_type_hints(kind)
+    unknown, missing = set(values) - set(hints), set(hints) - set(values)
+    if unknown or missing:
+        names = ", ".join(sorted(unknown | missing))
+        raise UserError(f"{where}: unknown or missing settings: {names}")
+    parsed = {}
+    for name, hint in hints.items():
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            value = from_dict(value, hint, f"{where}.{name}")  # type: ignore[arg-type]
+        parsed[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**parsed)
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """`planner.horizon: 10 → 20` for every setting in which the two differ."""
+    flat_one, flat_other = _flatten(to_dict(one)), _flatten(to_dict(other))
+    return [
+        f"{name}: {flat_one[name]} → {flat_other[name]}"
+        for name in flat_one
+        if flat_one[name] != flat_other[name]
+    ]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,66 @@
+"""Diagonal Normals and the squashed Normal of the policy, as plain functions on tensors."""
+
+from math import log, pi
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+LOG_2PI = log(2 * pi)
+
+
+class Normal(NamedTuple):
+    """Diagonal Normal over the last axis."""
+
+    mean: Float[Tensor, "*batch dim"]
+    std: Float[Tensor, "*batch dim"]
+
+    def sample(self, noise: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Reparameterised sample from standard normal `noise`."""
+        return self.mean + self.std * noise
+
+    def log_prob(self, value: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "*batch"]:
+        """Nats, summed over the last axis."""
+        squares = ((value - self.mean) / self.std).square()
+        return -0.5 * (squares + LOG_2PI).sum(-1) - self.std.log().sum(-1)
+
+    def kl(self, other: "Normal") -> Float[Tensor, "*batch"]:
+        """KL(self ‖ other) in nats, summed over the last axis."""
+        ratio = (self.std / other.std).square()
+        distance = ((self.mean - other.mean) / other.std).square()
+        return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
+
+
+def softly_clamped_std(
+    log_std: Float[Tensor, "*batch"], bounds: tuple[float, float]
+) -> Float[Tensor, "*batch"]:
+    """exp(log_std), bent smoothly into `bounds` so that gradients survive outside (Chua 2018)."""
+    low, high = log(bounds[0]), log(bounds[1])
+    log_std = high - F.softplus(high - log_std)
+    return (low + F.softplus(log_std - low)).exp()
+
+
+class TanhNormal(NamedTuple):
+    """tanh of a diagonal Normal: actions in [-1, 1]."""
+
+    mean: Float[Tensor, "*batch dim"]
+    std: Float[Tensor, "*batch dim"]
+
+    def sample(self, noise: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Reparameterised sample from standard normal `noise`."""
+        return torch.tanh(self.mean + self.std * noise)
+
+    def mode(self) -> Float[Tensor, "*batch dim"]:
+        """tanh of the mean: the median of each coordinate."""
+        return torch.tanh(self.mean)
+
+    def likeliest(self, noise: Float[Tensor, "samples *batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """The sample of highest density among `samples` (Dreamer v1's mode)."""
+        before = self.mean + self.std * noise
+        # log |d tanh(u) / du| = 2 (log 2 - u - softplus(-2u))
+        jacobian = 2 * (log(2) - before - F.softplus(-2 * before)).sum(-1)
+        density = -0.5 * noise.square().sum(-1) - jacobian
+        best = density.argmax(0)[None, ..., None].expand(1, *before.shape[1:])
+        return torch.tanh(before.gather(0, best)[0])

@@ -1,0 +1,39 @@
+"""Environments: everything the rest of the code needs is ``make_env``.
+
+They speak Gymnasium, and only numpy: nothing here imports torch.
+"""
+
+from typing import Any
+
+import gymnasium
+
+from lsp.envs.rendering import choose_gl, rendering_problem
+
+choose_gl()  # dm_control reads the choice when it is imported, which the next lines do
+
+from lsp.envs.action_repeat import ActionRepeat  # noqa: E402
+from lsp.envs.dmc import DMControlEnv, task_names  # noqa: E402
+from lsp.errors import UserError  # noqa: E402
+
+__all__ = ["make_env", "rendering_problem", "task_names"]
+
+
+def make_env(
+    task: str, obs: str = "proprio", action_repeat: int = 2, render_quality: str = "fast"
+) -> gymnasium.Env[Any, Any]:
+    """Builds the environment that agents act in: one step is one decision.
+
+    Args:
+      task: a dm_control suite task as ``domain_task``, e.g. ``walker_walk``.
+      obs: ``proprio`` (one float32 array per measurement) or ``pixels`` (``image``, 64x64x3).
+      action_repeat: control steps per decision; their rewards are summed.
+      render_quality: ``fast`` leaves out shadows, reflections and multisampling; ``faithful``
+        renders as dm_control does.
+
+    Raises:
+      UserError: an argument is unknown, or rendering is needed and impossible.
+    """
+    if action_repeat < 1:
+        raise UserError(f"{task}: action_repeat must be at least 1, not {action_repeat}.")
+    env = DMControlEnv(task, obs, render_quality)
+    return ActionRepeat(env, action_repeat)

@@ -1,0 +1,79 @@
+"""Evaluation: plan mean, policy mode, no noise; all episodes side by side in one batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from lsp.agent import Agent
+from lsp.networks import Networks
+
+
+class Evaluation(NamedTuple):
+    """Outcome of each episode: its return, length in env steps, and whether a goal was reached
+    (None for tasks without one)."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    success: np.ndarray | None
+
+    def metrics(self) -> dict[str, Any]:
+        return {
+            "eval/return": float(self.returns.mean()),
+            "eval/std": float(self.returns.std()),
+            "eval/success": None if self.success is None else float(self.success.mean()),
+            "eval/episodes": len(self.returns),
+            "eval/returns": [float(x) for x in self.returns],
+            "eval/length": float(self.lengths.mean()),
+        }
+
+
+def episode_seeds(count: int) -> list[int]:
+    """The same for every method and seed, so that all are asked the same questions."""
+    return [int(x) for x in np.random.SeedSequence([2021, count]).generate_state(count) >> 1]
+
+
+def evaluate(
+    networks: Networks,
+    make_env: Callable[[], gymnasium.Env[Any, Any]],
+    episodes: int,
+    seed: int = 0,
+    on_frame: Callable[[np.ndarray], None] | None = None,
+) -> Evaluation:
+    """Run `episodes` episodes with an agent of its own, which `seed` seeds.
+
+    `on_frame` is given a picture of the first episode at every agent step.
+    """
+    envs = [make_env() for _ in range(episodes)]
+    try:
+        return _run(Agent(networks, "evaluate", episodes, seed), envs, on_frame)
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _run(
+    agent: Agent,
+    envs: list[gymnasium.Env[Any, Any]],
+    on_frame: Callable[[np.ndarray], None] | None,
+) -> Evaluation:
+    count = len(envs)
+    seeds = episode_seeds(count)
+    observations = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
+    returns, lengths, running = np.zeros(count), np.zeros(count, int), np.ones(count, bool)
+    success: list[bool | None] = [None] * count
+    while running.any():
+        if on_frame is not None and running[0]:
+            on_frame(np.asarray(envs[0].render()))
+        batch = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+        actions = agent.act(batch)
+        for i in np.flatnonzero(running):
+            observations[i], reward, terminated, truncated, info = envs[i].step(actions[i])
+            returns[i] += float(reward)
+            lengths[i] += info["env_steps"]
+            if "success" in info:
+                success[i] = bool(success[i]) or bool(info["success"])
+            running[i] = not (terminated or truncated)
+    reached = None if None in success else np.array(success, float)
+    return Evaluation(returns, lengths, reached)

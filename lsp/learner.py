@@ -1,0 +1,137 @@
+"""The inner loop of Algorithm 1: one update of everything."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lsp.acceleration import FastPath
+from lsp.behavior import (
+    Estimates,
+    draw_starts,
+    estimate_values,
+    noisy_plan,
+    plan_skills,
+    policy_loss,
+    recognise_skills,
+    repeat_starts,
+    skill_effect,
+    skill_loss,
+    value_loss,
+)
+from lsp.networks import Networks
+from lsp.planner import Plan
+from lsp.world_model import Latent, Metrics
+
+
+class Learner:
+    """Networks, their optimisers and a random generator."""
+
+    def __init__(self, networks: Networks, seed: int, fast: FastPath | None = None):
+        config = networks.config
+        self.fast = fast or FastPath(networks, compiled=False, dtype=torch.float32)
+        self.networks, self.config = networks, config
+        self.generator = torch.Generator(networks.device).manual_seed(seed)
+        parts: dict[str, tuple[nn.Module, float]] = {
+            "model": (networks.world_model, config.model.learning_rate),
+            "policy": (networks.policy, config.policy.learning_rate),
+            "value": (networks.value, config.value.learning_rate),
+        }
+        if config.has_skills:
+            parts["skills"] = (networks.skill_predictor, config.skills.learning_rate)
+        self.optimizers = {
+            name: torch.optim.Adam(
+                module.parameters(), rate, eps=config.optimizer.epsilon, fused=True
+            )
+            for name, (module, rate) in parts.items()
+        }
+        self._starts: Latent | None = None
+
+    def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:
+        """One step of model and behaviour learning on replayed sequences `[batch, time, ...]`.
+
+        Metrics come back as tensors on the device, so that nothing waits for them.
+        """
+        networks, config, generator = self.networks, self.config, self.generator
+        data = {key: torch.as_tensor(x).to(networks.device) for key, x in batch.items()}
+
+        # Model learning: compute model states s_t, update θ
+        loss, latents, metrics = networks.world_model.loss(data, generator, self.fast.filter)
+        metrics |= self._descend("model", loss)
+        self.fast.refresh()
+
+        # Behaviour learning: ζ ← CEM(S, ...), μ ← μ + ε
+        behavior = config.behavior
+        starts = draw_starts(latents, data["is_terminal"], behavior.num_starts, generator)
+        zeta, stats = self._plan(starts.latent)
+        starts = repeat_starts(starts, behavior.rollouts_per_start)
+        zeta = Plan(*(x.repeat_interleave(behavior.rollouts_per_start, 0) for x in zeta))
+
+        # Imagine with skills from ζ
+        plans = zeta.sample(torch.randn(zeta.mean.shape, generator=generator, device=networks.device))
+        rows = starts.weight.shape[0]
+        noise = networks.draw_noise(config.behavior_horizon, rows, generator=generator)
+        rollout = networks.imagine(starts.latent, plans, noise, self.fast.imagine)
+
+        # Rewards R + r_i form the value estimates
+        intrinsic = None
+        if config.has_skills:
+            intrinsic = recognise_skills(networks, rollout.feature, plans, generator).reward
+            stats["skills/intrinsic_reward"] = intrinsic.sum(0).mean()
+        estimates = estimate_values(networks, rollout.feature, intrinsic)
+
+        # Update φ, ψ, χ
+        loss, extra = policy_loss(estimates, starts.weight)
+        metrics |= stats | extra | self._descend("policy", loss)
+        loss, extra = value_loss(networks, rollout, estimates, starts.weight)
+        metrics |= extra | self._descend("value", loss)
+        if config.has_skills:
+            found = skill_loss(networks, rollout, plans, zeta, starts.weight, generator)
+            if found is not None:
+                metrics |= found[1] | self._descend("skills", found[0])
+        networks.update_slow_value()
+        self._track_spread(estimates)
+        metrics["policy/action_magnitude"] = rollout.action.abs().mean()
+        self._starts = starts.latent
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def skill_effect(self) -> Metrics:
+        """The skill effect from the last update's start states; empty without skills."""
+        if not self.config.has_skills or self._starts is None:
+            return {}
+        every = self._starts.rows(slice(None, None, self.config.behavior.rollouts_per_start))
+        return skill_effect(self.networks, every.rows(slice(16)), self.generator)
+
+    def _plan(self, starts: Latent) -> tuple[Plan, Metrics]:
+        """ζ with noise on its mean; an empty plan for a method without skills."""
+        networks, count = self.networks, starts.deter.shape[0]
+        if not self.config.has_skills:
+            empty = torch.zeros(count, self.config.plan_length, 0, device=networks.device)
+            return Plan(empty, empty), {}
+        zeta, stats = plan_skills(
+            networks, starts, self.generator, fast=self.fast
+        )
+        if self.config.planner.scope == "shared":
+            networks.shared_mean.copy_(zeta.mean[:1])
+            networks.shared_std.copy_(zeta.std[:1])
+        return noisy_plan(zeta, self.config, self.generator), stats
+
+    def _descend(self, name: str, loss: Tensor) -> Metrics:
+        """One Adam step of the named part alone: gradients of the others are never computed."""
+        optimizer = self.optimizers[name]
+        parameters = optimizer.param_groups[0]["params"]
+        gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)
+        optimizer.step()
+        return {f"gradient/{name}": norm}
+
+    @torch.no_grad()
+    def _track_spread(self, estimates: Estimates) -> None:
+        """Running 5th-to-95th percentile range of task returns."""
+        low, high = torch.quantile(
+            estimates.returns[..., 0].flatten(), estimates.returns.new_tensor([0.05, 0.95])
+        )
+        self.networks.return_spread.lerp_(high - low, 0.01)

@@ -1,0 +1,121 @@
+"""From observations to an embedding and back: vectors through MLPs, images through convolutions."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lsp.config import ModelConfig
+from lsp.distributions import LOG_2PI, Normal, softly_clamped_std
+from lsp.nets import MLP, ConvDecoder, ConvEncoder
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of every observation by key: (n,) is a vector, (64, 64, 3) an image."""
+Observation = Mapping[str, Tensor]
+
+
+def symlog(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """sign(x) ln(1 + |x|): compresses large readings, leaves small ones (DreamerV3)."""
+    return x.sign() * x.abs().log1p()
+
+
+def _split(shapes: Shapes) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of the vectors and channels of the images, in a fixed order."""
+    vectors = {k: s[0] for k, s in sorted(shapes.items()) if len(s) == 1}
+    images = {k: s[-1] for k, s in sorted(shapes.items()) if len(s) == 3}
+    return vectors, images
+
+
+class Preprocessor(nn.Module):
+    """Raw observations to what the encoder reads and the decoder predicts."""
+
+    def __init__(self, shapes: Shapes, config: ModelConfig):
+        super().__init__()
+        self.vectors, self.images = _split(shapes)
+        self.transform = symlog if config.obs_transform == "symlog" else nn.Identity()
+
+    def forward(self, observation: Observation) -> dict[str, Tensor]:
+        """Vectors transformed; images `[..., 64, 64, C]` of bytes to `[..., C, 64, 64]` ± 0.5."""
+        vectors = {key: self.transform(observation[key].float()) for key in self.vectors}
+        images = {key: observation[key].movedim(-1, -3).float() / 255 - 0.5 for key in self.images}
+        return vectors | images
+
+
+class Encoder(nn.Module):
+    """Preprocessed observations to one embedding of `outputs` numbers."""
+
+    def __init__(self, shapes: Shapes, config: ModelConfig):
+        super().__init__()
+        self.vectors, self.images = _split(shapes)
+        self.outputs = 0
+        if self.vectors:
+            *hidden, last = config.encoder
+            self.mlp = MLP(sum(self.vectors.values()), hidden, last, config.layer_norm)
+            self.outputs += last
+        if self.images:
+            self.conv = ConvEncoder(sum(self.images.values()), config.cnn_depth)
+            self.outputs += self.conv.outputs
+
+    def forward(self, inputs: Observation) -> Float[Tensor, "*batch embedding"]:
+        parts = []
+        if self.vectors:
+            vector = torch.cat([inputs[key] for key in self.vectors], -1)
+            parts.append(nn.functional.elu(self.mlp(vector)))
+        if self.images:
+            parts.append(self.conv(torch.cat([inputs[key] for key in self.images], -3)))
+        return torch.cat(parts, -1)
+
+
+class Decoder(nn.Module):
+    """q(o | s): a Normal over every preprocessed observation.
+
+    Vectors have a learned, softly clamped standard deviation (A.3), images unit variance
+    (Dreamer v1).
+    """
+
+    def __init__(self, features: int, shapes: Shapes, config: ModelConfig):
+        super().__init__()
+        self.vectors, self.images = _split(shapes)
+        self.std_bounds = config.decoder_std
+        if self.vectors:
+            size = sum(self.vectors.values())
+            self.mlp = MLP(features, config.decoder, 2 * size, config.layer_norm)
+        if self.images:
+            self.conv = ConvDecoder(features, sum(self.images.values()), config.cnn_depth)
+
+    def vector(self, feature: Float[Tensor, "*batch features"]) -> Normal:
+        """All vector observations, concatenated in alphabetical order of their keys."""
+        mean, log_std = self.mlp(feature).chunk(2, -1)
+        return Normal(mean, softly_clamped_std(log_std, self.std_bounds))
+
+    def forward(self, feature: Float[Tensor, "*batch features"]) -> dict[str, Tensor]:
+        """The mean of every preprocessed observation."""
+        means: dict[str, Tensor] = {}
+        if self.vectors:
+            parts = self.vector(feature).mean.split(list(self.vectors.values()), -1)
+            means |= dict(zip(self.vectors, parts, strict=True))
+        if self.images:
+            parts = self.conv(feature).split(list(self.images.values()), -3)
+            means |= dict(zip(self.images, parts, strict=True))
+        return means
+
+    def log_prob(
+        self, feature: Float[Tensor, "*batch features"], target: Observation
+    ) -> tuple[Float[Tensor, "*batch"], dict[str, Tensor]]:
+        """ln q(o | s), summed over everything observed, and the error of each key (RMS)."""
+        log_prob, errors = feature.new_zeros(feature.shape[:-1]), {}
+        if self.vectors:
+            normal = self.vector(feature)
+            truth = torch.cat([target[key] for key in self.vectors], -1)
+            log_prob = log_prob + normal.log_prob(truth)
+            squares = (normal.mean - truth).detach().square()
+            parts = squares.split(list(self.vectors.values()), -1)
+            errors |= {key: part.mean().sqrt() for key, part in zip(self.vectors, parts)}
+        if self.images:
+            truth = torch.cat([target[key] for key in self.images], -3)
+            squares = (self.conv(feature) - truth).square()
+            log_prob = log_prob - 0.5 * (squares + LOG_2PI).sum((-1, -2, -3))
+            parts = squares.detach().split(list(self.images.values()), -3)
+            errors |= {key: part.mean().sqrt() for key, part in zip(self.images, parts)}
+        return log_prob, errors

@@ -1,0 +1,67 @@
+"""Algorithm 2: the cross-entropy method over skill plans."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lsp.config import PlannerConfig
+
+
+class Plan(NamedTuple):
+    """ζ = (μ, Σ): a diagonal Normal over the ⌈H/K⌉ skills of a plan, for each start state."""
+
+    mean: Float[Tensor, "*batch plan skill"]
+    std: Float[Tensor, "*batch plan skill"]
+
+    def sample(self, noise: Float[Tensor, "*batch plan skill"]) -> Float[Tensor, "*batch plan skill"]:
+        return self.mean + self.std * noise
+
+
+Evaluate = Callable[[Float[Tensor, "candidates starts plan skill"]], Tensor]
+"""Plans to their estimated values V_g, `[candidates, starts]`, by imagined rollouts."""
+
+
+def standard_plan(starts: int, length: int, skill_dim: int, device: torch.device) -> Plan:
+    """ζ(0) = N(0, I)."""
+    shape = (starts, length, skill_dim)
+    return Plan(torch.zeros(shape, device=device), torch.ones(shape, device=device))
+
+
+@torch.no_grad()
+def plan(
+    evaluate: Evaluate, prior: Plan, config: PlannerConfig, generator: torch.Generator
+) -> tuple[Plan, dict[str, Tensor]]:
+    """ζ after `num_iterations` rounds of sampling, imagining, sorting and refitting.
+
+    `evaluate` imagines the candidate plans from every start state at once and returns their value
+    estimates. With `scope = "shared"` one ζ serves all starts: candidates are scored by their
+    mean over starts. Returns ζ, one for each start of `prior`, and statistics.
+    """
+    zeta, starts = prior, prior.mean.shape[0]
+    shared = config.scope == "shared"
+    if shared:
+        zeta = Plan(prior.mean[:1], prior.std[:1])
+    shape = (config.num_candidates, *zeta.mean.shape)
+    stats: dict[str, Tensor] = {}
+    for _ in range(config.num_iterations):
+        # Sample G plans from p(z | ζ)
+        noise = torch.randn(shape, generator=generator, device=prior.mean.device)
+        candidates = zeta.sample(noise)
+        # Imagine H steps from each s_t with each, and estimate their values V_g
+        values = evaluate(candidates.expand(-1, starts, -1, -1))
+        if shared:
+            values = values.mean(1, keepdim=True)
+        # Sort {V_g} and use the top M to update ζ = (μ, Σ)
+        best, order = values.topk(config.num_elites, dim=0)
+        elites = candidates.gather(0, order[..., None, None].expand(-1, -1, *shape[2:]))
+        zeta = Plan(elites.mean(0), elites.std(0, correction=0))
+        stats = {
+            "planner/value": values.mean(),
+            "planner/elite_advantage": best.mean() - values.mean(),
+            "planner/elite_std": zeta.std.mean(),
+            "planner/candidate_spread": values.std(0).mean(),
+        } | {"planner/first_value": stats.get("planner/first_value", values.mean())}
+    return Plan(*(x.expand(starts, -1, -1) for x in zeta)), stats

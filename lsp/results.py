@@ -1,0 +1,245 @@
+"""From run folders to the CSV files that are committed: results/<task>/<method>.csv.
+
+Beside the tables of a task, `commands.md` holds the exact command of each run in them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lsp.errors import UserError
+from lsp.metrics import read_metrics
+
+HEADER = (
+    "obs",
+    "preset",
+    "seed",
+    "env_steps",
+    "eval_return",
+    "eval_std",
+    "success",
+    "episodes",
+    "wall_hours",
+    "threads",
+    "commit",
+)
+COMMANDS = "commands.md"
+_COMMANDS_INTRO = (
+    "# Commands\n\n"
+    "The command behind each run in the tables of this folder, written by `lsp collect`.\n"
+)
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read.
+
+    Attributes:
+        config: the settings as nested dictionaries (config.json).
+        info: how it was started: command, commit, threads, versions (run.json).
+        metrics: the lines of metrics.jsonl.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    info: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+    @property
+    def task(self) -> str:
+        """The task's name, such as "walker_walk"."""
+        return self.config["task"]
+
+    @property
+    def method(self) -> str:
+        """The method's name, such as "lsp"."""
+        return self.config["method"]
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        """The metrics of one kind: "train", "episode" or "eval"."""
+        return [line for line in self.metrics if line["kind"] == kind]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's settings, origin and metrics.
+
+    Raises:
+        UserError: `folder` is not a run's, or one of its files is damaged.
+    """
+    config = _read_json(folder, "config.json", ("task", "method", "preset", "seed", "obs"))
+    info = _read_json(folder, "run.json", ("command", "commit", "dirty", "threads"))
+    for key in ("task", "method", "obs", "preset"):
+        # They become file names and headings: a stranger's run must not choose where we write.
+        if not re.fullmatch(r"\w[\w-]*", str(config[key])):
+            raise UserError(f"{folder}/config.json: {key} {config[key]!r} is not a plain name")
+    return Run(folder, config, info, read_metrics(folder))
+
+
+def collect(runs: Sequence[Path], out: Path) -> list[Path]:
+    """Write the evaluations of `runs` into the tables under `out`; return the files written.
+
+    A table's rows of the same observations, preset and seed are replaced by the run's, all others
+    stay. Nothing is written unless every run can be read.
+
+    Raises:
+        UserError: a folder is not a run's, has no evaluation, or two runs claim the same rows.
+    """
+    read = [read_run(folder) for folder in runs]
+    _refuse_duplicates(read)
+    texts: dict[Path, str] = {}
+    for run in read:
+        table = out / run.task / f"{run.method}.csv"
+        texts[table] = _with_rows(table, texts.get(table), _rows(run))
+        commands = out / run.task / COMMANDS
+        texts[commands] = _with_command(commands, texts.get(commands), run)
+    for path, text in texts.items():
+        _write(path, text)
+    return list(texts)
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a results table, as text.
+
+    Raises:
+        UserError: its header is not `HEADER`.
+    """
+    return _parse_table(path, path.read_text(encoding="utf-8"))
+
+
+def _read_json(folder: Path, name: str, required: Iterable[str]) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} has no {name}: name the folder of a run (its --logdir)")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    missing = [key for key in required if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: was it written by lsp train?")
+    return content
+
+
+def _refuse_duplicates(runs: list[Run]) -> None:
+    seen: dict[tuple[str, ...], Path] = {}
+    for run in runs:
+        key = (run.task, _heading(run))
+        if key in seen:
+            raise UserError(
+                f"{seen[key]} and {run.folder} are both {run.task}, {_heading(run)}: collect one"
+            )
+        seen[key] = run.folder
+
+
+def _rows(run: Run) -> list[Row]:
+    """One row an evaluation; of two at the same env step the later one counts."""
+    evaluations = {line["env_steps"]: line for line in run.lines("eval")}
+    if not evaluations:
+        raise UserError(f"{run.folder} has no evaluation yet: run lsp eval, or train further")
+    return [_row(run, line) for line in evaluations.values()]
+
+
+def _row(run: Run, line: dict[str, Any]) -> Row:
+    return {
+        "obs": str(run.config["obs"]),
+        "preset": str(run.config["preset"]),
+        "seed": str(run.config["seed"]),
+        "env_steps": str(line["env_steps"]),
+        "eval_return": _number(line.get("eval/return"), 2),
+        "eval_std": _number(line.get("eval/std"), 2),
+        "success": _number(line.get("eval/success"), 3),
+        "episodes": _number(line.get("eval/episodes"), 0),
+        "wall_hours": _number(line.get("wall_hours"), 4),
+        "threads": str(run.info["threads"]),
+        "commit": _commit(run),
+    }
+
+
+def _number(value: float | int | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _commit(run: Run) -> str:
+    commit = run.info["commit"] or ""
+    return f"{commit}+dirty" if commit and run.info["dirty"] else commit
+
+
+def _with_rows(path: Path, text: str | None, rows: list[Row]) -> str:
+    """The table's text with `rows` in place of those of the same run."""
+    if text is None and path.is_file():
+        text = path.read_text(encoding="utf-8")
+    old = _parse_table(path, text) if text is not None else []
+    replaced = {_run_key(row) for row in rows}
+    kept = [row for row in old if _run_key(row) not in replaced]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, HEADER, lineterminator="\n")
+    writer.writeheader()
+    ordered = sorted(kept + rows, key=_sort_key)
+    writer.writerows(ordered)
+    return table.getvalue()
+
+
+def _parse_table(path: Path, text: str) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(text))
+    if tuple(reader.fieldnames or ()) != HEADER:
+        raise UserError(f"{path} is not a results table: its header must be {','.join(HEADER)}")
+    return list(reader)
+
+
+def _run_key(row: Row) -> tuple[str, str, str]:
+    return row["obs"], row["preset"], row["seed"]
+
+
+def _sort_key(row: Row) -> tuple[str, str, int, int]:
+    return row["obs"], row["preset"], int(row["seed"]), int(row["env_steps"])
+
+
+def _heading(run: Run) -> str:
+    config = run.config
+    return f"{run.method}, {config['obs']}, {config['preset']}, seed {config['seed']}"
+
+
+def _with_command(path: Path, text: str | None, run: Run) -> str:
+    """The commands' text with the run's section added, or replaced where it was there."""
+    if text is None:
+        text = path.read_text(encoding="utf-8") if path.is_file() else _COMMANDS_INTRO
+    intro, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
+    sections = dict(part.split("\n", 1) for part in parts)
+    sections[_heading(run)] = f"\n```\n{run.info['command']}\n```\n\n{_origin(run)}\n"
+    ordered = sorted(sections, key=_natural)
+    bodies = (f"## {heading}\n{sections[heading].rstrip()}\n" for heading in ordered)
+    return "\n".join([intro.rstrip() + "\n", *bodies])
+
+
+def _origin(run: Run) -> str:
+    versions = run.info.get("versions", {})
+    parts = [f"commit {_commit(run) or 'unknown'}", f"threads {run.info['threads']}"]
+    parts += [str(run.info["device"])] if run.info.get("device") else []
+    parts += [f"{name} {versions[name]}" for name in sorted(versions)]
+    return ", ".join(parts)
+
+
+def _natural(heading: str) -> list[str | int]:
+    """Sorts "seed 2" before "seed 10"."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", heading)]
+
+
+def _write(path: Path, text: str) -> None:
+    """Write in one step: a crash leaves the old file or the new one, never half of one."""
+    scratch = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another --out") from error

@@ -1,0 +1,27 @@
+"""λ-returns of imagined rollouts."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def lambda_return(
+    reward: Float[Tensor, "time *batch"],
+    value: Float[Tensor, "time *batch"],
+    discount: Float[Tensor, "time *#batch"],
+    lambda_: float,
+) -> Float[Tensor, "time *batch"]:
+    """Exponentially weighted average of n-step returns.
+
+    G_t = r(s_{t+1}) + γ_{t+1} [(1 - λ) v(s_{t+1}) + λ G_{t+1}],  G_H = v(s_H)
+
+    Index t of every argument belongs to s_{t+1}, so v excludes the reward of its own state and the
+    last reward counts. Dreamer v1's return (its eq. 6) drops that reward, which with H = K would
+    be the only one that carries the intrinsic reward; see docs/deviations.md.
+    """
+    following = value[-1]
+    returns = []
+    for t in reversed(range(reward.shape[0])):
+        following = reward[t] + discount[t] * ((1 - lambda_) * value[t] + lambda_ * following)
+        returns.append(following)
+    return torch.stack(returns[::-1])

@@ -1,0 +1,250 @@
+"""The outer loop of Algorithm 1: learn, interact, and now and then log, evaluate and save."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+
+from lsp.acceleration import fast_path
+from lsp.agent import Agent
+from lsp.checkpoint import Checkpoint, load_newest, save
+from lsp.config import Config, RuntimeConfig
+from lsp.envs import make_env
+from lsp.errors import UserError
+from lsp.evaluate import evaluate
+from lsp.interaction import Collector, EpisodeSummary, stack
+from lsp.learner import Learner
+from lsp.metrics import MetricsLogger
+from lsp.networks import Networks
+from lsp.replay import Replay
+from lsp.run import RunFolder
+
+
+class Progress(NamedTuple):
+    """What a listener is told at every log line."""
+
+    env_steps: int
+    total_steps: int
+    episode_return: float | None
+    eval_return: float | None
+    steps_per_second: float
+
+
+def build_networks(env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu") -> Networks:
+    """Networks for the spaces of `env`."""
+    spaces = env.observation_space
+    assert isinstance(spaces, gymnasium.spaces.Dict)
+    shapes = {key: space.shape or () for key, space in spaces.items()}
+    assert env.action_space.shape is not None
+    return Networks(shapes, env.action_space.shape[0], config).to(device)
+
+
+class Trainer:
+    """One run in one folder. Opening a folder with checkpoints takes the run up where it was."""
+
+    def __init__(self, config: Config, folder: RunFolder, runtime: RuntimeConfig):
+        self.config, self.folder = config, folder
+        torch.manual_seed(config.seed)
+        self.env = self.make_env()
+        self.networks = build_networks(self.env, config, runtime.device)
+        self.learner = Learner(self.networks, config.seed, fast_path(self.networks, runtime))
+        self.sampler = np.random.default_rng([config.seed, 2])
+        self.agent = Agent(self.networks, "collect", seed=config.seed + 1)
+        self.learning_since: int | None = None
+        self.updates = 0
+        self.seconds = 0.0
+        self.recent: list[dict[str, torch.Tensor]] = []
+        self.returns: list[float] = []
+        checkpoint = load_newest(folder.checkpoints)
+        episodes = checkpoint.facts["episodes"] if checkpoint else 0
+        self.replay = Replay.load(folder.episodes, config.replay.capacity, episodes)
+        self.collector = Collector(self.env, self.agent, self.replay, config.seed)
+        self.metrics = MetricsLogger(folder.path)
+        if checkpoint:
+            self._restore(checkpoint)
+        self.metrics.truncate(self.collector.env_steps)
+        self.saved_at = self.evaluated_at = self.collector.env_steps if checkpoint else -1
+
+    def make_env(self) -> gymnasium.Env[Any, Any]:
+        return make_env(self.config.task, self.config.obs, self.config.action_repeat)
+
+    @property
+    def env_steps(self) -> int:
+        return self.collector.env_steps
+
+    def run(self, steps: int, listen: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Algorithm 1, until `steps` env steps have been taken; then evaluate and save.
+
+        The dataset starts with random episodes (`schedule.prefill` env steps, rounded up).
+        """
+        schedule, collector = self.config.schedule, self.collector
+        clock = _Clock(self.env_steps)
+        while self.env_steps < steps:
+            # Update step c = 1..C
+            for _ in range(self._updates_due()):
+                self._learn()
+            # Environment interaction; whole episodes join the dataset
+            before = self.env_steps
+            finished = collector.step()
+            if finished is not None:
+                self._end_episode(finished)
+            # Now and then
+            due = _Due(before, self.env_steps)
+            if due(schedule.log_every):
+                self.seconds += clock.lap()
+                listen(self._log(steps, clock.rate(self.env_steps)))
+            if due(schedule.eval_every):
+                self.evaluate()
+            if due(schedule.save_every):
+                self.seconds += clock.lap()
+                self.save()
+        self.seconds += clock.lap()
+        if self.evaluated_at != self.env_steps:
+            self.evaluate()
+        if self.saved_at != self.env_steps:
+            self.save()
+
+    def _updates_due(self) -> int:
+        """Updates owed by now: one for every `update_every` env steps since learning began."""
+        if self.learning_since is None:
+            return 0
+        schedule = self.config.schedule
+        owed = (self.env_steps - self.learning_since) // schedule.update_every
+        return schedule.pretrain + owed - self.updates
+
+    def _learn(self) -> None:
+        replay = self.config.replay
+        batch = self.replay.sample(replay.batch, replay.length, self.sampler)
+        self.recent.append(self.learner.update(batch))
+        self.updates += 1
+
+    def _end_episode(self, finished: EpisodeSummary) -> None:
+        self.returns.append(finished.total)
+        self.metrics.write(
+            "episode",
+            self.env_steps,
+            {"episode/return": finished.total, "episode/length": finished.env_steps},
+        )
+        filled = self.env_steps >= self.config.schedule.prefill
+        if filled and self.learning_since is None and len(self.replay) >= self.config.replay.length:
+            self.learning_since = self.env_steps
+            self.collector.random = False
+
+    def _log(self, steps: int, rate: float) -> Progress:
+        values: dict[str, Any] = {"steps_per_second": rate, "wall_hours": self.seconds / 3600}
+        if self.recent:
+            values |= _means(self.recent)
+            values |= {name: float(x) for name, x in self.learner.skill_effect().items()}
+            self.recent = []
+        values["updates"] = self.updates
+        self.metrics.write("train", self.env_steps, values)
+        last = self.returns[-1] if self.returns else None
+        return Progress(self.env_steps, steps, last, self.eval_return, rate)
+
+    eval_return: float | None = None
+
+    def evaluate(self) -> None:
+        """Evaluate and write an `eval` line; training is not touched by it."""
+        seconds = time.monotonic()
+        outcome = evaluate(
+            self.networks, self.make_env, self.config.schedule.eval_episodes, self.config.seed
+        )
+        values = outcome.metrics() | {"wall_hours": self.seconds / 3600}
+        values["eval/seconds"] = time.monotonic() - seconds
+        self.metrics.write("eval", self.env_steps, values)
+        self.eval_return, self.evaluated_at = values["eval/return"], self.env_steps
+
+    def save(self) -> None:
+        """Write a checkpoint that resumes exactly here."""
+        optimizers = {
+            f"{name}.{index}.{key}": value
+            for name, optimizer in self.learner.optimizers.items()
+            for index, state in optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        tensors = {
+            "networks": dict(self.networks.state_dict()),
+            "optimizers": optimizers,
+            "agent": self.agent.state(),
+            "learner": {"generator": self.learner.generator.get_state()},
+        }
+        facts = {
+            "env_steps": self.env_steps,
+            "episodes": self.replay.num_episodes,
+            "updates": self.updates,
+            "learning_since": self.learning_since,
+            "seconds": self.seconds,
+            "random": self.collector.random,
+            "random_rng": self.collector.rng.bit_generator.state,
+            "sampler_rng": self.sampler.bit_generator.state,
+            "returns": self.returns[-1:],
+            "eval_return": self.eval_return,
+        }
+        checkpoint = Checkpoint(self.env_steps, tensors, stack(self.collector.rows), facts)
+        save(self.folder.checkpoints, checkpoint)
+        self.saved_at = self.env_steps
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        facts, tensors = checkpoint.facts, checkpoint.tensors
+        self.networks.load_state_dict(tensors["networks"])
+        for name, optimizer in self.learner.optimizers.items():
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for path, value in tensors["optimizers"].items():
+                part, index, key = path.split(".")
+                if part == name:
+                    state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        self.agent.load_state(tensors["agent"])
+        self.learner.generator.set_state(tensors["learner"]["generator"])
+        self.updates, self.seconds = facts["updates"], facts["seconds"]
+        self.learning_since = facts["learning_since"]
+        self.returns, self.eval_return = facts["returns"], facts["eval_return"]
+        self.collector.random = facts["random"]
+        self.collector.rng.bit_generator.state = facts["random_rng"]
+        self.sampler.bit_generator.state = facts["sampler_rng"]
+        self.collector.env_steps = facts["env_steps"]
+        self.collector.resume(checkpoint.episode)
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.env.close()
+
+
+class _Due:
+    """Whether a multiple of some number of env steps has just been passed."""
+
+    def __init__(self, before: int, now: int):
+        self.before, self.now = before, now
+
+    def __call__(self, every: int) -> bool:
+        return every > 0 and self.now // every > self.before // every
+
+
+class _Clock:
+    """Seconds spent, and env steps per second, since the last lap."""
+
+    def __init__(self, env_steps: int):
+        self.last = self.began = time.monotonic()
+        self.env_steps = env_steps
+        self.began_rate = self.last
+
+    def lap(self) -> float:
+        now = time.monotonic()
+        self.last, elapsed = now, now - self.last
+        return elapsed
+
+    def rate(self, env_steps: int) -> float:
+        now = time.monotonic()
+        rate = (env_steps - self.env_steps) / max(now - self.began_rate, 1e-9)
+        self.env_steps, self.began_rate = env_steps, now
+        return rate
+
+
+def _means(recent: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """The mean of each metric over the updates since the last log line."""
+    names = recent[-1].keys()
+    table = torch.stack([torch.stack([row[name].float() for name in names]) for row in recent])
+    return dict(zip(names, table.mean(0).tolist(), strict=True))

@@ -1,0 +1,179 @@
+"""The world model of eq. 1: a recurrent state-space model (RSSM) with observation and reward heads.
+
+The latent s_t is a deterministic recurrent part and a stochastic part (Dreamer v1, PlaNet).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lsp.config import ModelConfig
+from lsp.distributions import LOG_2PI, Normal
+from lsp.nets import MLP, keras_init
+from lsp.observations import Decoder, Encoder, Observation, Preprocessor, Shapes
+
+Metrics = dict[str, Tensor]
+
+
+class Latent(NamedTuple):
+    """Model state s_t."""
+
+    deter: Float[Tensor, "*batch deter"]
+    stoch: Float[Tensor, "*batch stoch"]
+
+    @property
+    def feature(self) -> Float[Tensor, "*batch features"]:
+        """What every head reads."""
+        return torch.cat([self.deter, self.stoch], -1)
+
+    def detach(self) -> "Latent":
+        return Latent(self.deter.detach(), self.stoch.detach())
+
+    def flatten(self) -> "Latent":
+        """`[batch, time, ...]` to `[batch · time, ...]`."""
+        return Latent(self.deter.flatten(0, 1), self.stoch.flatten(0, 1))
+
+    def rows(self, index: Tensor) -> "Latent":
+        """The states at `index` along the first axis."""
+        return Latent(self.deter[index], self.stoch[index])
+
+
+class RSSM(nn.Module):
+    """p(s_t | s_{t-1}, a_{t-1}, o_t) and q(s_t | s_{t-1}, a_{t-1})."""
+
+    def __init__(self, action_dim: int, embedding: int, config: ModelConfig):
+        super().__init__()
+        self.deter, self.stoch, self.min_std = config.deter, config.stoch, config.min_std
+        hidden, norm = config.hidden, config.layer_norm
+        self.enter = keras_init(nn.Linear(config.stoch + action_dim, hidden))
+        self.enter_norm = nn.LayerNorm(hidden) if norm else nn.Identity()
+        self.gru = keras_init(nn.GRUCell(hidden, config.deter))
+        self.prior_head = MLP(config.deter, [hidden], 2 * config.stoch, norm)
+        self.posterior_head = MLP(config.deter + embedding, [hidden], 2 * config.stoch, norm)
+
+    def initial(self, *batch: int) -> Latent:
+        """The zero state, at the start of a sequence."""
+        weight = self.enter.weight
+        return Latent(weight.new_zeros(*batch, self.deter), weight.new_zeros(*batch, self.stoch))
+
+    def imagine(
+        self,
+        latent: Latent,
+        action: Float[Tensor, "batch action"],
+        noise: Float[Tensor, "batch stoch"],
+    ) -> Latent:
+        """One step forward without an observation; `noise` is standard normal."""
+        deter = self._recur(latent, action)
+        return Latent(deter, self.prior(deter).sample(noise))
+
+    def filter(
+        self,
+        latent: Latent,
+        action: Float[Tensor, "batch action"],
+        embedding: Float[Tensor, "batch embedding"],
+        is_first: Bool[Tensor, " batch"],
+        noise: Float[Tensor, "batch stoch"],
+    ) -> tuple[Latent, Normal]:
+        """One step forward with an observation; `is_first` rows start from the zero state."""
+        keep = (~is_first).to(embedding.dtype)[:, None]
+        latent = Latent(latent.deter * keep, latent.stoch * keep)
+        deter = self._recur(latent, action * keep)
+        posterior = self._normal(self.posterior_head(torch.cat([deter, embedding], -1)))
+        return Latent(deter, posterior.sample(noise)), posterior
+
+    def prior(self, deter: Float[Tensor, "*batch deter"]) -> Normal:
+        return self._normal(self.prior_head(deter))
+
+    def observe(
+        self,
+        embedding: Float[Tensor, "batch time embedding"],
+        action: Float[Tensor, "batch time action"],
+        is_first: Bool[Tensor, "batch time"],
+        noise: Float[Tensor, "batch time stoch"],
+        filter: Callable[..., tuple[Latent, Normal]] | None = None,
+    ) -> tuple[Latent, Normal, Normal]:
+        """Filter whole sequences from the zero state: latents, posteriors, priors.
+
+        action[:, t] is the one that led to observation t. `filter` may be a faster `self.filter`.
+        """
+        filter = self.filter if filter is None else filter
+        latent, latents, posteriors = self.initial(embedding.shape[0]), [], []
+        steps = zip(*(x.unbind(1) for x in (action, embedding, is_first, noise)), strict=True)
+        for step in steps:
+            latent, posterior = filter(latent, *step)
+            latents.append(latent)
+            posteriors.append(posterior)
+        states = Latent(*(torch.stack(parts, 1) for parts in zip(*latents, strict=True)))
+        posterior = Normal(*(torch.stack(parts, 1) for parts in zip(*posteriors, strict=True)))
+        return states, posterior, self.prior(states.deter)
+
+    def _recur(self, latent: Latent, action: Tensor) -> Tensor:
+        entered = self.enter(torch.cat([latent.stoch, action], -1))
+        return self.gru(F.elu(self.enter_norm(entered)), latent.deter)
+
+    def _normal(self, parameters: Tensor) -> Normal:
+        mean, std = parameters.chunk(2, -1)
+        return Normal(mean, F.softplus(std) + self.min_std)
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM, decoder, reward head and optional termination head."""
+
+    def __init__(self, shapes: Shapes, action_dim: int, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.features = config.deter + config.stoch
+        norm = config.layer_norm
+        self.preprocess = Preprocessor(shapes, config)
+        self.encoder = Encoder(shapes, config)
+        self.rssm = RSSM(action_dim, self.encoder.outputs, config)
+        self.decoder = Decoder(self.features, shapes, config)
+        self.reward_head = MLP(self.features, config.reward, 1, norm)
+        if config.termination:
+            self.termination_head = MLP(self.features, config.reward, 1, norm)
+
+    def encode(self, observation: Observation) -> Float[Tensor, "*batch embedding"]:
+        return self.encoder(self.preprocess(observation))
+
+    def loss(
+        self,
+        batch: dict[str, Tensor],
+        generator: torch.Generator,
+        filter: Callable[..., tuple[Latent, Normal]] | None = None,
+    ) -> tuple[Float[Tensor, ""], Latent, Metrics]:
+        """The negative of eq. 1 on sequences `[batch, time, ...]`, posterior latents, metrics."""
+        config = self.config
+        targets = self.preprocess(
+            {key.removeprefix("obs/"): x for key, x in batch.items() if key.startswith("obs/")}
+        )
+        shape = (*batch["reward"].shape, config.stoch)
+        noise = torch.randn(shape, generator=generator, device=batch["reward"].device)
+        latents, posterior, prior = self.rssm.observe(
+            self.encoder(targets), batch["action"], batch["is_first"], noise, filter
+        )
+        feature = latents.feature
+
+        log_obs, errors = self.decoder.log_prob(feature, targets)
+        error = self.reward_head(feature).squeeze(-1) - batch["reward"] * config.reward_scale
+        log_reward = -0.5 * (error.square() + LOG_2PI)
+        kl = posterior.kl(prior).mean()
+        # Averaged before the free nats are taken off, as Dreamer v1 does.
+        loss = config.kl_scale * kl.clamp(min=config.free_nats) - (log_obs + log_reward).mean()
+        metrics = {
+            "model/kl": kl,
+            "model/obs_log_prob": log_obs.mean(),
+            "model/reward_error": error.detach().square().mean().sqrt(),
+            "model/prior_std": prior.std.mean(),
+            "model/posterior_std": posterior.std.mean(),
+        }
+        metrics |= {f"model/error/{key}": value for key, value in errors.items()}
+        if config.termination:
+            logits = self.termination_head(feature).squeeze(-1)
+            termination = F.binary_cross_entropy_with_logits(logits, batch["is_terminal"].float())
+            loss = loss + termination
+            metrics["model/termination_loss"] = termination
+        return loss, latents, {"model/loss": loss} | metrics

@@ -1,0 +1,9 @@
+"""Shapes and types are checked in every test: the hook must be in place before lsp is imported."""
+
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("lsp", "beartype.beartype")
+
+# The tests run in parallel processes that share the cores.
+torch.set_num_threads(1)

@@ -1,0 +1,313 @@
+"""Invariants that hold for every environment, whatever the task."""
+
+import os
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+
+from lsp.envs import make_env, rendering_problem, task_names
+from lsp.envs.action_repeat import ActionRepeat
+from lsp.envs.dmc import DMControlEnv, split_task
+from lsp.errors import UserError
+
+TASKS = [
+    "walker_walk",
+    "cheetah_run",
+    "hopper_hop",
+    "quadruped_walk",
+    "ball_in_cup_catch",
+    "acrobot_swingup",
+]
+
+
+@pytest.fixture(scope="module")
+def envs():
+    """One environment per task, shared by the tests: building one is the slow part."""
+    return {task: DMControlEnv(task) for task in TASKS}
+
+
+def actions_for(env, steps, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (steps, *env.action_space.shape))
+
+
+def play(env, seed, actions):
+    """Everything an episode shows: observations, rewards and simulator states."""
+    observation, info = env.reset(seed=seed)
+    seen = [(observation, 0.0, info["sim_state"])]
+    for action in actions:
+        observation, reward, _, _, info = env.step(action.astype(np.float32))
+        seen.append((observation, reward, info["sim_state"]))
+    return seen
+
+
+def assert_identical(first, second):
+    for (obs_1, reward_1, state_1), (obs_2, reward_2, state_2) in zip(first, second, strict=True):
+        assert reward_1 == reward_2
+        np.testing.assert_array_equal(state_1, state_2)
+        for key in obs_1:
+            np.testing.assert_array_equal(obs_1[key], obs_2[key])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_spaces_match_what_is_observed(envs, task):
+    env = envs[task]
+    for observation, reward, state in play(env, 0, actions_for(env, 5)):
+        assert observation in env.observation_space
+        assert list(observation) == list(env.observation_space.spaces)
+        assert isinstance(reward, float)
+        assert state.dtype == np.float64
+        assert state.ndim == 1
+    assert env.action_space.dtype == np.float32
+    assert (env.action_space.low == -1).all()
+    assert (env.action_space.high == 1).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_episode_is_a_pure_function_of_its_seed(envs, task):
+    env = envs[task]
+    actions = actions_for(env, 20)
+    fresh = play(DMControlEnv(task), 1, actions)
+    play(env, 7, actions[::-1])
+    other = play(env, 8, actions)
+    assert_identical(fresh, play(env, 1, actions))
+    assert not np.array_equal(fresh[0][2], other[0][2])
+
+
+def test_reset_without_a_seed_continues_the_generator(envs):
+    env = envs["walker_walk"]
+    starts = [env.reset(seed=3)[1]["sim_state"], env.reset()[1]["sim_state"]]
+    again = [env.reset(seed=3)[1]["sim_state"], env.reset()[1]["sim_state"]]
+    np.testing.assert_array_equal(starts, again)
+    assert not np.array_equal(starts[0], starts[1])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_time_limit_truncates_after_1000_control_steps(envs, task):
+    env = envs[task]
+    env.reset(seed=0)
+    action = np.zeros(env.action_space.shape, np.float32)
+    ends = [env.step(action)[2:4] for _ in range(1000)]
+    assert ends[:-1] == [(False, False)] * 999
+    assert ends[-1] == (False, True)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(action)
+
+
+def test_lqr_has_a_time_limit_too_and_ends_itself_at_rest():
+    env = DMControlEnv("lqr_lqr_2_1")
+    env.reset(seed=0)
+    action = np.ones(1, np.float32)
+    for _ in range(999):
+        assert env.step(action)[2:4] == (False, False)
+    assert env.step(action)[2:4] == (False, True)
+    env.reset(seed=0)
+    with env._env.physics.reset_context():
+        env._env.physics.data.qpos[:] = 0
+        env._env.physics.data.qvel[:] = 0
+    assert env.step(np.zeros(1, np.float32))[2:4] == (True, False)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_actions_reach_the_limits_of_the_actuators(envs, task, side):
+    env = envs[task]
+    env.reset(seed=0)
+    env.step(np.full(env.action_space.shape, 3 * side, np.float32))  # out of range: clipped
+    spec = env._env.action_spec()
+    limit = spec.maximum if side > 0 else spec.minimum
+    np.testing.assert_array_equal(env._env.physics.data.ctrl, limit)
+
+
+def test_the_middle_of_the_action_space_is_the_middle_of_an_unequal_range(envs):
+    env = envs["quadruped_walk"]
+    spec = env._env.action_spec()
+    assert set(spec.maximum) != {1.0}  # the quadruped's actuators differ
+    env.reset(seed=0)
+    env.step(np.zeros(12, np.float32))
+    middle = (spec.minimum + spec.maximum) / 2
+    np.testing.assert_allclose(env._env.physics.data.ctrl, middle, atol=1e-12)
+
+
+def test_actuators_without_a_range_keep_minus_one_to_one():
+    env = DMControlEnv("lqr_lqr_2_1")
+    env.reset(seed=0)
+    env.step(np.array([0.5], np.float32))
+    assert env._env.physics.data.ctrl == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize("action", [np.zeros(5), np.full(6, np.nan)])
+def test_a_bad_action_is_refused(envs, action):
+    env = envs["walker_walk"]
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="walker_walk"):
+        env.step(action)
+
+
+@pytest.mark.parametrize("task", ["walker_walk", "cheetah_run", "quadruped_walk"])
+def test_the_reward_can_be_recomputed_from_stored_states(envs, task):
+    env = envs[task]
+    actions = actions_for(env, 50)
+    seen = play(env, 5, actions)
+    env.reset(seed=6)
+    before = env._env.physics.get_state()
+    for action, (_, reward, state) in zip(actions, seen[1:], strict=True):
+        assert env.reward_at(state, action.astype(np.float32)) == reward
+    assert len({reward for _, reward, _ in seen[1:]}) > 10  # not a comparison of zeros
+    np.testing.assert_array_equal(env._env.physics.get_state(), before)
+
+
+def test_recomputing_a_reward_that_needs_more_than_the_state_is_refused():
+    env = DMControlEnv("reacher_easy")
+    _, info = env.reset(seed=0)
+    with pytest.raises(UserError, match="reacher_easy"):
+        env.reward_at(info["sim_state"], np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize("repeat", [1, 2, 3])
+def test_action_repeat_sums_rewards_and_keeps_every_state(envs, repeat):
+    plain = envs["walker_walk"]
+    actions = actions_for(plain, 4)
+    seen = play(plain, 2, np.repeat(actions, repeat, axis=0))[1:]
+    env = ActionRepeat(plain, repeat)
+    _, info = env.reset(seed=2)
+    assert info["env_steps"] == 0
+    assert info["sim_state"].shape == (repeat, seen[0][2].size)
+    assert (info["sim_state"] == info["sim_state"][0]).all()
+    for number, action in enumerate(actions):
+        inner = seen[number * repeat : (number + 1) * repeat]
+        observation, reward, _, _, info = env.step(action.astype(np.float32))
+        assert reward == sum(each[1] for each in inner)
+        assert info["env_steps"] == repeat
+        np.testing.assert_array_equal(info["sim_state"], [each[2] for each in inner])
+        for key, value in inner[-1][0].items():
+            np.testing.assert_array_equal(observation[key], value)
+
+
+def test_action_repeat_stops_at_the_end_and_pads_the_states(envs):
+    env = ActionRepeat(envs["cheetah_run"], 7)
+    env.reset(seed=0)
+    action = env.action_space.sample()
+    steps = []
+    truncated = False
+    while not truncated:
+        *_, truncated, info = env.step(action)
+        steps.append(info["env_steps"])
+    assert steps == [7] * 142 + [6]
+    states = info["sim_state"]
+    np.testing.assert_array_equal(states[6], states[5])
+    assert all(not np.array_equal(states[row], states[row + 1]) for row in range(5))
+
+
+class Counter(gymnasium.Env):
+    """Pays 1, 2, 3, … and terminates after the fifth step; knows no simulator."""
+
+    observation_space = gymnasium.spaces.Discrete(6)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.count = 0
+        return 0, {}
+
+    def step(self, action):
+        self.count += 1
+        return self.count, self.count, self.count == 5, False, {"count": self.count}
+
+
+def test_action_repeat_works_for_any_environment():
+    env = ActionRepeat(Counter(), 2)
+    assert env.reset() == (0, {"env_steps": 0})
+    assert env.step(0) == (2, 3.0, False, False, {"count": 2, "env_steps": 2})
+    assert env.step(0) == (4, 7.0, False, False, {"count": 4, "env_steps": 2})
+    assert env.step(0) == (5, 5.0, True, False, {"count": 5, "env_steps": 1})
+
+
+def test_make_env_repeats_twice_by_default():
+    env = make_env("ball_in_cup_catch")
+    env.reset(seed=0)
+    assert env.step(env.action_space.sample())[4]["env_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "walker_wlak"}, "walker_walk.*task_names"),
+        ({"task": "nonsense"}, "nonsense.*task_names"),
+        ({"task": "walker_walk", "obs": "sound"}, "walker_walk.*proprio or pixels.*sound"),
+        ({"task": "walker_walk", "action_repeat": 0}, "walker_walk.*at least 1.*0"),
+        ({"task": "walker_walk", "render_quality": "best"}, "walker_walk.*faithful.*best"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make_env(**arguments)
+
+
+def test_every_name_of_the_suite_finds_its_domain_and_task():
+    assert split_task("humanoid_CMU_run") == ("humanoid_CMU", "run")
+    assert split_task("ball_in_cup_catch") == ("ball_in_cup", "catch")
+    names = task_names()
+    assert len(names) == len(set(names)) > 40
+    assert all("_".join(split_task(name)) == name for name in names)
+
+
+def test_pixels_show_the_state():
+    if (problem := rendering_problem()) is not None:
+        pytest.skip(problem)
+    env = make_env("walker_walk", obs="pixels")
+    observation, _ = env.reset(seed=0)
+    first = observation["image"].copy()
+    assert observation in env.observation_space
+    assert first.shape == (64, 64, 3)
+    assert first.dtype == np.uint8
+    assert first.std() > 5  # something is to be seen
+    for _ in range(5):
+        observation, *_ = env.step(env.action_space.high)
+    assert not np.array_equal(first, observation["image"])
+    np.testing.assert_array_equal(first, env.reset(seed=0)[0]["image"])
+    frame = env.render()
+    assert frame.shape == (256, 256, 3)
+    assert frame.dtype == np.uint8
+
+
+WITHOUT_GL = """
+from lsp.envs import make_env, rendering_problem
+from lsp.errors import UserError
+env = make_env("cartpole_balance")
+env.reset(seed=0)
+env.step(env.action_space.high)
+print(rendering_problem())
+for attempt in (env.render, lambda: make_env("cartpole_balance", obs="pixels")):
+    try:
+        attempt()
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux chooses a backend")
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"MUJOCO_GL": "disabled"}, "MUJOCO_GL"),
+        # An EGL loader that finds no driver, asked for and not asked for.
+        ({"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "MUJOCO_GL": "egl"}, "apt-get install"),
+        ({"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "MUJOCO_GL": ""}, "apt-get install"),
+    ],
+)
+def test_without_opengl_all_but_rendering_works(variables, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_GL],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    problem, *errors = done.stdout.splitlines()
+    if problem == "None" and variables["MUJOCO_GL"] == "":
+        pytest.skip("another backend than EGL renders here")
+    assert expected in problem
+    assert errors == [f"cartpole_balance: {problem}"] * 2

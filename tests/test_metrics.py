@@ -1,0 +1,125 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lsp.errors import UserError
+from lsp.metrics import MetricsLogger, read_metrics
+
+
+@pytest.fixture
+def logger(tmp_path):
+    logger = MetricsLogger(tmp_path)
+    yield logger
+    logger.close()
+
+
+def steps(folder):
+    return [line["env_steps"] for line in read_metrics(folder)]
+
+
+def scalars(folder):
+    """(env step, tag, value) and purge steps in the event files, oldest file first."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    values, purges = [], []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data, start = path.read_bytes(), 0
+        while start < len(data):
+            # A record: length (8 bytes), its checksum (4), the event, its checksum (4).
+            length = int.from_bytes(data[start : start + 8], "little")
+            event = Event.FromString(data[start + 12 : start + 12 + length])
+            start += length + 16
+            values += [(event.step, item.tag, item.simple_value) for item in event.summary.value]
+            purges += [event.step] if event.HasField("session_log") else []
+    return values, purges
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path, logger):
+    logger.write("eval", 1000, {"eval/return": 12.5, "eval/success": None, "eval/episodes": 10})
+    (line,) = read_metrics(tmp_path)
+    assert line.pop("time") > 1.6e9
+    assert line == {
+        "kind": "eval",
+        "env_steps": 1000,
+        "eval/return": 12.5,
+        "eval/success": None,
+        "eval/episodes": 10,
+    }
+
+
+def test_numpy_values_are_taken(tmp_path, logger):
+    values = {"a": np.float32(0.5), "b": np.int64(3), "c": np.array([1.0, 2.0]), "d": (1, 2)}
+    logger.write("train", 5, values)
+    (line,) = read_metrics(tmp_path)
+    assert (line["a"], line["b"], line["c"], line["d"]) == (0.5, 3, [1.0, 2.0], [1, 2])
+
+
+def test_values_json_cannot_hold_become_null_and_are_named(tmp_path, logger):
+    values = {"nan": math.nan, "list": [1.0, -math.inf], "fine": 1.0, "np": np.float32(np.inf)}
+    logger.write("train", 1, values)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    line = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert (line["nan"], line["list"], line["fine"], line["np"]) == (None, [1.0, None], 1.0, None)
+    assert line["non_finite"] == ["nan", "list", "np"]
+
+
+def test_the_loggers_own_keys_and_unknown_kinds_are_refused(logger):
+    with pytest.raises(ValueError, match="env_steps"):
+        logger.write("train", 1, {"env_steps": 2})
+    with pytest.raises(ValueError, match="kind"):
+        logger.write("test", 1, {"a": 2.0})
+
+
+def test_scalars_reach_tensorboard(tmp_path, logger):
+    logger.write("train", 7, {"model/kl": 2.5, "lost": math.nan, "none": None, "list": [1.0]})
+    logger.write("eval", 8, {"wall_hours": 0.5})
+    logger.close()
+    assert scalars(tmp_path)[0] == [(7, "model/kl", 2.5), (8, "eval/wall_hours", 0.5)]
+
+
+def test_truncate_forgets_what_came_after_the_checkpoint(tmp_path, logger):
+    for step in (10, 20, 30):
+        logger.write("train", step, {"a": float(step)})
+    logger.truncate(20)
+    logger.write("train", 25, {"a": 25.0})
+    logger.close()
+    assert steps(tmp_path) == [10, 20, 25]
+    values, purges = scalars(tmp_path)
+    assert purges == [21]
+    # The second event file, begun within the same second, leaves the first one whole.
+    assert [step for step, _, _ in values] == [10, 20, 30, 25]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+@pytest.mark.parametrize("torn", [b'{"kind": "train", "env_st', b"\xff\x00", b'{"a": 1}'])
+def test_a_line_cut_short_by_a_crash_is_left_out_and_mended(tmp_path, logger, torn):
+    logger.write("train", 10, {"a": 1.0})
+    logger.close()
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    assert steps(tmp_path) == [10]
+    again = MetricsLogger(tmp_path)
+    again.write("train", 20, {"a": 2.0})
+    again.truncate(20)
+    again.close()
+    assert steps(tmp_path) == [10, 20]
+
+
+def test_a_damaged_line_in_the_middle_is_reported_with_its_number(tmp_path):
+    good = '{"kind": "train", "env_steps": 1}\n'
+    (tmp_path / "metrics.jsonl").write_text(good + "oops\n" + good)
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
+        read_metrics(tmp_path)
+
+
+def test_a_folder_without_metrics_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="run"):
+        read_metrics(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        MetricsLogger(tmp_path / "file" / "run")

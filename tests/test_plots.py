@@ -1,0 +1,168 @@
+import csv
+import json
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from lsp import plots
+from lsp.errors import UserError
+from lsp.metrics import MetricsLogger
+from lsp.results import HEADER
+
+
+def make_run(folder, method="lsp", task="walker_walk", episodes=True, skills=True):
+    folder.mkdir()
+    config = {"task": task, "method": method, "preset": "fast", "seed": 0, "obs": "proprio"}
+    (folder / "config.json").write_text(json.dumps(config))
+    info = {"command": "lsp train", "commit": None, "dirty": False, "threads": 1}
+    (folder / "run.json").write_text(json.dumps(info))
+    logger = MetricsLogger(folder)
+    for step in range(1000, 11000, 1000):
+        if episodes:
+            logger.write("episode", step, {"episode/return": step / 100})
+        if skills:
+            names = ("mutual_information", "mutual_information_given_start", "log_q")
+            values = {f"skills/{name}": step / 1e4 for name in (*names, "effect", "noise")}
+            logger.write("train", step, values | {"skills/log_q": None})
+    if episodes:
+        logger.write("eval", 5000, {"eval/return": 50.0, "eval/std": 5.0})
+        logger.write("eval", 10000, {"eval/return": 100.0, "eval/std": 5.0})
+    logger.close()
+    return folder
+
+
+def write_csv(path, header, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def table(folder, method, points):
+    """points: (seed, env_steps, return)."""
+    rows = [("proprio", "fast", s, e, r, 1, "", 10, 1, 1, "abc") for s, e, r in points]
+    return write_csv(folder / f"{method}.csv", HEADER, rows)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    figures = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda fig, out: (figures.append(fig), save(fig, out)))
+    return figures
+
+
+def curves(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_a_learning_curve_shows_the_evaluations_over_the_episodes(tmp_path, drawn):
+    plots.plot_runs([make_run(tmp_path / "run")], tmp_path / "curve.png")
+    (axes,) = drawn[0].axes
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == (
+        "walker_walk",
+        "env steps",
+        "return",
+    )
+    assert curves(axes)["lsp"].get_xydata().tolist() == [[5000, 50], [10000, 100]]
+    assert len(axes.get_lines()[0].get_xydata()) == 10
+    picture = imageio.imread(tmp_path / "curve.png")
+    assert picture.shape[0] > 300
+    assert picture.std() > 5
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_methods_have_their_own_colours_and_tasks_their_own_panels(tmp_path, drawn):
+    runs = [
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b"),
+        make_run(tmp_path / "c", method="dreamer"),
+        make_run(tmp_path / "d", task="cheetah_run"),
+    ]
+    plots.plot_runs(runs, tmp_path / "curve.png")
+    other, walker = drawn[0].axes
+    assert other.get_title() == "cheetah_run"
+    labels = [text.get_text() for text in walker.get_legend().get_texts()]
+    assert sorted(labels) == ["dreamer", "lsp", "training episodes"]
+    colors = {line.get_label(): line.get_color() for line in walker.get_lines()}
+    assert colors["lsp"] != colors["dreamer"]
+
+
+def test_a_run_without_an_episode_has_no_curve(tmp_path):
+    run = make_run(tmp_path / "run", episodes=False)
+    with pytest.raises(UserError, match="nothing to plot"):
+        plots.plot_runs([run], tmp_path / "curve.png")
+    assert not (tmp_path / "curve.png").exists()
+
+
+def test_skill_metrics_are_drawn_and_nulls_left_out(tmp_path, drawn):
+    plots.plot_skills(make_run(tmp_path / "run"), tmp_path / "skills.png")
+    information, log_q, effect = drawn[0].axes
+    assert len(curves(information)["I(z; states)"].get_xydata()) == 10
+    assert len(curves(log_q)["log q(z | states, start)"].get_xydata()) == 0
+    assert len(curves(effect)["over noise, skill fixed"].get_xydata()) == 10
+    assert (tmp_path / "skills.png").stat().st_size > 5000
+
+
+def test_a_method_without_skills_has_no_skill_figure(tmp_path):
+    run = make_run(tmp_path / "run", method="dreamer", skills=False)
+    with pytest.raises(UserError, match="no skill"):
+        plots.plot_skills(run, tmp_path / "skills.png")
+
+
+def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path, drawn):
+    folder = tmp_path / "walker_walk"
+    # Seed 1 is evaluated elsewhere and stops at 200; at 150 seed 0 is interpolated to 150.
+    points = [
+        (0, 100, 100),
+        (0, 200, 200),
+        (0, 300, 300),
+        (1, 100, 300),
+        (1, 150, 350),
+        (1, 200, 0),
+    ]
+    table(folder, "lsp", points)
+    plots.plot_results(folder, tmp_path / "out.png")
+    (line,) = drawn[0].axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[100, 200], [150, 250], [200, 100]]
+    assert line.get_label() == "lsp (proprio, fast, 2 seeds)"
+    low_high = drawn[0].axes[0].collections[0].get_paths()[0].get_extents()
+    assert (low_high.y0, low_high.y1) == (0, 350)
+
+
+def test_published_curves_are_those_of_the_task_and_clipped_to_our_steps(tmp_path, drawn):
+    folder = tmp_path / "walker_walk"
+    table(folder, "lsp", [(0, 10000, 50), (0, 20000, 80)])
+    header = ("algorithm", "task", "obs", "env_steps", "seed", "score", "source")
+    rows = [
+        ("tdmpc2", "walker_walk", "proprio", e, 1, e / 100, "a/b") for e in (0, 15000, 30000, 45000)
+    ]
+    rows += [("tdmpc2", "walker_run", "proprio", 0, 1, 9, "a/b")]
+    rows += [("drq", "walker_walk", "pixels", 0, 1, 9, "a/b")]
+    reference = write_csv(tmp_path / "published.csv", header, rows)
+    plots.plot_results(folder, tmp_path / "out.png", reference)
+    lines = curves(drawn[0].axes[0])
+    published = lines.pop("tdmpc2, published (a/b, 1 seed)")
+    assert published.get_xydata()[:, 0].tolist() == [0, 15000, 30000]
+    assert list(lines) == ["lsp (proprio, fast, 1 seed)"]
+    assert np.isclose(drawn[0].axes[0].get_xlim()[1], 20400)
+
+
+@pytest.mark.parametrize("reference", ["missing.csv", "other.csv"])
+def test_a_reference_that_is_none_is_reported(tmp_path, reference):
+    write_csv(tmp_path / "other.csv", ("a", "b"), [(1, 2)])
+    table(tmp_path / "walker_walk", "lsp", [(0, 1, 1)])
+    with pytest.raises(UserError, match=reference):
+        plots.plot_results(tmp_path / "walker_walk", tmp_path / "o.png", tmp_path / reference)
+
+
+def test_a_folder_without_tables_is_reported(tmp_path):
+    with pytest.raises(UserError, match="no results"):
+        plots.plot_results(tmp_path, tmp_path / "out.png")
+
+
+def test_only_pictures_can_be_written(tmp_path):
+    with pytest.raises(UserError, match=r"\.png"):
+        plots.plot_runs([make_run(tmp_path / "run")], tmp_path / "curve.doc")

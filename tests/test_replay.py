@@ -1,0 +1,261 @@
+"""The replay against a plain list of all rows ever added."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsp.errors import UserError
+from lsp.replay import Replay
+
+SAMPLED = {"obs/image", "obs/position", "action", "reward", "is_first", "is_terminal"}
+
+lengths_of_episodes = st.lists(st.integers(1, 12), min_size=1, max_size=12)
+few = settings(max_examples=40, deadline=None)
+
+
+def make_episode(start, rows, repeat=2):
+    """Rows that can be told apart: the position of row t is ``start + t``."""
+    number = np.arange(start, start + rows)
+    first = np.arange(rows) == 0
+    return {
+        "obs/position": np.stack([number, -number], axis=1).astype(np.float32),
+        "obs/image": np.broadcast_to(number[:, None, None] % 256, (rows, 2, 3)).astype(np.uint8),
+        "action": np.where(first, 0, number)[:, None].astype(np.float32),
+        "reward": np.where(first, 0, number / 2).astype(np.float32),
+        "is_first": first,
+        "is_terminal": (np.arange(rows) == rows - 1) & (rows % 2 == 0),
+        "env_steps": np.where(first, 0, repeat).astype(np.int32),
+        "sim_state": np.ones((rows, repeat, 3)) * number[:, None, None] / 3,
+    }
+
+
+def make_episodes(lengths):
+    starts = np.cumsum([0, *lengths[:-1]])
+    return [make_episode(start, rows) for start, rows in zip(starts, lengths, strict=True)]
+
+
+def fill(replay, lengths):
+    for episode in make_episodes(lengths):
+        replay.add(episode)
+    return replay
+
+
+def all_rows(lengths):
+    episodes = make_episodes(lengths)
+    return {key: np.concatenate([each[key] for each in episodes]) for key in SAMPLED}
+
+
+def assert_same_samples(one, other, length=3):
+    first = one.sample(32, length, np.random.default_rng(0))
+    second = other.sample(32, length, np.random.default_rng(0))
+    assert first.keys() == second.keys()
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key])
+
+
+@few
+@given(
+    lengths=lengths_of_episodes,
+    room=st.one_of(st.none(), st.integers(12, 40)),
+    length=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
+def test_chunks_are_rows_as_written_contiguous_and_among_the_newest(lengths, room, length, seed):
+    replay = fill(Replay(None, room), lengths)
+    total = sum(lengths)
+    held = min(total, room or total)
+    assert len(replay) == held
+    if held < length:
+        with pytest.raises(UserError, match="too few"):
+            replay.sample(4, length, np.random.default_rng(seed))
+        return
+    chunks = replay.sample(16, length, np.random.default_rng(seed))
+    assert chunks.keys() == SAMPLED
+    written = all_rows(lengths)
+    for number, start in enumerate(chunks["obs/position"][:, 0, 0].astype(int)):
+        assert total - held <= start <= total - length
+        for key, rows in written.items():
+            assert chunks[key].dtype == rows.dtype
+            np.testing.assert_array_equal(chunks[key][number], rows[start : start + length])
+
+
+def test_every_possible_start_is_equally_likely():
+    lengths = [7, 9, 8, 6]
+    replay = fill(Replay(None, 20), lengths)  # rows 10 … 29 are left
+    chunks = replay.sample(40_000, 5, np.random.default_rng(0))
+    starts, counts = np.unique(chunks["obs/position"][:, 0, 0], return_counts=True)
+    np.testing.assert_array_equal(starts, np.arange(10, 26))
+    # 2500 expected of each, standard deviation 48.
+    assert np.abs(counts - 2500).max() < 250
+
+
+def test_chunks_span_episode_ends_and_is_first_marks_them():
+    replay = fill(Replay(None, None), [3, 4, 2])
+    chunk = replay.sample(1, 9, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.flatnonzero(chunk["is_first"][0]), [0, 3, 7])
+    np.testing.assert_array_equal(chunk["action"][0, :, 0], [0, 1, 2, 0, 4, 5, 6, 0, 8])
+    np.testing.assert_array_equal(np.flatnonzero(chunk["is_terminal"][0]), [6, 8])
+
+
+def test_samples_are_copies():
+    replay = fill(Replay(None, None), [5])
+    replay.sample(2, 5, np.random.default_rng(0))["reward"][:] = 99
+    assert replay.sample(2, 5, np.random.default_rng(0))["reward"].max() < 99
+
+
+def test_memory_without_a_limit_grows_and_keeps_everything():
+    lengths = [1000] * 5
+    replay = fill(Replay(None, None), lengths)
+    chunk = replay.sample(1, 5000, np.random.default_rng(0))
+    for key, rows in all_rows(lengths).items():
+        np.testing.assert_array_equal(chunk[key][0], rows)
+
+
+def test_counts_cover_everything_ever_added(tmp_path):
+    lengths = [5, 6, 7]
+    replay = fill(Replay(tmp_path / "replay", 8), lengths)
+    assert len(replay) == 8
+    assert replay.num_episodes == 3
+    assert replay.num_env_steps == 2 * (4 + 5 + 6)
+    again = Replay.load(tmp_path / "replay", 8, 3)
+    assert (len(again), again.num_episodes, again.num_env_steps) == (8, 3, 30)
+
+
+@few
+@given(
+    lengths=lengths_of_episodes,
+    room=st.one_of(st.none(), st.integers(12, 30)),
+    data=st.data(),
+)
+def test_a_replay_resumed_anywhere_samples_as_the_unbroken_one(lengths, room, data):
+    kept = data.draw(st.integers(0, len(lengths)))
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "replay"
+        unbroken = fill(Replay(directory, room), lengths)
+        resumed = Replay.load(directory, room, kept)
+        assert resumed.num_episodes == kept
+        assert len(resumed) == min(sum(lengths[:kept]), room or 10**6)
+        for episode in make_episodes(lengths)[kept:]:
+            resumed.add(episode)
+        assert resumed.num_env_steps == unbroken.num_env_steps
+        assert_same_samples(unbroken, resumed, length=1)
+        assert_same_samples(unbroken, resumed, length=len(unbroken))
+        assert_same_samples(resumed, Replay.load(directory, room, len(lengths)), length=1)
+
+
+def test_files_hold_whole_episodes(tmp_path):
+    lengths = [5, 6, 7]
+    replay = fill(Replay(tmp_path, 8), lengths)
+    for stored, added in zip(replay.episodes(), make_episodes(lengths), strict=True):
+        assert stored.keys() == added.keys()
+        for key in added:
+            assert stored[key].dtype == added[key].dtype
+            np.testing.assert_array_equal(stored[key], added[key])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"episode-{index:06d}.npz" for index in range(3)]
+
+
+def test_loading_changes_no_file_and_the_next_episode_removes_later_ones(tmp_path):
+    fill(Replay(tmp_path, None), [3, 4, 5, 6])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    replay = Replay.load(tmp_path, None, 2)
+    assert len(replay) == 7
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    replay.add(make_episode(100, 9))
+    assert len(list(tmp_path.iterdir())) == 3
+    assert [len(episode["reward"]) for episode in replay.episodes()] == [3, 4, 9]
+
+
+def test_a_new_replay_does_not_overwrite_an_old_one(tmp_path):
+    fill(Replay(tmp_path, None), [3])
+    with pytest.raises(UserError, match="already holds episodes"):
+        Replay(tmp_path, None)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    fill(Replay(tmp_path, None), [3, 4])
+    (tmp_path / "episode-000000.npz").unlink()
+    with pytest.raises(UserError, match=r"episode-000000\.npz is missing"):
+        Replay.load(tmp_path, None, 2)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not an archive"),
+        lambda path: path.write_bytes(path.read_bytes()[:500]),
+        lambda path: np.savez(path, reward=np.zeros(3)),
+        lambda path: np.savez(path, env_steps=np.zeros(3)),
+        lambda path: np.savez(path, env_steps=np.array([{}, {}], dtype=object)),
+        lambda path: np.savez(path, **make_episode(0, 4) | {"action": np.zeros((4, 5))}),
+    ],
+)
+def test_an_unreadable_file_is_named(tmp_path, spoil):
+    fill(Replay(tmp_path, None), [3, 4])
+    spoil(tmp_path / "episode-000001.npz")
+    with pytest.raises(UserError, match=r"episode-000001\.npz"):
+        Replay.load(tmp_path, None, 2)
+
+
+def test_an_episode_longer_than_the_capacity_is_refused_before_it_is_written(tmp_path):
+    replay = Replay(tmp_path, 4)
+    with pytest.raises(UserError, match="capacity of 4 rows"):
+        replay.add(make_episode(0, 5))
+    assert list(tmp_path.iterdir()) == []
+    assert len(replay) == 0
+
+
+def test_double_precision_observations_become_single_and_images_stay_bytes():
+    replay = Replay(None, None)
+    episode = make_episode(0, 4)
+    replay.add(episode | {"obs/position": episode["obs/position"].astype(np.float64)})
+    chunk = replay.sample(1, 4, np.random.default_rng(0))
+    assert chunk["obs/position"].dtype == np.float32
+    assert chunk["obs/image"].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": None}, "reward"),
+        ({"obs/image": None, "obs/position": None}, "observations"),
+        ({"reward": np.zeros(3)}, "same number of rows"),
+        ({"is_first": np.ones(4, bool)}, "is_first"),
+        ({"action": np.zeros((4, 2))}, "'action'"),
+        ({"obs/image": None}, "'obs/image'"),
+        ({"obs/other": np.zeros((4, 2))}, "'obs/other'"),
+    ],
+)
+def test_a_malformed_episode_is_refused(tmp_path, change, message):
+    replay = fill(Replay(tmp_path, None), [4])
+    episode = make_episode(4, 4) | change
+    with pytest.raises(ValueError, match=message):
+        replay.add({key: rows for key, rows in episode.items() if rows is not None})
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(replay) == 4
+
+
+def test_episodes_need_a_directory():
+    with pytest.raises(UserError, match="directory"):
+        next(fill(Replay(None, None), [3]).episodes())
+
+
+def test_a_crash_while_writing_leaves_the_replay_as_it_was(tmp_path, monkeypatch):
+    replay = fill(Replay(tmp_path, None), [3])
+
+    def crash(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lsp.replay.os.fsync", crash)
+        with pytest.raises(OSError, match="no space"):
+            replay.add(make_episode(3, 4))
+    assert (len(replay), replay.num_episodes) == (3, 1)
+    assert len(Replay.load(tmp_path, None, 1)) == 3
+    replay.add(make_episode(3, 4))
+    assert [len(episode["reward"]) for episode in replay.episodes()] == [3, 4]

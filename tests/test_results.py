@@ -1,0 +1,134 @@
+import csv
+import json
+
+import pytest
+
+from lsp.errors import UserError
+from lsp.metrics import MetricsLogger
+from lsp.results import collect, read_table
+
+HEADER = "obs,preset,seed,env_steps,eval_return,eval_std,success,episodes,wall_hours,threads,commit"
+EVAL = {"eval/return": 400.256, "eval/std": 20.0, "eval/success": None, "eval/episodes": 10}
+
+
+def make_run(folder, evals, *, seed=0, method="lsp", task="walker_walk", dirty=False, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"task": task, "method": method, "preset": "fast", "seed": seed, "obs": "proprio"}
+    (folder / "config.json").write_text(json.dumps(config | {"model": {"deter": 200}} | changes))
+    command = f"lsp train --task {task} --seed {seed}"
+    info = {"command": command, "commit": "abc123", "dirty": dirty, "threads": 1, "device": "cpu"}
+    (folder / "run.json").write_text(json.dumps(info | {"versions": {"torch": "2.13.0"}}))
+    logger = MetricsLogger(folder)
+    logger.write("train", 500, {"model/kl": 1.0})
+    for env_steps, value in evals:
+        logger.write("eval", env_steps, EVAL | {"eval/return": value, "wall_hours": 0.25})
+    logger.close()
+    return folder
+
+
+def rows(out, method="lsp"):
+    with (out / "walker_walk" / f"{method}.csv").open() as file:
+        return [(row["seed"], row["env_steps"], row["eval_return"]) for row in csv.DictReader(file)]
+
+
+def test_the_table_has_the_agreed_header_and_one_row_an_evaluation(tmp_path):
+    run = make_run(tmp_path / "run", [(20000, 450), (10000, 400.256)])
+    collect([run], tmp_path / "out")
+    assert (tmp_path / "out" / "walker_walk" / "lsp.csv").read_text().splitlines() == [
+        HEADER,
+        "proprio,fast,0,10000,400.26,20.00,,10,0.2500,1,abc123",
+        "proprio,fast,0,20000,450.00,20.00,,10,0.2500,1,abc123",
+    ]
+
+
+def test_a_dirty_checkout_shows_in_the_commit(tmp_path):
+    collect([make_run(tmp_path / "run", [(1, 1)], dirty=True)], tmp_path / "out")
+    (row,) = read_table(tmp_path / "out" / "walker_walk" / "lsp.csv")
+    assert row["commit"] == "abc123+dirty"
+
+
+def test_success_is_written_where_the_task_has_a_goal(tmp_path):
+    run = make_run(tmp_path / "run", [])
+    logger = MetricsLogger(run)
+    logger.write("eval", 5, EVAL | {"eval/success": 0.7})
+    logger.close()
+    collect([run], tmp_path / "out")
+    (row,) = read_table(tmp_path / "out" / "walker_walk" / "lsp.csv")
+    assert row["success"] == "0.700"
+
+
+def test_a_run_collected_again_replaces_its_rows_and_leaves_the_others(tmp_path):
+    out = tmp_path / "out"
+    collect([make_run(tmp_path / "a", [(100, 1), (200, 2)], seed=10)], out)
+    collect([make_run(tmp_path / "b", [(100, 3)], seed=2)], out)
+    collect([make_run(tmp_path / "c", [(300, 9)], seed=10)], out)
+    assert rows(out) == [("2", "100", "3.00"), ("10", "300", "9.00")]
+
+
+def test_of_two_evaluations_at_one_step_the_later_counts(tmp_path):
+    collect([make_run(tmp_path / "run", [(100, 1), (100, 2)])], tmp_path / "out")
+    assert rows(tmp_path / "out") == [("0", "100", "2.00")]
+
+
+def test_several_runs_at_once(tmp_path):
+    runs = [make_run(tmp_path / f"{seed}", [(100, seed)], seed=seed) for seed in (1, 0)]
+    runs.append(make_run(tmp_path / "dreamer", [(100, 5)], method="dreamer"))
+    collect(runs, tmp_path / "out")
+    assert rows(tmp_path / "out") == [("0", "100", "0.00"), ("1", "100", "1.00")]
+    assert rows(tmp_path / "out", "dreamer") == [("0", "100", "5.00")]
+
+
+def test_commands_are_kept_once_a_run(tmp_path):
+    runs = [make_run(tmp_path / f"{seed}", [(100, seed)], seed=seed) for seed in (10, 2)]
+    collect(runs, tmp_path / "out")
+    path = tmp_path / "out" / "walker_walk" / "commands.md"
+    once = path.read_text()
+    collect(runs[:1], tmp_path / "out")
+    assert path.read_text() == once
+    assert once.index("seed 2\n") < once.index("seed 10\n")
+    assert once.count("\nlsp train --task walker_walk --seed 2\n") == 1
+    assert "commit abc123, threads 1, cpu, torch 2.13.0" in once
+    info = json.loads((runs[1] / "run.json").read_text())
+    (runs[1] / "run.json").write_text(json.dumps(info | {"command": "lsp train --other"}))
+    collect(runs[1:], tmp_path / "out")
+    assert "--other" in path.read_text()
+    assert "--task walker_walk --seed 2\n" not in path.read_text()
+
+
+def test_nothing_is_written_unless_every_run_is_good(tmp_path):
+    good = make_run(tmp_path / "good", [(100, 1)])
+    bad = make_run(tmp_path / "bad", [], seed=1)
+    with pytest.raises(UserError, match="bad has no evaluation"):
+        collect([good, bad], tmp_path / "out")
+    with pytest.raises(UserError, match="missing"):
+        collect([good, tmp_path / "missing"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_that_claim_the_same_rows_are_refused(tmp_path):
+    runs = [make_run(tmp_path / name, [(100, 1)]) for name in ("one", "two")]
+    with pytest.raises(UserError, match=r"one and .*two"):
+        collect(runs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("task", ["../../etc", "a/b", "", "."])
+def test_a_strangers_run_cannot_choose_where_we_write(tmp_path, task):
+    with pytest.raises(UserError, match="not a plain name"):
+        collect([make_run(tmp_path / "run", [(100, 1)], task=task)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"task": "walker_walk"}'])
+def test_damaged_settings_are_reported(tmp_path, text):
+    run = make_run(tmp_path / "run", [(100, 1)])
+    (run / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        collect([run], tmp_path / "out")
+
+
+def test_a_foreign_table_is_not_overwritten(tmp_path):
+    table = tmp_path / "out" / "walker_walk" / "lsp.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="header"):
+        collect([make_run(tmp_path / "run", [(100, 1)])], tmp_path / "out")
+    assert table.read_text() == "a,b\n1,2\n"
