@@ -347,8 +347,8 @@ def _fast() -> Config:
         ),
         planner=PlannerConfig(rollout_noise="common"),  # else elites are lucky, not good
         behavior=BehaviorConfig(
-            num_starts=32,  # planning from all 512 states would be nine tenths of the time
-            rollouts_per_start=4,
+            num_starts=16,  # planning from all 512 states would be nine tenths of the time
+            rollouts_per_start=8,
         ),
         optimizer=OptimizerConfig(epsilon=1e-5),  # steadier at small gradients
         replay=ReplayConfig(batch=16, length=32),

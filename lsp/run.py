@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -84,7 +85,7 @@ class RunFolder:
 def provenance(runtime: RuntimeConfig) -> dict[str, Any]:
     """Command, commit, threads, device and versions of this process."""
     return {
-        "command": " ".join(["lsp", *sys.argv[1:]]),
+        "command": shlex.join(["lsp", *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "threads": torch.get_num_threads(),

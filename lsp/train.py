@@ -43,12 +43,17 @@ def build_networks(env: gymnasium.Env[Any, Any], config: Config, device: str = "
 
 
 class Trainer:
-    """One run in one folder. Opening a folder with checkpoints takes the run up where it was."""
+    """One run in one folder. Opening a folder with checkpoints takes the run up where it was.
+
+    Set `stopping` to end `run` after the current step, saved but not evaluated.
+    """
 
     def __init__(self, config: Config, folder: RunFolder, runtime: RuntimeConfig):
         self.config, self.folder = config, folder
+        self.stopping = False
         torch.manual_seed(config.seed)
         self.env = self.make_env()
+        folder.open(config, runtime)  # after the env: an unknown task leaves no folder behind
         self.networks = build_networks(self.env, config, runtime.device)
         self.learner = Learner(self.networks, config.seed, fast_path(self.networks, runtime))
         self.sampler = np.random.default_rng([config.seed, 2])
@@ -82,7 +87,7 @@ class Trainer:
         """
         schedule, collector = self.config.schedule, self.collector
         clock = _Clock(self.env_steps)
-        while self.env_steps < steps:
+        while self.env_steps < steps and not self.stopping:
             # Update step c = 1..C
             for _ in range(self._updates_due()):
                 self._learn()
@@ -102,7 +107,7 @@ class Trainer:
                 self.seconds += clock.lap()
                 self.save()
         self.seconds += clock.lap()
-        if self.evaluated_at != self.env_steps:
+        if self.evaluated_at != self.env_steps and not self.stopping:
             self.evaluate()
         if self.saved_at != self.env_steps:
             self.save()

@@ -1,0 +1,134 @@
+"""Training, loading and evaluating runs: what the command line and `import lsp` offer."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lsp.agent import Agent
+from lsp.checkpoint import load_newest
+from lsp.config import Config, RuntimeConfig
+from lsp.envs import make_env, rendering_problem
+from lsp.errors import UserError
+from lsp.evaluate import Evaluation
+from lsp.evaluate import evaluate as evaluate_networks
+from lsp.networks import Networks
+from lsp.run import RunFolder
+from lsp.train import Progress, Trainer, build_networks
+from lsp.video import VideoWriter
+
+
+def train(
+    config: Config,
+    logdir: str | Path,
+    steps: int = 100_000,
+    runtime: RuntimeConfig | None = None,
+    listen: Callable[[Progress], None] = lambda progress: None,
+) -> bool:
+    """Train until `steps` env steps, evaluating and saving on the way; take up an earlier run.
+
+    SIGINT and SIGTERM save and return early. Returns whether `steps` was reached.
+
+    Raises UserError if a setting makes no sense, the task is unknown, or `logdir` holds another
+    run or cannot be written.
+    """
+    if steps < 0:
+        raise UserError(f"steps must be at least 0, not {steps}")
+    runtime = runtime or RuntimeConfig()
+    prepare_torch(runtime)
+    trainer = Trainer(config.validate(), RunFolder(Path(logdir)), runtime)
+    try:
+        with _stopping_on_signals(trainer):
+            trainer.run(steps, listen)
+    finally:
+        trainer.close()
+    return trainer.env_steps >= steps
+
+
+def prepare_torch(runtime: RuntimeConfig) -> None:
+    """Threads and denormals. Raises UserError for a device that is not there."""
+    if runtime.threads is not None:
+        if runtime.threads < 1:
+            raise UserError(f"threads must be at least 1, not {runtime.threads}")
+        torch.set_num_threads(runtime.threads)
+    # Saturated units make denormals, on which matrix products are many times slower.
+    torch.set_flush_denormal(True)
+    kind = runtime.device.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {runtime.device!r}: choose cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {runtime.device!r}: PyTorch finds no GPU here; use --device cpu")
+
+
+@contextmanager
+def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends training between two steps; a second one is not caught."""
+    handled = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, frame: object) -> None:
+        trainer.stopping = True
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        before = {each: signal.signal(each, stop) for each in handled}
+    except ValueError:  # not in the main thread, where signals cannot be handled
+        yield
+        return
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def load_networks(logdir: str | Path, device: str = "cpu") -> Networks:
+    """The networks of a run's newest checkpoint. Raises UserError where there is none."""
+    folder = RunFolder(Path(logdir))
+    config = folder.read_config()
+    checkpoint = load_newest(folder.checkpoints)
+    if checkpoint is None:
+        raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+    env = make_env(config.task, config.obs, config.action_repeat)
+    networks = build_networks(env, config, device)
+    env.close()
+    networks.load_state_dict(checkpoint.tensors["networks"])
+    return networks
+
+
+def load(
+    logdir: str | Path,
+    mode: Literal["collect", "evaluate"] = "evaluate",
+    num_envs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Agent:
+    """The agent of a run: `agent.act(observation)`, `agent.reset()` when an episode begins."""
+    return Agent(load_networks(logdir, device), mode, num_envs, seed)
+
+
+def evaluate(
+    logdir: str | Path, episodes: int = 10, video: Path | None = None, device: str = "cpu"
+) -> Evaluation:
+    """Evaluate a run's newest checkpoint; film its first episode where `video` is given.
+
+    Raises UserError if there is no checkpoint, or nothing can be rendered.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, not {episodes}")
+    networks = load_networks(logdir, device)
+    config = networks.config
+
+    def make():
+        return make_env(config.task, config.obs, config.action_repeat)
+
+    if video is None:
+        return evaluate_networks(networks, make, episodes, config.seed)
+    problem = rendering_problem()
+    if problem:
+        raise UserError(f"no video: {problem}")
+    with VideoWriter(video, make().metadata["render_fps"] / config.action_repeat) as writer:
+        return evaluate_networks(networks, make, episodes, config.seed, writer.add)

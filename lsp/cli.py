@@ -1,0 +1,240 @@
+"""The command line: `lsp train`, `eval`, `plot`, `collect`, `doctor`."""
+
+import argparse
+import io
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from lsp.config import METHODS, PRESETS, Config, RuntimeConfig, make_config
+from lsp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent; the same command again goes on where it stopped.
+
+    `--preset` and `--method` choose the settings, which the flags below them then change.
+    """
+
+    config: Annotated[Config, arg(name="")]
+    steps: int = 100_000
+    """Env steps to train for, those of an earlier start included."""
+    logdir: Path | None = None
+    """The run's folder; without it runs/TASK-METHOD-PRESET-SEED."""
+    video: bool = False
+    """Film an episode at the end."""
+    runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
+
+    def main(self) -> None:
+        from lsp import api
+        from lsp.progress import show_progress
+        from lsp.train import Progress
+
+        config, began = self.config, time.monotonic()
+        name = f"{config.task}-{config.method}-{config.preset}-{config.seed}"
+        logdir = self.logdir or Path("runs") / name
+        last: list[Progress] = []
+        with show_progress(self.steps) as show:
+            reached = api.train(
+                config, logdir, self.steps, self.runtime, lambda now: (show(now), last.append(now))
+            )
+        command = shlex.join(["lsp", *sys.argv[1:]])
+        print(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
+        if not reached:
+            print(f"Stopped and saved. To go on: {command}")
+            return
+        self._report(logdir)
+        print(f"Time: {(time.monotonic() - began) / 60:.1f} minutes")
+        print(f"To go on: {_with_steps(sys.argv[1:], 2 * self.steps, logdir)}")
+
+    def _report(self, logdir: Path) -> None:
+        """The last evaluation, and pictures where they can be made."""
+        from lsp.metrics import read_metrics
+        from lsp.plots import plot_runs, plot_skills
+        from lsp.run import RunFolder
+
+        folder = RunFolder(logdir)
+        lines = [line for line in read_metrics(logdir) if line["kind"] == "eval"]
+        if lines:
+            last = lines[-1]
+            print(
+                f"Evaluation after {last['env_steps']} env steps: return "
+                f"{last['eval/return']:.1f} ± {last['eval/std']:.1f} "
+                f"over {last['eval/episodes']} episodes"
+            )
+        plot_runs([logdir], folder.curve)
+        print(f"Learning curve: {folder.curve}")
+        if self.config.has_skills:
+            plot_skills(logdir, folder.skills)
+            print(f"Skills: {folder.skills}")
+        if self.video:
+            _film(logdir, folder.video)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run's newest checkpoint, without exploration."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    episodes: int = 10
+    """How many episodes."""
+    video: bool = False
+    """Film the first one into the run's folder."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+
+    def main(self) -> None:
+        from lsp import api
+        from lsp.run import RunFolder
+
+        api.prepare_torch(RuntimeConfig(device=self.device))
+        video = RunFolder(self.run).video if self.video else None
+        outcome = api.evaluate(self.run, self.episodes, video, self.device)
+        for number, total in enumerate(outcome.returns):
+            print(f"episode {number}: return {total:.1f}, {outcome.lengths[number]} env steps")
+        if outcome.success is not None:
+            print(f"success {outcome.success.mean():.2f}")
+        print(f"return {outcome.returns.mean():.1f} ± {outcome.returns.std():.1f}")
+        if video:
+            print(f"Video: {video}")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw learning curves: of runs, or of a folder of collected results such as
+    results/walker_walk, beside published ones."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders, or one folder of results."""
+    out: Path | None = None
+    """The picture; without it curve.png in the first folder."""
+    skills: bool = False
+    """Draw the skill metrics of one run instead."""
+    reference: Path | None = None
+    """Published curves (results/reference/published.csv)."""
+
+    def main(self) -> None:
+        from lsp.plots import plot_results, plot_runs, plot_skills
+
+        if not self.runs:
+            raise UserError("nothing to plot: name at least one run's folder")
+        first = self.runs[0]
+        out = self.out or first / ("skills.png" if self.skills else "curve.png")
+        if self.skills:
+            plot_skills(first, out)
+        elif (first / "config.json").exists():
+            plot_runs(list(self.runs), out)
+        else:
+            plot_results(first, out, self.reference)
+        print(out)
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Collect the evaluations of runs into tables, OUT/TASK/METHOD.csv."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path = Path("results")
+    """Folder of the tables."""
+
+    def main(self) -> None:
+        from lsp.results import collect
+
+        if not self.runs:
+            raise UserError("nothing to collect: name at least one run's folder")
+        for path in collect(list(self.runs), self.out):
+            print(path)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What this machine offers: versions, graphics, threads, matrix units, disk."""
+
+    def main(self) -> None:
+        from lsp.doctor import print_report
+
+        print_report()
+
+
+def _film(logdir: Path, video: Path) -> None:
+    from lsp import api
+    from lsp.envs import rendering_problem
+
+    problem = rendering_problem()
+    if problem:
+        print(f"No video: {problem}")
+        return
+    api.evaluate(logdir, episodes=1, video=video)
+    print(f"Video: {video}")
+
+
+def _with_steps(arguments: Sequence[str], steps: int, logdir: Path) -> str:
+    """The same command with another number of steps."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--steps")
+    parser.add_argument("--logdir")
+    _, rest = parser.parse_known_args(arguments)
+    return shlex.join(["lsp", *rest, "--steps", str(steps), "--logdir", str(logdir)])
+
+
+def _chosen_config(arguments: Sequence[str]) -> Config:
+    """The preset and method that the flags name, as defaults for all other flags."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="fast", nargs="?")
+    parser.add_argument("--method", default="lsp", nargs="?")
+    chosen, _ = parser.parse_known_args(arguments)
+    return make_config(chosen.method, chosen.preset)
+
+
+def _parse(arguments: Sequence[str]) -> Train | Eval | Plot | Collect | Doctor:
+    training = bool(arguments) and arguments[0] == "train"
+    config = _chosen_config(arguments) if training else make_config()
+    train = subcommand("train", default=Train(config), prefix_name=False)
+    commands = (
+        Annotated[Train, train]
+        | Annotated[Eval, subcommand("eval", prefix_name=False)]
+        | Annotated[Plot, subcommand("plot", prefix_name=False)]
+        | Annotated[Collect, subcommand("collect", prefix_name=False)]
+        | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
+    )
+    return tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)  # type: ignore
+
+
+def _parse_in_one_line(arguments: Sequence[str]) -> Train | Eval | Plot | Collect | Doctor:
+    """`_parse`, with the parser's boxed complaint turned into a UserError of one line."""
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return _parse(arguments)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        box = [line.strip("│ ") for line in complaint.getvalue().splitlines()[1:]]
+        said = takewhile(lambda line: not line.startswith(("─", "╰")), box)
+        raise UserError(f"{' '.join(said)} (see lsp --help)") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _parse_in_one_line(arguments).main()
+    except UserError as error:
+        print(f"lsp: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Films of episodes."""
+
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+
+
+class VideoWriter:
+    """Writes frames to an MP4 file; use it in a `with` block."""
+
+    def __init__(self, path: Path, frames_per_second: float):
+        self._path, self._rate = path, frames_per_second
+        self._writer: Any = None
+
+    def __enter__(self) -> "VideoWriter":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = imageio.get_writer(
+            self._path, format="FFMPEG", fps=self._rate, codec="libx264", macro_block_size=16
+        )
+        return self
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append one frame, uint8 `[height, width, 3]`."""
+        self._writer.append_data(frame)
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
