@@ -1,13 +1,13 @@
 """Latent skill planning: Learning Skills for Planning (LSP), Xie et al., ICLR 2021.
 
-    import lsp
+import lsp
 
-    config = lsp.make_config("lsp", "fast", task="walker_walk")
-    lsp.train(config, "runs/mine", steps=30_000)
+config = lsp.make_config("lsp", "fast", task="walker_walk")
+lsp.train(config, "runs/mine", steps=30_000)
 
-    agent, env = lsp.load("runs/mine"), lsp.make_env("walker_walk")
-    observation, _ = env.reset(seed=0)
-    action = agent.act(observation)
+agent, env = lsp.load("runs/mine"), lsp.make_env("walker_walk")
+observation, _ = env.reset(seed=0)
+action = agent.act(observation)
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ _WHERE = {
     "make_env": "envs",
     "train": "api",
 }
-__all__ = list(_WHERE)  # noqa: PLE0604
+__all__ = list(_WHERE)
 __version__ = "0.1.0"
 
 

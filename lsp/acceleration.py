@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,7 +52,7 @@ class FastPath:
         self.source = nn.ModuleList([networks.transition, networks.heads])
         self.dtype = dtype
         self.copy = deepcopy(self.source).to(dtype).requires_grad_(False)
-        wrap = _compiled if compiled else (lambda function: function)
+        wrap = _compiled if compiled else _as_it_is
         self.filter: Callable[..., tuple[Latent, Normal]] = wrap(networks.world_model.rssm.filter)
         self.imagine: Transition = wrap(
             ImaginationStep(networks.policy, frozen_view(networks.world_model.rssm))
@@ -90,8 +91,12 @@ def frozen_view(module: Module) -> Module:
     return view
 
 
-def _compiled(function):
+def _compiled(function: Any) -> Any:
     return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
 
 
 def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:

@@ -4,13 +4,14 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import gymnasium
 import torch
 
 from lsp.agent import Agent
 from lsp.checkpoint import load_newest
-from lsp.config import Config, RuntimeConfig
+from lsp.config import Config, RuntimeConfig, default_runtime
 from lsp.envs import make_env, rendering_problem
 from lsp.errors import UserError
 from lsp.evaluate import Evaluation
@@ -37,7 +38,7 @@ def train(
     """
     if steps < 0:
         raise UserError(f"steps must be at least 0, not {steps}")
-    runtime = runtime or RuntimeConfig()
+    runtime = runtime or default_runtime(config.preset)
     prepare_torch(runtime)
     trainer = Trainer(config.validate(), RunFolder(Path(logdir)), runtime)
     try:
@@ -122,7 +123,7 @@ def evaluate(
     networks = load_networks(logdir, device)
     config = networks.config
 
-    def make():
+    def make() -> gymnasium.Env[Any, Any]:
         return make_env(config.task, config.obs, config.action_repeat)
 
     if video is None:

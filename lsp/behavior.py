@@ -1,7 +1,7 @@
 """Behaviour learning in imagination: planning skills, value estimates and the losses (3.1, 3.2)."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from lsp.skills import batch_density, intrinsic_reward, segments
 from lsp.world_model import Latent, Metrics
 
 
+@runtime_checkable
 class PlanningPath(Protocol):
     """The imagination step and the heads as the planner may call them, gradients not needed."""
 
@@ -51,6 +52,11 @@ def repeat_starts(starts: Starts, times: int) -> Starts:
     """Row i of the result is start i // times."""
     deter, stoch, weight = (x.repeat_interleave(times, 0) for x in (*starts.latent, starts.weight))
     return Starts(Latent(deter, stoch), weight)
+
+
+def repeat_plan(zeta: Plan, times: int) -> Plan:
+    """ζ of row i is that of start i // times."""
+    return Plan(*(x.repeat_interleave(times, 0) for x in zeta))
 
 
 class Estimates(NamedTuple):
@@ -177,12 +183,16 @@ def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:
 
 
 def policy_loss(
-    estimates: Estimates, weight: Float[Tensor, " batch"]
+    rollout: Rollout, estimates: Estimates, weight: Float[Tensor, " batch"]
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Minus the value estimates; the gradient reaches the policy through the dynamics."""
     total = estimates.returns.sum(-1)
     loss = -(estimates.weight * weight * total).mean()
-    return loss, {"policy/loss": loss, "policy/return": total.mean()}
+    return loss, {
+        "policy/loss": loss,
+        "policy/return": total.mean(),
+        "policy/action_magnitude": rollout.action.abs().mean(),
+    }
 
 
 def value_loss(
@@ -206,15 +216,13 @@ def skill_loss(
     zeta: Plan,
     weight: Float[Tensor, " batch"],
     generator: torch.Generator,
-) -> tuple[Float[Tensor, ""], Metrics] | None:
-    """Minus log q_χ(z | {s}, s0) of the imagined segments; None where none is complete.
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """Minus log q_χ(z | {s}, s0) of the imagined segments, of which there is at least one.
 
     Metrics: the mutual information estimated as log q(z | {s}, s0) minus the log density of z
     under the batch's own skill distribution; and minus log p(z | s0), the plan's own density.
     """
     log_q = recognise_skills(networks, rollout.feature.detach(), plans, generator).log_q
-    if not log_q:
-        return None
     scores = torch.stack(log_q)
     loss = -(weight * scores).mean()
     count = len(log_q)

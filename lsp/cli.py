@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from lsp.config import METHODS, PRESETS, Config, RuntimeConfig, make_config
+from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.errors import UserError
 
 
@@ -37,17 +37,16 @@ class Train:
 
     def main(self) -> None:
         from lsp import api
+        from lsp.acceleration import compiler_found
         from lsp.progress import show_progress
-        from lsp.train import Progress
 
         config, began = self.config, time.monotonic()
+        if self.runtime.compile and not compiler_found():
+            print("No C++ compiler found (apt-get install g++): training is about half as fast.")
         name = f"{config.task}-{config.method}-{config.preset}-{config.seed}"
         logdir = self.logdir or Path("runs") / name
-        last: list[Progress] = []
         with show_progress(self.steps) as show:
-            reached = api.train(
-                config, logdir, self.steps, self.runtime, lambda now: (show(now), last.append(now))
-            )
+            reached = api.train(config, logdir, self.steps, self.runtime, show)
         command = shlex.join(["lsp", *sys.argv[1:]])
         print(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
         if not reached:
@@ -64,9 +63,10 @@ class Train:
         from lsp.run import RunFolder
 
         folder = RunFolder(logdir)
-        lines = [line for line in read_metrics(logdir) if line["kind"] == "eval"]
-        if lines:
-            last = lines[-1]
+        lines = read_metrics(logdir)
+        evaluations = [line for line in lines if line["kind"] == "eval"]
+        if evaluations:
+            last = evaluations[-1]
             print(
                 f"Evaluation after {last['env_steps']} env steps: return "
                 f"{last['eval/return']:.1f} ± {last['eval/std']:.1f} "
@@ -74,7 +74,7 @@ class Train:
             )
         plot_runs([logdir], folder.curve)
         print(f"Learning curve: {folder.curve}")
-        if self.config.has_skills:
+        if any("skills/log_q" in line for line in lines):
             plot_skills(logdir, folder.skills)
             print(f"Skills: {folder.skills}")
         if self.video:
@@ -201,7 +201,8 @@ def _chosen_config(arguments: Sequence[str]) -> Config:
 def _parse(arguments: Sequence[str]) -> Train | Eval | Plot | Collect | Doctor:
     training = bool(arguments) and arguments[0] == "train"
     config = _chosen_config(arguments) if training else make_config()
-    train = subcommand("train", default=Train(config), prefix_name=False)
+    default = Train(config, runtime=default_runtime(config.preset))
+    train = subcommand("train", default=default, prefix_name=False)
     commands = (
         Annotated[Train, train]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
@@ -209,7 +210,7 @@ def _parse(arguments: Sequence[str]) -> Train | Eval | Plot | Collect | Doctor:
         | Annotated[Collect, subcommand("collect", prefix_name=False)]
         | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
     )
-    return tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)  # type: ignore
+    return tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
 
 
 def _parse_in_one_line(arguments: Sequence[str]) -> Train | Eval | Plot | Collect | Doctor:

@@ -245,6 +245,11 @@ class Config:
         return self.behavior.horizon or self.planner.horizon
 
     @property
+    def num_segments(self) -> int:
+        """⌊H/K⌋, complete segments that behaviour learning imagines; 0 without skills."""
+        return self.behavior_horizon // self.planner.skill_length if self.has_skills else 0
+
+    @property
     def plan_length(self) -> int:
         """⌈H/K⌉, skills in a plan that covers both planning and behaviour learning."""
         return ceil(max(self.planner.horizon, self.behavior_horizon) / self.planner.skill_length)
@@ -388,6 +393,11 @@ def _debug() -> Config:
             save_every=1000,
         ),
     )
+
+
+def default_runtime(preset: str) -> RuntimeConfig:
+    """Compiling takes longer than a whole `debug` run."""
+    return RuntimeConfig(compile=preset != "debug")
 
 
 PRESETS = {"paper": _paper, "fast": _fast, "debug": _debug}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lsp.world_model import Latent
 
+
 class RolloutNoise(NamedTuple):
     """Standard normal draws behind one rollout of H steps."""
 

@@ -10,7 +10,8 @@ from lsp.agent import Agent
 from lsp.errors import UserError
 from lsp.replay import Replay
 
-Rows = list[dict[str, np.ndarray]]
+Rows = list[dict[str, Any]]
+"""Arrays and numpy scalars by key, one entry for each agent step so far."""
 
 
 class EpisodeSummary(NamedTuple):
@@ -29,20 +30,18 @@ class Collector:
 
     def __init__(self, env: gymnasium.Env[Any, Any], agent: Agent, replay: Replay, seed: int):
         self.env, self.agent, self.replay, self.seed = env, agent, replay, seed
+        assert env.action_space.shape is not None
+        self.action_shape = env.action_space.shape
         self.random = True
         self.rng = np.random.default_rng([seed, 1])
         self.env_steps = 0
         self.rows: Rows = []
 
-    @property
-    def mid_episode(self) -> bool:
-        return bool(self.rows)
-
     def step(self) -> EpisodeSummary | None:
         """One agent step; begins an episode where none is under way. A summary when it ends."""
         if not self.rows:
             observation, info = self.env.reset(seed=self._episode_seed())
-            self._record(observation, np.zeros(self.env.action_space.shape), 0.0, False, info)
+            self._record(observation, np.zeros(self.action_shape), 0.0, False, info)
             self.agent.reset()
         action = self._action()
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -56,9 +55,9 @@ class Collector:
 
     def _action(self) -> np.ndarray:
         if self.random:
-            return self.rng.uniform(-1, 1, self.env.action_space.shape).astype(np.float32)
+            return self.rng.uniform(-1, 1, self.action_shape).astype(np.float32)
         last = self.rows[-1]
-        observation = {k.removeprefix("obs/"): x for k, x in last.items() if k[:4] == "obs/"}
+        observation = {k[4:]: x for k, x in last.items() if k.startswith("obs/")}
         return self.agent.act(observation)
 
     def _record(
@@ -70,7 +69,7 @@ class Collector:
         info: Mapping[str, Any],
     ) -> None:
         """Append row t: observation t, the action that led to it, the reward on arrival."""
-        row = {f"obs/{key}": np.asarray(x) for key, x in observation.items()} | {
+        row: dict[str, Any] = {f"obs/{key}": x for key, x in observation.items()} | {
             "action": np.asarray(action, np.float32),
             "reward": np.float32(reward),
             "is_first": np.bool_(not self.rows),

@@ -1,6 +1,6 @@
 """The inner loop of Algorithm 1: one update of everything."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from lsp.acceleration import FastPath
 from lsp.behavior import (
-    Estimates,
     draw_starts,
     estimate_values,
     noisy_plan,
     plan_skills,
     policy_loss,
     recognise_skills,
+    repeat_plan,
     repeat_starts,
     skill_effect,
     skill_loss,
     value_loss,
 )
 from lsp.networks import Networks
-from lsp.planner import Plan
+from lsp.planner import Plan, standard_plan
 from lsp.world_model import Latent, Metrics
 
 
@@ -61,38 +61,38 @@ class Learner:
         metrics |= self._descend("model", loss)
         self.fast.refresh()
 
-        # Behaviour learning: ζ ← CEM(S, ...), μ ← μ + ε
-        behavior = config.behavior
-        starts = draw_starts(latents, data["is_terminal"], behavior.num_starts, generator)
-        zeta, stats = self._plan(starts.latent)
-        starts = repeat_starts(starts, behavior.rollouts_per_start)
-        zeta = Plan(*(x.repeat_interleave(behavior.rollouts_per_start, 0) for x in zeta))
+        # Behaviour learning: ζ = CEM(S, ...), μ ← μ + ε
+        is_terminal = data["is_terminal"]
+        starts = draw_starts(latents, is_terminal, config.behavior.num_starts, generator)
+        zeta, about_plan = self._plan(starts.latent)
+        starts = repeat_starts(starts, config.behavior.rollouts_per_start)
+        zeta = repeat_plan(zeta, config.behavior.rollouts_per_start)
 
         # Imagine with skills from ζ
-        plans = zeta.sample(torch.randn(zeta.mean.shape, generator=generator, device=networks.device))
-        rows = starts.weight.shape[0]
+        draws = torch.randn(zeta.mean.shape, generator=generator, device=networks.device)
+        plans, rows = zeta.sample(draws), starts.weight.shape[0]
         noise = networks.draw_noise(config.behavior_horizon, rows, generator=generator)
         rollout = networks.imagine(starts.latent, plans, noise, self.fast.imagine)
 
-        # Rewards R + r_i form the value estimates
+        # Rewards R and intrinsic rewards r_i form the value estimates
         intrinsic = None
-        if config.has_skills:
+        if config.num_segments:
             intrinsic = recognise_skills(networks, rollout.feature, plans, generator).reward
-            stats["skills/intrinsic_reward"] = intrinsic.sum(0).mean()
+            metrics["skills/intrinsic_reward"] = intrinsic.sum(0).mean()
         estimates = estimate_values(networks, rollout.feature, intrinsic)
 
         # Update φ, ψ, χ
-        loss, extra = policy_loss(estimates, starts.weight)
-        metrics |= stats | extra | self._descend("policy", loss)
-        loss, extra = value_loss(networks, rollout, estimates, starts.weight)
-        metrics |= extra | self._descend("value", loss)
-        if config.has_skills:
-            found = skill_loss(networks, rollout, plans, zeta, starts.weight, generator)
-            if found is not None:
-                metrics |= found[1] | self._descend("skills", found[0])
+        loss, about_policy = policy_loss(rollout, estimates, starts.weight)
+        metrics |= about_plan | about_policy | self._descend("policy", loss)
+        loss, about_value = value_loss(networks, rollout, estimates, starts.weight)
+        metrics |= about_value | self._descend("value", loss)
+        if config.num_segments:
+            loss, about_skills = skill_loss(
+                networks, rollout, plans, zeta, starts.weight, generator
+            )
+            metrics |= about_skills | self._descend("skills", loss)
         networks.update_slow_value()
-        self._track_spread(estimates)
-        metrics["policy/action_magnitude"] = rollout.action.abs().mean()
+        networks.track_return_spread(estimates.returns[..., 0])
         self._starts = starts.latent
         return {name: value.detach() for name, value in metrics.items()}
 
@@ -105,17 +105,14 @@ class Learner:
 
     def _plan(self, starts: Latent) -> tuple[Plan, Metrics]:
         """ζ with noise on its mean; an empty plan for a method without skills."""
-        networks, count = self.networks, starts.deter.shape[0]
-        if not self.config.has_skills:
-            empty = torch.zeros(count, self.config.plan_length, 0, device=networks.device)
-            return Plan(empty, empty), {}
-        zeta, stats = plan_skills(
-            networks, starts, self.generator, fast=self.fast
-        )
-        if self.config.planner.scope == "shared":
+        networks, config = self.networks, self.config
+        if not config.has_skills:
+            return standard_plan(starts.deter.shape[0], config.plan_length, 0, networks.device), {}
+        zeta, stats = plan_skills(networks, starts, self.generator, fast=self.fast)
+        if config.planner.scope == "shared":
             networks.shared_mean.copy_(zeta.mean[:1])
             networks.shared_std.copy_(zeta.std[:1])
-        return noisy_plan(zeta, self.config, self.generator), stats
+        return noisy_plan(zeta, config, self.generator), stats
 
     def _descend(self, name: str, loss: Tensor) -> Metrics:
         """One Adam step of the named part alone: gradients of the others are never computed."""
@@ -127,11 +124,3 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)
         optimizer.step()
         return {f"gradient/{name}": norm}
-
-    @torch.no_grad()
-    def _track_spread(self, estimates: Estimates) -> None:
-        """Running 5th-to-95th percentile range of task returns."""
-        low, high = torch.quantile(
-            estimates.returns[..., 0].flatten(), estimates.returns.new_tensor([0.05, 0.95])
-        )
-        self.networks.return_spread.lerp_(high - low, 0.01)

@@ -1,6 +1,7 @@
 """Building blocks with Keras initialisation: MLP, GRU cell, convolutional encoder and decoder."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from jaxtyping import Float
@@ -50,7 +51,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, kernel_size=4, stride=2), nn.ReLU()]
         self.layers = keras_init(nn.Sequential(*layers, nn.Flatten()))
         self.outputs = 8 * depth * 2 * 2

@@ -59,6 +59,7 @@ class Heads(nn.Module):
 def _precisely(head: MLP, feature: Tensor) -> Tensor:
     """The head with its last layer in fp32: bf16 would round a value of 100 to steps of 0.5."""
     *hidden, last = head
+    assert isinstance(last, nn.Linear)
     for layer in hidden:
         feature = layer(feature)
     return F.linear(feature.float(), last.weight.float(), last.bias.float())
@@ -122,5 +123,12 @@ class Networks(nn.Module):
     @torch.no_grad()
     def update_slow_value(self) -> None:
         """Move the slow copy of the value by `slow_rate` (1 copies it)."""
-        slow, fast = list(self.slow_value.parameters()), list(self.value.parameters())
+        slow: list[Tensor] = list(self.slow_value.parameters())
+        fast: list[Tensor] = list(self.value.parameters())
         torch._foreach_lerp_(slow, fast, self.config.value.slow_rate)
+
+    @torch.no_grad()
+    def track_return_spread(self, returns: Float[Tensor, "*batch"]) -> None:
+        """Follow the 5th-to-95th percentile range of imagined task returns (as DreamerV3 does)."""
+        low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
+        self.return_spread.lerp_(high - low, 0.01)

@@ -104,18 +104,21 @@ class Decoder(nn.Module):
         self, feature: Float[Tensor, "*batch features"], target: Observation
     ) -> tuple[Float[Tensor, "*batch"], dict[str, Tensor]]:
         """ln q(o | s), summed over everything observed, and the error of each key (RMS)."""
-        log_prob, errors = feature.new_zeros(feature.shape[:-1]), {}
+        log_prob, errors = feature.new_zeros(feature.shape[:-1]), dict[str, Tensor]()
         if self.vectors:
             normal = self.vector(feature)
             truth = torch.cat([target[key] for key in self.vectors], -1)
             log_prob = log_prob + normal.log_prob(truth)
-            squares = (normal.mean - truth).detach().square()
-            parts = squares.split(list(self.vectors.values()), -1)
-            errors |= {key: part.mean().sqrt() for key, part in zip(self.vectors, parts)}
+            errors |= _rms(normal.mean - truth, self.vectors, axis=-1)
         if self.images:
             truth = torch.cat([target[key] for key in self.images], -3)
-            squares = (self.conv(feature) - truth).square()
-            log_prob = log_prob - 0.5 * (squares + LOG_2PI).sum((-1, -2, -3))
-            parts = squares.detach().split(list(self.images.values()), -3)
-            errors |= {key: part.mean().sqrt() for key, part in zip(self.images, parts)}
+            error = self.conv(feature) - truth
+            log_prob = log_prob - 0.5 * (error.square() + LOG_2PI).sum((-1, -2, -3))
+            errors |= _rms(error, self.images, axis=-3)
         return log_prob, errors
+
+
+def _rms(error: Tensor, sizes: dict[str, int], axis: int) -> dict[str, Tensor]:
+    """Root mean square of each key's part of `error` along `axis`."""
+    parts = error.detach().split(list(sizes.values()), axis)
+    return {key: part.square().mean().sqrt() for key, part in zip(sizes, parts, strict=True)}

@@ -16,7 +16,9 @@ class Plan(NamedTuple):
     mean: Float[Tensor, "*batch plan skill"]
     std: Float[Tensor, "*batch plan skill"]
 
-    def sample(self, noise: Float[Tensor, "*batch plan skill"]) -> Float[Tensor, "*batch plan skill"]:
+    def sample(
+        self, noise: Float[Tensor, "*batch plan skill"]
+    ) -> Float[Tensor, "*batch plan skill"]:
         return self.mean + self.std * noise
 
 

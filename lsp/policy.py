@@ -41,7 +41,5 @@ class Value(nn.Module):
         super().__init__()
         self.net = MLP(features, config.layers, outputs, config.layer_norm)
 
-    def forward(
-        self, feature: Float[Tensor, "*batch features"]
-    ) -> Float[Tensor, "*batch outputs"]:
+    def forward(self, feature: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch outputs"]:
         return self.net(feature)

@@ -63,16 +63,11 @@ class RunFolder:
 
         Raises UserError if it holds another one, or cannot be written.
         """
-        if (self.path / "config.json").exists():
-            changed = differences(self.read_config(), config)
-            if changed:
-                raise UserError(
-                    f"{self.path} holds another run ({'; '.join(changed)}): "
-                    "repeat its settings or choose another --logdir"
-                )
-        elif self.path.is_dir() and any(self.path.iterdir()):
-            raise UserError(f"{self.path} is not empty and not a run: choose another --logdir")
         try:
+            if (self.path / "config.json").exists():
+                self._check_same(config)
+            elif self.path.is_dir() and any(self.path.iterdir()):
+                raise UserError(f"{self.path} is not empty and not a run: choose another --logdir")
             self.path.mkdir(parents=True, exist_ok=True)
             _write(self.path / "config.json", to_dict(config))
             _write(self.path / "run.json", provenance(runtime))
@@ -80,6 +75,14 @@ class RunFolder:
             raise UserError(
                 f"cannot write to {self.path} ({error.strerror}): choose another --logdir"
             ) from error
+
+    def _check_same(self, config: Config) -> None:
+        changed = differences(self.read_config(), config)
+        if changed:
+            raise UserError(
+                f"{self.path} holds another run ({'; '.join(changed)}): "
+                "repeat its settings or choose another --logdir"
+            )
 
 
 def provenance(runtime: RuntimeConfig) -> dict[str, Any]:

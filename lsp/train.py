@@ -13,7 +13,6 @@ from lsp.agent import Agent
 from lsp.checkpoint import Checkpoint, load_newest, save
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
-from lsp.errors import UserError
 from lsp.evaluate import evaluate
 from lsp.interaction import Collector, EpisodeSummary, stack
 from lsp.learner import Learner

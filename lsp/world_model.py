@@ -37,7 +37,7 @@ class Latent(NamedTuple):
         """`[batch, time, ...]` to `[batch · time, ...]`."""
         return Latent(self.deter.flatten(0, 1), self.stoch.flatten(0, 1))
 
-    def rows(self, index: Tensor) -> "Latent":
+    def rows(self, index: Tensor | slice) -> "Latent":
         """The states at `index` along the first axis."""
         return Latent(self.deter[index], self.stoch[index])
 

@@ -1,0 +1,198 @@
+"""The command line: what works leaves a whole run behind, what does not says so in one line."""
+
+import csv
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lsp
+from lsp.cli import main
+from lsp.envs import rendering_problem
+from lsp.metrics import read_metrics
+
+DEBUG = "--preset debug --task walker_walk --threads 1"
+
+
+def run(command: str) -> None:
+    main(shlex.split(command))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A debug run of LSP, 1200 env steps."""
+    folder = tmp_path_factory.mktemp("runs") / "lsp"
+    run(f"train {DEBUG} --steps 1200 --logdir {folder}")
+    return folder
+
+
+def test_train_leaves_metrics_a_checkpoint_and_pictures(trained):
+    kinds = [line["kind"] for line in read_metrics(trained)]
+    assert {"train", "episode", "eval"} == set(kinds)
+    assert (trained / "curve.png").stat().st_size > 1000
+    assert (trained / "skills.png").stat().st_size > 1000
+    assert sorted(x.name for x in (trained / "checkpoints").iterdir())[-1] == "step-000001200"
+    assert json.loads((trained / "run.json").read_text())["threads"] == 1
+
+
+def test_train_says_how_it_went_and_how_to_go_on(tmp_path, capsys, monkeypatch):
+    command = f"train {DEBUG} --steps 200 --logdir {tmp_path / 'run'}"
+    monkeypatch.setattr("sys.argv", ["lsp", *shlex.split(command)])
+    run(command)
+    said = capsys.readouterr().out
+    assert "Evaluation after 200 env steps: return" in said
+    assert "steps/s" in said
+    assert "Time: " in said
+    assert f"lsp train {DEBUG} --steps 400 --logdir {tmp_path / 'run'}" in said
+
+
+def test_the_same_command_again_finds_nothing_left_to_do(trained, capsys):
+    before = (trained / "metrics.jsonl").read_text()
+    run(f"train {DEBUG} --steps 1200 --logdir {trained}")
+    assert (trained / "metrics.jsonl").read_text() == before
+    assert "Evaluation after 1200 env steps" in capsys.readouterr().out
+
+
+def test_flags_change_single_settings_of_the_preset(tmp_path):
+    folder = tmp_path / "run"
+    run(f"train {DEBUG} --steps 0 --planner.horizon 20 --skills.dim 2 --logdir {folder}")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["planner"]["horizon"] == 20
+    assert config["skills"]["dim"] == 2
+    assert config["planner"]["num_candidates"] == 4  # the preset's
+
+
+def test_dreamer_has_no_skills_and_horizon_15(tmp_path):
+    run(f"train {DEBUG} --method dreamer --steps 0 --logdir {tmp_path / 'run'}")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["skills"]["dim"] == 0
+    assert config["behavior"]["horizon"] == 15
+
+
+def test_eval_repeats_the_evaluation_of_the_training(trained, capsys):
+    run(f"eval {trained} --episodes 1")
+    last = [line for line in read_metrics(trained) if line["kind"] == "eval"][-1]
+    assert f"return {last['eval/return']:.1f} ± 0.0" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
+def test_eval_films_an_episode(trained):
+    run(f"eval {trained} --episodes 1 --video")
+    assert (trained / "video.mp4").stat().st_size > 10_000
+
+
+def test_without_rendering_training_still_works_and_names_the_packages(
+    trained, capsys, monkeypatch
+):
+    monkeypatch.setattr("lsp.envs.rendering_problem", lambda: "install libegl1")
+    run(f"train {DEBUG} --steps 1200 --logdir {trained} --video")
+    assert "No video: install libegl1" in capsys.readouterr().out
+
+
+def test_plot_and_collect(trained, tmp_path, capsys):
+    run(f"plot {trained} --out {tmp_path / 'curve.png'}")
+    assert (tmp_path / "curve.png").exists()
+    run(f"collect {trained} --out {tmp_path / 'results'}")
+    table = tmp_path / "results" / "walker_walk" / "lsp.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["env_steps"] for row in rows] == ["1000", "1200"]
+    assert rows[0]["preset"] == "debug"
+    capsys.readouterr()
+    run(f"plot {table.parent} --out {tmp_path / 'results.png'}")
+    assert (tmp_path / "results.png").exists()
+
+
+def test_doctor_reports_versions_and_rendering(capsys):
+    run("doctor")
+    said = capsys.readouterr().out
+    for word in ("torch", "mujoco", "threads", "GPU", "rendering", "disk"):
+        assert word in said
+
+
+def test_from_python_in_a_few_lines(trained):
+    agent, env = lsp.load(trained), lsp.make_env("walker_walk")
+    observation, _ = env.reset(seed=0)
+    action = agent.act(observation)
+    assert action.shape == (6,)
+    assert np.abs(action).max() <= 1
+
+
+MISTAKES = {
+    "unknown task": "train --task walker_wlak",
+    "unknown method": "train --method lps",
+    "unknown preset": "train --preset quick",
+    "unknown observations": "train --obs smell",
+    "unknown flag": "train --stpes 100",
+    "K below 1": "train --planner.skill-length 0",
+    "G below 1": "train --planner.num-candidates 0 --planner.num-elites 0",
+    "M above G": "train --planner.num-elites 17",
+    "H below 1": "train --planner.horizon 0",
+    "behaviour H below 1": "train --behavior.horizon 0",
+    "negative steps": "train --steps -1",
+    "steps not a number": "train --steps many",
+    "no threads": "train --threads 0",
+    "unknown device": "train --device tpu",
+    "more starts than states": "train --behavior.num-starts 100000",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_costs_one_line_exit_code_2_and_nothing_half_written(mistake, tmp_path, capsys):
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit) as stopped:
+        run(f"{mistake} --logdir {folder}")
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("lsp: ")
+    assert captured.err.count("\n") == 1
+    assert not folder.exists()
+
+
+def fails(command: str, capsys) -> str:
+    """The single line that a failing command prints."""
+    with pytest.raises(SystemExit) as stopped:
+        run(command)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_a_folder_of_another_task_is_refused_and_left_alone(trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    said = fails(f"train --preset debug --task cheetah_run --logdir {trained}", capsys)
+    assert "task: walker_walk → cheetah_run" in said
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "not a run" in fails(f"train {DEBUG} --logdir {tmp_path}", capsys)
+
+
+@pytest.mark.parametrize("where", ["file/run", "file"])
+def test_a_folder_that_cannot_be_written_is_refused(where, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot write" in fails(f"train {DEBUG} --logdir {tmp_path / where}", capsys)
+
+
+@pytest.mark.parametrize("command", ["eval", "collect", "plot"])
+def test_a_folder_without_a_run_is_named(command, tmp_path, capsys):
+    assert str(tmp_path) in fails(f"{command} {tmp_path}", capsys)
+
+
+@pytest.mark.parametrize("command", ["", "tarin", "eval", "plot", "collect"])
+def test_a_command_that_says_too_little_is_one_line(command, capsys):
+    fails(command, capsys)
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run("--help")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    for command in ("train", "eval", "plot", "collect", "doctor"):
+        assert command in said
