@@ -14,11 +14,11 @@ from lsp.checkpoint import load_newest
 from lsp.config import Config, RuntimeConfig, default_runtime
 from lsp.envs import make_env, rendering_problem
 from lsp.errors import UserError
-from lsp.evaluate import Evaluation
-from lsp.evaluate import evaluate as evaluate_networks
+from lsp.evaluation import Evaluation
+from lsp.evaluation import evaluate as evaluate_networks
 from lsp.networks import Networks
 from lsp.run import RunFolder
-from lsp.train import Progress, Trainer, build_networks
+from lsp.trainer import Progress, Trainer, build_networks
 from lsp.video import VideoWriter
 
 

@@ -24,6 +24,8 @@ from lsp.networks import Networks
 from lsp.planner import Plan, standard_plan
 from lsp.world_model import Latent, Metrics
 
+PROBE_STARTS = 16  # start states at which the skill effect is measured
+
 
 class Learner:
     """Networks, their optimisers and a random generator."""
@@ -93,15 +95,30 @@ class Learner:
             metrics |= about_skills | self._descend("skills", loss)
         networks.update_slow_value()
         networks.track_return_spread(estimates.returns[..., 0])
-        self._starts = starts.latent
+        every = config.behavior.rollouts_per_start
+        self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}
 
     def skill_effect(self) -> Metrics:
-        """The skill effect from the last update's start states; empty without skills."""
+        """The skill effect at start states of the last update; empty without skills.
+
+        It draws from a generator of its own, the same each time: measuring changes nothing.
+        """
         if not self.config.has_skills or self._starts is None:
             return {}
-        every = self._starts.rows(slice(None, None, self.config.behavior.rollouts_per_start))
-        return skill_effect(self.networks, every.rows(slice(16)), self.generator)
+        probe = torch.Generator(self.networks.device).manual_seed(0)
+        return skill_effect(self.networks, self._starts, probe)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps besides networks and optimisers."""
+        starts = {} if self._starts is None else self._starts._asdict()
+        return {"generator": self.generator.get_state(), **starts}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        self.generator.set_state(state["generator"].cpu())
+        if "deter" in state:
+            self._starts = Latent(state["deter"], state["stoch"])
 
     def _plan(self, starts: Latent) -> tuple[Plan, Metrics]:
         """ζ with noise on its mean; an empty plan for a method without skills."""

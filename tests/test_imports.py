@@ -23,9 +23,10 @@ LAYERS = (
     {"checkpoint"},
     {"interaction", "run"},
     {"baselines"},
-    {"evaluate"},
-    {"train"},
+    {"evaluation"},
+    {"trainer", "video"},
     {"transfer"},
+    {"api", "progress"},
     {"experiments"},
     {"cli"},
     {"__init__", "__main__"},
@@ -70,7 +71,7 @@ class Module:
                 *base,
             ]
         if base == [package.name]:
-            # "from lsp import agent" imports the module, "from lsp import train" may not.
+            # "from lsp import agent" imports the module, "from lsp import trainer" may not.
             return [
                 f"{package.name}.{alias.name}" if _exists(package, alias.name) else package.name
                 for alias in node.names

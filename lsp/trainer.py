@@ -13,7 +13,7 @@ from lsp.agent import Agent
 from lsp.checkpoint import Checkpoint, load_newest, save
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
-from lsp.evaluate import evaluate
+from lsp.evaluation import evaluate
 from lsp.interaction import Collector, EpisodeSummary, stack
 from lsp.learner import Learner
 from lsp.metrics import MetricsLogger
@@ -60,8 +60,9 @@ class Trainer:
         self.learning_since: int | None = None
         self.updates = 0
         self.seconds = 0.0
-        self.recent: list[dict[str, torch.Tensor]] = []
-        self.returns: list[float] = []
+        self.means = Means()
+        self.last_return: float | None = None
+        self.eval_return: float | None = None
         checkpoint = load_newest(folder.checkpoints)
         episodes = checkpoint.facts["episodes"] if checkpoint else 0
         self.replay = Replay.load(folder.episodes, config.replay.capacity, episodes)
@@ -122,11 +123,11 @@ class Trainer:
     def _learn(self) -> None:
         replay = self.config.replay
         batch = self.replay.sample(replay.batch, replay.length, self.sampler)
-        self.recent.append(self.learner.update(batch))
+        self.means.add(self.learner.update(batch))
         self.updates += 1
 
     def _end_episode(self, finished: EpisodeSummary) -> None:
-        self.returns.append(finished.total)
+        self.last_return = finished.total
         self.metrics.write(
             "episode",
             self.env_steps,
@@ -139,16 +140,11 @@ class Trainer:
 
     def _log(self, steps: int, rate: float) -> Progress:
         values: dict[str, Any] = {"steps_per_second": rate, "wall_hours": self.seconds / 3600}
-        if self.recent:
-            values |= _means(self.recent)
-            values |= {name: float(x) for name, x in self.learner.skill_effect().items()}
-            self.recent = []
+        values |= self.means.take()
+        values |= {name: float(x) for name, x in self.learner.skill_effect().items()}
         values["updates"] = self.updates
         self.metrics.write("train", self.env_steps, values)
-        last = self.returns[-1] if self.returns else None
-        return Progress(self.env_steps, steps, last, self.eval_return, rate)
-
-    eval_return: float | None = None
+        return Progress(self.env_steps, steps, self.last_return, self.eval_return, rate)
 
     def evaluate(self) -> None:
         """Evaluate and write an `eval` line; training is not touched by it."""
@@ -173,7 +169,8 @@ class Trainer:
             "networks": dict(self.networks.state_dict()),
             "optimizers": optimizers,
             "agent": self.agent.state(),
-            "learner": {"generator": self.learner.generator.get_state()},
+            "learner": self.learner.state(),
+            "means": self.means.sums,
         }
         facts = {
             "env_steps": self.env_steps,
@@ -184,7 +181,8 @@ class Trainer:
             "random": self.collector.random,
             "random_rng": self.collector.rng.bit_generator.state,
             "sampler_rng": self.sampler.bit_generator.state,
-            "returns": self.returns[-1:],
+            "means_count": self.means.count,
+            "last_return": self.last_return,
             "eval_return": self.eval_return,
         }
         checkpoint = Checkpoint(self.env_steps, tensors, stack(self.collector.rows), facts)
@@ -202,10 +200,11 @@ class Trainer:
                     state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         self.agent.load_state(tensors["agent"])
-        self.learner.generator.set_state(tensors["learner"]["generator"])
+        self.learner.load_state(tensors["learner"])
+        self.means = Means(tensors["means"], facts["means_count"])
         self.updates, self.seconds = facts["updates"], facts["seconds"]
         self.learning_since = facts["learning_since"]
-        self.returns, self.eval_return = facts["returns"], facts["eval_return"]
+        self.last_return, self.eval_return = facts["last_return"], facts["eval_return"]
         self.collector.random = facts["random"]
         self.collector.rng.bit_generator.state = facts["random_rng"]
         self.sampler.bit_generator.state = facts["sampler_rng"]
@@ -247,8 +246,19 @@ class _Clock:
         return rate
 
 
-def _means(recent: list[dict[str, torch.Tensor]]) -> dict[str, float]:
-    """The mean of each metric over the updates since the last log line."""
-    names = recent[-1].keys()
-    table = torch.stack([torch.stack([row[name].float() for name in names]) for row in recent])
-    return dict(zip(names, table.mean(0).tolist(), strict=True))
+class Means:
+    """Running means of the metrics of updates, kept on the device until they are taken."""
+
+    def __init__(self, sums: dict[str, torch.Tensor] | None = None, count: int = 0):
+        self.sums, self.count = sums or {}, count
+
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; empty where there was no update."""
+        sums, count, self.sums, self.count = self.sums, self.count, {}, 0
+        values = torch.stack(list(sums.values())).tolist() if sums else []
+        return {name: value / count for name, value in zip(sums, values, strict=True)}
