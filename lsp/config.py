@@ -396,8 +396,8 @@ def _debug() -> Config:
 
 
 def default_runtime(preset: str) -> RuntimeConfig:
-    """Compiling takes longer than a whole `debug` run."""
-    return RuntimeConfig(compile=preset != "debug")
+    """`debug` is over before a compiler would be; `paper` changes nothing, precision included."""
+    return RuntimeConfig(compile=preset != "debug", bf16=preset != "paper")
 
 
 PRESETS = {"paper": _paper, "fast": _fast, "debug": _debug}
