@@ -47,6 +47,7 @@ class Agent:
     def begin(self, index: int) -> None:
         """The next observation of env `index` is the first of an episode."""
         self.steps[index] = 0
+        self.plan.mean[index], self.plan.std[index] = 0.0, 1.0
 
     @torch.no_grad()
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -98,10 +99,11 @@ class Agent:
         networks = self.networks
         if self.config.planner.scope == "shared":
             self.plan = Plan(
-                *(x.expand(self.count, -1, -1) for x in (networks.shared_mean, networks.shared_std))
+                *(x.repeat(self.count, 1, 1) for x in (networks.shared_mean, networks.shared_std))
             )
             return
-        prior = self.plan if self.config.planner.warm_start else None
+        warm = Plan(self.plan.mean, torch.ones_like(self.plan.std))
+        prior = warm if self.config.planner.warm_start else None
         zeta, _ = plan_skills(networks, self.latent, self.generator, prior)
         mask = self._column(due)[..., None]
         self.plan = Plan(

@@ -134,7 +134,7 @@ class PlannerConfig:
     rollout_noise: Literal["independent", "common"] = "independent"
     """Candidates of one start imagine with their own noise, or all with the same (ours)."""
     warm_start: bool = False
-    """Acting: start each plan from the previous one instead of N(0, I) (ours)."""
+    """Acting: plan from N(previous mean, I) instead of N(0, I) (ours)."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class ScheduleConfig:
     log_every: int = 1000
     """Env steps between lines in metrics.jsonl."""
     eval_every: int = 10000
-    """Env steps between evaluations; 0 never evaluates."""
+    """Env steps between evaluations; 0 evaluates at the end alone."""
     eval_episodes: int = 10
     """Episodes of an evaluation."""
     save_every: int = 10000
@@ -308,13 +308,19 @@ def _problems(config: Config) -> list[str]:
         )
     if not 0 < config.behavior.discount <= 1 or not 0 <= config.behavior.lambda_ <= 1:
         found.append("behavior.discount and behavior.lambda_ must lie between 0 and 1")
+    relative = config.skills.intrinsic_unit == "return_spread"
+    if config.has_skills and relative and not config.value.split:
+        found.append(
+            "skills.intrinsic_unit = return_spread needs value.split: without it the "
+            "intrinsic reward would be measured against itself"
+        )
     if not 0 < config.value.slow_rate <= 1:
         found.append(f"value.slow_rate must lie in (0, 1], not {config.value.slow_rate}")
     return found
 
 
 def _paper() -> Config:
-    """Appendix A.3 on top of Dreamer v1, nothing changed."""
+    """Appendix A.3 on top of Dreamer v1; docs/deviations.md says what the two leave open."""
     return Config(preset="paper")
 
 
@@ -346,7 +352,7 @@ def _fast() -> Config:
             learning_rate=3e-4,
         ),
         skills=SkillsConfig(
-            intrinsic_scale=0.02,
+            intrinsic_scale=0.02,  # about a tenth of the return: both it and the skills rise
             intrinsic_unit="return_spread",  # a fixed scale drowns the task early or the skill late
             learning_rate=1e-3,  # 8e-5 is too slow for 20k updates
         ),

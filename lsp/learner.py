@@ -126,10 +126,12 @@ class Learner:
         if not config.has_skills:
             return standard_plan(starts.deter.shape[0], config.plan_length, 0, networks.device), {}
         zeta, stats = plan_skills(networks, starts, self.generator, fast=self.fast)
-        if config.planner.scope == "shared":
-            networks.shared_mean.copy_(zeta.mean[:1])
-            networks.shared_std.copy_(zeta.std[:1])
-        return noisy_plan(zeta, config, self.generator), stats
+        if config.planner.scope == "per_state":
+            return noisy_plan(zeta, config, self.generator), stats
+        one = Plan(zeta.mean[:1], zeta.std[:1])
+        networks.shared_mean.copy_(one.mean)
+        networks.shared_std.copy_(one.std)
+        return repeat_plan(noisy_plan(one, config, self.generator), zeta.mean.shape[0]), stats
 
     def _descend(self, name: str, loss: Tensor) -> Metrics:
         """One Adam step of the named part alone: gradients of the others are never computed."""
