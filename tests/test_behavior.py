@@ -1,0 +1,345 @@
+"""What behaviour learning changes, and through which path the gradient gets there."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lsp.agent import Agent
+from lsp.behavior import (
+    Starts,
+    draw_starts,
+    estimate_values,
+    policy_loss,
+    recognise_skills,
+    repeat_starts,
+    score_plans,
+    value_loss,
+)
+from lsp.config import make_config
+from lsp.learner import Learner
+from lsp.networks import Networks
+from lsp.world_model import Latent
+
+SHAPES = {"position": (5,)}
+ACTIONS = 2
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def change(config, **parts):
+    """`config` with fields of its parts replaced: change(config, skills={"dim": 0})."""
+    return replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
+
+
+def make_networks(method="lsp", shapes=SHAPES, **parts):
+    torch.manual_seed(0)
+    return Networks(shapes, ACTIONS, change(make_config(method, "debug"), **parts).validate())
+
+
+def make_starts(networks, count=6):
+    model = networks.config.model
+    deter = torch.randn(count, model.deter, generator=seeded(1)).tanh()
+    stoch = torch.randn(count, model.stoch, generator=seeded(2))
+    return Starts(Latent(deter, stoch), torch.ones(count))
+
+
+def zero_last_layer(mlp):
+    with torch.no_grad():
+        mlp[-1].weight.zero_()
+        mlp[-1].bias.zero_()
+
+
+def silence_reward_and_value(networks):
+    zero_last_layer(networks.world_model.reward_head)
+    zero_last_layer(networks.value.net)
+    networks.slow_value.load_state_dict(networks.value.state_dict())
+
+
+def imagine(networks, transition=None):
+    """A rollout from the test's starts with drawn skills, and its value estimates."""
+    starts, config = make_starts(networks), networks.config
+    count = starts.weight.shape[0]
+    plans = torch.randn(count, config.plan_length, config.skills.dim, generator=seeded(3))
+    noise = networks.draw_noise(config.behavior_horizon, count, generator=seeded(4))
+    rollout = networks.imagine(starts.latent, plans, noise, transition)
+    intrinsic = None
+    if config.has_skills:
+        intrinsic = recognise_skills(networks, rollout.feature, plans, seeded(5)).reward
+    return rollout, estimate_values(networks, rollout.feature, intrinsic), starts
+
+
+def policy_gradient(networks, transition=None):
+    """Size of the gradient of the policy's loss with respect to its weights."""
+    rollout, estimates, starts = imagine(networks, transition)
+    loss, _ = policy_loss(rollout, estimates, starts.weight)
+    weights = list(networks.policy.parameters())
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    return sum(0.0 if g is None else g.square().sum().item() for g in gradients) ** 0.5
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("horizon", [10, 20])
+def test_intrinsic_reward_alone_moves_the_policy(split, horizon):
+    sizes = {"planner": {"horizon": horizon, "skill_length": 10}, "value": {"split": split}}
+    networks = make_networks(**sizes, skills={"intrinsic_scale": 1.0})
+    silence_reward_and_value(networks)
+    assert policy_gradient(networks) > 1e-4
+
+    networks = make_networks(**sizes, skills={"intrinsic_scale": 0.0})
+    silence_reward_and_value(networks)
+    assert policy_gradient(networks) == 0
+
+
+def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way():
+    networks = make_networks(skills={"intrinsic_scale": 0.0})
+    assert policy_gradient(networks) > 1e-4
+
+    def cut(latent, skill, noise):
+        latent, action = networks.transition(latent, skill, noise)
+        return latent.detach(), action
+
+    # Cut from the dynamics, nothing of the loss depends on the policy any more.
+    rollout, estimates, starts = imagine(networks, cut)
+    weights = list(networks.policy.parameters())
+    loss, _ = policy_loss(rollout, estimates, starts.weight)
+    assert all(g is None for g in torch.autograd.grad(loss, weights, allow_unused=True))
+
+
+def test_one_step_of_one_part_changes_no_other():
+    networks = make_networks()
+    learner = Learner(networks, seed=0)
+    rollout, estimates, starts = imagine(networks)
+    before = {name: x.clone() for name, x in networks.state_dict().items()}
+    loss, _ = policy_loss(rollout, estimates, starts.weight)
+    learner._descend("policy", loss)
+    after_policy = {name: x.clone() for name, x in networks.state_dict().items()}
+    changed = {name for name in before if not torch.equal(before[name], after_policy[name])}
+    assert changed
+    assert all(name.startswith("policy.") for name in changed)
+    for part in (networks.world_model, networks.value, networks.skill_predictor):
+        assert all(weight.grad is None for weight in part.parameters())
+
+    loss, _ = value_loss(networks, rollout, estimates, starts.weight)
+    learner._descend("value", loss)
+    after = networks.state_dict()
+    changed = {name for name in after if not torch.equal(after_policy[name], after[name])}
+    assert changed
+    assert all(name.startswith("value.") for name in changed)
+
+
+def test_terminal_states_are_no_start_states():
+    number = torch.arange(12.0).reshape(3, 4, 1)
+    terminal = torch.zeros(3, 4, dtype=torch.bool)
+    terminal[:, -1] = terminal[1, 0] = True  # 8 of 12 go on
+    gone = {3.0, 4.0, 7.0, 11.0}
+    drawn = set()
+    for seed in range(30):
+        starts = draw_starts(Latent(number, number), terminal, 5, seeded(seed))
+        numbers = starts.latent.deter.flatten().tolist()
+        assert len(set(numbers)) == 5
+        assert (starts.weight == 1).all()
+        drawn |= set(numbers)
+    assert drawn == set(range(12)) - gone
+
+    # Where all states are starts, those weigh nothing.
+    starts = draw_starts(Latent(number, number), terminal, None, seeded())
+    assert starts.latent.deter.shape == (12, 1)
+    assert {i for i, weight in enumerate(starts.weight.tolist()) if weight == 0} == gone
+
+
+def test_start_states_carry_no_gradient():
+    number = torch.arange(12.0, requires_grad=True).reshape(3, 4, 1) * 2
+    terminal = torch.zeros(3, 4, dtype=torch.bool)
+    for count in (None, 5):
+        starts = draw_starts(Latent(number, number), terminal, count, seeded())
+        assert not starts.latent.deter.requires_grad
+        assert not starts.latent.stoch.requires_grad
+
+
+def test_repeated_starts_lie_side_by_side():
+    number = torch.tensor([[1.0], [2.0]])
+    starts = repeat_starts(Starts(Latent(number, number), torch.tensor([1.0, 0.0])), 3)
+    assert starts.latent.deter.flatten().tolist() == [1, 1, 1, 2, 2, 2]
+    assert starts.weight.tolist() == [1, 1, 1, 0, 0, 0]
+
+
+def test_states_weigh_less_the_later_they_are():
+    _, estimates, _ = imagine(make_networks(planner={"horizon": 4, "skill_length": 4}))
+    by_hand = torch.tensor([1.0, 0.99, 0.99**2, 0.99**3])
+    torch.testing.assert_close(estimates.weight, by_hand[:, None].expand(4, 6))
+    assert not estimates.weight.requires_grad
+
+
+def test_nothing_counts_after_a_certain_end():
+    networks = make_networks(
+        planner={"horizon": 4, "skill_length": 4},
+        model={"termination": True},
+        skills={"intrinsic_scale": 0.0},
+    )
+    head = networks.world_model.termination_head
+    zero_last_layer(head)
+    with torch.no_grad():
+        head[-1].bias.fill_(100.0)  # every state is surely the last
+    rollout, estimates, _ = imagine(networks)
+    reward = networks.heads(rollout.feature[1:]).reward
+    torch.testing.assert_close(estimates.returns[..., 0], reward)
+    assert estimates.weight[:, 0].tolist() == [1, 0, 0, 0]
+
+
+def test_the_parts_of_a_split_return_add_up_to_the_single_one():
+    split = make_networks(value={"split": True})
+    single = make_networks(value={"split": False})
+    single.load_state_dict(
+        {k: x for k, x in split.state_dict().items() if "value" not in k}
+        | {k: x for k, x in single.state_dict().items() if "value" in k}
+    )
+    silence_reward_and_value(split)
+    silence_reward_and_value(single)
+    zero, one = imagine(split)[1].returns, imagine(single)[1].returns
+    assert zero.shape[-1] == 2
+    assert one.shape[-1] == 1
+    assert zero[..., 0].abs().max() == 0  # no reward, no task return
+    assert zero[..., 1].abs().min() > 1e-3
+    torch.testing.assert_close(zero.sum(-1), one[..., 0])
+
+
+def test_value_loss_is_half_the_weighted_squared_error_of_each_part():
+    networks = make_networks(planner={"horizon": 2, "skill_length": 2})
+    rollout, estimates, _ = imagine(networks)
+    zero_last_layer(networks.value.net)
+    returns = torch.stack([torch.full((2, 6), 2.0), torch.full((2, 6), 1.0)], -1)
+    weight = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])  # half of the starts had ended
+    loss, _ = value_loss(networks, rollout, estimates._replace(returns=returns), weight)
+    # ½ (2² + 1²) for each state, weighted 1 and 0.99, half of the rows.
+    assert loss.item() == pytest.approx(0.5 * 5 * (1 + 0.99) / 2 / 2)
+
+
+def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for():
+    networks = make_networks()
+    silence_reward_and_value(networks)
+    starts = make_starts(networks).latent
+    candidates = torch.randn(3, 6, 1, 3, generator=seeded(6))
+    noise = networks.draw_noise(10, 1, 6, generator=seeded(7))
+    assert score_plans(networks, starts, candidates, noise, seeded(8)).abs().max() == 0
+    weighted = make_networks(planner={"intrinsic_weight": 0.5})
+    weighted.load_state_dict(networks.state_dict())
+    assert score_plans(weighted, starts, candidates, noise, seeded(8)).abs().min() > 1e-3
+
+
+def make_batch(networks, seed=0):
+    rng, replay = np.random.default_rng(seed), networks.config.replay
+    shape = (replay.batch, replay.length)
+    observations = {
+        f"obs/{key}": rng.integers(0, 256, (*shape, *size)).astype(np.uint8)
+        if len(size) == 3
+        else rng.normal(size=(*shape, *size)).astype(np.float32)
+        for key, size in networks.shapes.items()
+    }
+    is_first = np.zeros(shape, bool)
+    is_first[0, 3] = True
+    return observations | {
+        "action": rng.uniform(-1, 1, (*shape, ACTIONS)).astype(np.float32),
+        "reward": rng.uniform(0, 1, shape).astype(np.float32),
+        "is_first": is_first,
+        "is_terminal": np.roll(is_first, -1, 1),
+    }
+
+
+def updated(shapes=SHAPES, method="lsp", **parts):
+    """Networks and metrics after one update, and the names of the weights that it changed."""
+    networks = make_networks(method, shapes, **parts)
+    networks.shapes = shapes
+    before = {name: x.clone() for name, x in networks.state_dict().items()}
+    learner = Learner(networks, seed=0)
+    metrics = learner.update(make_batch(networks)) | learner.skill_effect()
+    after = networks.state_dict()
+    return networks, metrics, {name for name in after if not torch.equal(before[name], after[name])}
+
+
+PARTS = ("world_model", "policy", "value", "slow_value", "skill_predictor")
+CASES = {
+    "H = K": {},
+    "H a multiple of K": {"planner": {"horizon": 20}},
+    "H not a multiple of K": {"planner": {"horizon": 25}},
+    "shared": {"planner": {"scope": "shared"}},
+    "independent noise": {"planner": {"rollout_noise": "independent"}},
+    "planning for intrinsic return": {"planner": {"intrinsic_weight": 0.5}},
+    "single value": {"value": {"split": False, "slow_rate": 1.0}},
+    "all starts": {"behavior": {"num_starts": None, "rollouts_per_start": 1}},
+    "longer behaviour": {"behavior": {"horizon": 20}},
+    "termination": {"model": {"termination": True}},
+    "raw": {"model": {"obs_transform": "raw"}},
+    "fixed scale": {"skills": {"intrinsic_unit": "reward"}},
+    "best of samples": {"policy": {"mode_samples": 10}},
+    "pixels": {"shapes": {"image": (64, 64, 3)}},
+    "both": {"shapes": {"image": (64, 64, 3), "position": (5,)}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_update_changes_every_part_and_all_it_reports_is_finite(case):
+    networks, metrics, changed = updated(**CASES[case])
+    for part in PARTS:
+        names = {name for name in networks.state_dict() if name.startswith(part)}
+        assert names & changed, part
+    for name in ("skills/log_q", "skills/mutual_information", "skills/effect", "skills/noise"):
+        assert name in metrics
+    lost = [name for name, value in metrics.items() if not torch.isfinite(value)]
+    assert not lost
+    assert all(metrics[f"gradient/{name}"] > 0 for name in ("model", "policy", "value", "skills"))
+
+
+def test_every_layer_of_the_world_model_learns():
+    _, _, changed = updated(model={"termination": True, "free_nats": 0.0})
+    networks = make_networks(model={"termination": True})
+    assert {
+        name for name, _ in networks.world_model.named_parameters(prefix="world_model")
+    } <= changed
+
+
+def test_a_shared_plan_is_remembered_for_acting():
+    _, _, changed = updated(planner={"scope": "shared"})
+    assert {"shared_mean", "shared_std"} <= changed
+    assert not {"shared_mean", "shared_std"} & updated()[2]
+
+
+def test_without_a_complete_segment_there_is_no_skill_to_recognise():
+    _, metrics, changed = updated(planner={"horizon": 5})
+    assert "skills/log_q" not in metrics
+    assert metrics["planner/value"] != 0  # it plans for the task all the same
+    assert not any(name.startswith("skill_predictor") for name in changed)
+    assert all(torch.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, {"image": (64, 64, 3)}], ids=["proprio", "pixels"])
+def test_dreamer_updates_everything_it_has(shapes):
+    _, metrics, changed = updated(method="dreamer", shapes=shapes)
+    for part in ("world_model", "policy", "value", "slow_value"):
+        assert any(name.startswith(part) for name in changed), part
+    assert all(torch.isfinite(value) for value in metrics.values())
+
+
+def test_dreamer_has_no_skill_anywhere_and_never_plans(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("dreamer planned")
+
+    monkeypatch.setattr("lsp.learner.plan_skills", refuse)
+    monkeypatch.setattr("lsp.agent.plan_skills", refuse)
+    networks, metrics, _ = updated(method="dreamer")
+    assert not any("skill" in name or "shared" in name for name in networks.state_dict())
+    assert networks.policy.net[0].in_features == networks.world_model.features
+    assert not any(name.startswith(("skills/", "planner/")) for name in metrics)
+    observation = {"position": np.zeros(5, np.float32)}
+    for mode in ("collect", "evaluate"):
+        assert Agent(networks, mode).act(observation).shape == (ACTIONS,)
+    with pytest.raises(AssertionError, match="planned"):
+        updated(method="lsp")
+
+
+def test_the_same_seed_gives_the_same_update():
+    one, other = updated()[0].state_dict(), updated()[0].state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)

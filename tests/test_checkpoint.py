@@ -1,0 +1,108 @@
+"""Checkpoints survive damage to the newest, and say so when all are lost."""
+
+import numpy as np
+import pytest
+import torch
+
+from lsp.checkpoint import Checkpoint, load, load_newest, save
+from lsp.errors import UserError
+
+
+def make_checkpoint(env_steps):
+    tensors = {
+        "networks": {"layer.weight": torch.arange(6.0).reshape(2, 3).t() + env_steps},
+        "agent": {"empty": torch.zeros(1, 0), "steps": torch.tensor([7])},
+        "optimizers": {},
+    }
+    episode = {"obs/position": np.arange(4.0), "is_first": np.array([True, False])}
+    facts = {"env_steps": env_steps, "rng": {"state": 2**127 + 1}, "last": None, "share": 0.1}
+    return Checkpoint(env_steps, tensors, episode, facts)
+
+
+def assert_equal(one, other):
+    assert one.env_steps == other.env_steps
+    assert one.facts == other.facts
+    assert one.tensors.keys() == other.tensors.keys()
+    for group, tensors in one.tensors.items():
+        assert tensors.keys() == other.tensors[group].keys()
+        for name, tensor in tensors.items():
+            assert tensor.dtype == other.tensors[group][name].dtype
+            assert torch.equal(tensor, other.tensors[group][name])
+    assert one.episode.keys() == other.episode.keys()
+    for name, array in one.episode.items():
+        np.testing.assert_array_equal(array, other.episode[name])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    saved = make_checkpoint(100)
+    assert_equal(saved, load(save(tmp_path, saved)))
+
+
+def test_a_folder_without_checkpoints_has_no_newest(tmp_path):
+    assert load_newest(tmp_path) is None
+    assert load_newest(tmp_path / "missing") is None
+
+
+def test_the_newest_is_the_one_of_most_env_steps(tmp_path):
+    for env_steps in (900, 10_000, 2000):
+        save(tmp_path, make_checkpoint(env_steps))
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest.env_steps == 10_000
+
+
+def test_the_newest_three_are_kept(tmp_path):
+    for env_steps in (100, 200, 300, 400, 500):
+        save(tmp_path, make_checkpoint(env_steps))
+    assert [load(path).env_steps for path in sorted(tmp_path.iterdir())] == [300, 400, 500]
+
+
+def test_saving_twice_at_one_step_keeps_the_second(tmp_path):
+    save(tmp_path, make_checkpoint(100))
+    save(tmp_path, make_checkpoint(100)._replace(facts={"second": True}))
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest.facts == {"second": True}
+
+
+FILES = ["networks.safetensors", "agent.safetensors", "episode.npz", "facts.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["flipped", "removed", "cut"])
+def test_damage_to_the_newest_falls_back_to_the_one_before(tmp_path, name, damage):
+    older, newer = make_checkpoint(100), make_checkpoint(200)
+    save(tmp_path, older)
+    path = save(tmp_path, newer) / name
+    if damage == "flipped":
+        flip_a_byte(path)
+    elif damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3])
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert_equal(found, older)
+
+
+def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+    save(tmp_path, make_checkpoint(100))
+    save(tmp_path, make_checkpoint(200)).rename(tmp_path / "tmp-step-000000200")
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found.env_steps == 100
+
+
+def test_where_all_are_damaged_the_error_names_each_file(tmp_path):
+    for env_steps in (100, 200):
+        flip_a_byte(save(tmp_path, make_checkpoint(env_steps)) / "networks.safetensors")
+    with pytest.raises(UserError) as caught:
+        load_newest(tmp_path)
+    for env_steps in (100, 200):
+        assert f"step-{env_steps:09d}/networks.safetensors" in str(caught.value)
