@@ -228,13 +228,15 @@ def skill_loss(
     count = len(log_q)
     skills = plans[:, :count]
     batch = batch_density(skills.flatten(0, 1)).log_prob(skills).mean()
-    given_start = Normal(zeta.mean[:, :count], zeta.std[:, :count]).log_prob(skills).mean()
+    # A single elite leaves no spread at all.
+    density = Normal(zeta.mean[:, :count], zeta.std[:, :count].clamp(min=1e-3))
+    given_start = density.log_prob(skills).mean()
     return loss, {
         "skills/loss": loss,
         "skills/log_q": scores.mean(),
         "skills/mutual_information": scores.mean() - batch,
         "skills/mutual_information_given_start": scores.mean() - given_start,
-        "skills/std": skills.std(0).mean(),
+        "skills/std": skills.std(0, correction=0).mean(),
     }
 
 

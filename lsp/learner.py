@@ -118,7 +118,8 @@ class Learner:
         """The inverse of `state`."""
         self.generator.set_state(state["generator"].cpu())
         if "deter" in state:
-            self._starts = Latent(state["deter"], state["stoch"])
+            device = self.networks.device
+            self._starts = Latent(state["deter"].to(device), state["stoch"].to(device))
 
     def _plan(self, starts: Latent) -> tuple[Plan, Metrics]:
         """ζ with noise on its mean; an empty plan for a method without skills."""

@@ -64,6 +64,6 @@ def plan(
             "planner/value": values.mean(),
             "planner/elite_advantage": best.mean() - values.mean(),
             "planner/elite_std": zeta.std.mean(),
-            "planner/candidate_spread": values.std(0).mean(),
+            "planner/candidate_spread": values.std(0, correction=0).mean(),
         } | {"planner/first_value": stats.get("planner/first_value", values.mean())}
     return Plan(*(x.expand(starts, -1, -1) for x in zeta)), stats

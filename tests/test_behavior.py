@@ -85,11 +85,11 @@ def policy_gradient(networks, transition=None):
 @pytest.mark.parametrize("horizon", [10, 20])
 def test_intrinsic_reward_alone_moves_the_policy(split, horizon):
     sizes = {"planner": {"horizon": horizon, "skill_length": 10}, "value": {"split": split}}
-    networks = make_networks(**sizes, skills={"intrinsic_scale": 1.0})
+    networks = make_networks(**sizes, skills={"intrinsic_scale": 1.0, "intrinsic_unit": "reward"})
     silence_reward_and_value(networks)
     assert policy_gradient(networks) > 1e-4
 
-    networks = make_networks(**sizes, skills={"intrinsic_scale": 0.0})
+    networks = make_networks(**sizes, skills={"intrinsic_scale": 0.0, "intrinsic_unit": "reward"})
     silence_reward_and_value(networks)
     assert policy_gradient(networks) == 0
 
@@ -191,8 +191,9 @@ def test_nothing_counts_after_a_certain_end():
 
 
 def test_the_parts_of_a_split_return_add_up_to_the_single_one():
-    split = make_networks(value={"split": True})
-    single = make_networks(value={"split": False})
+    unit = {"intrinsic_unit": "reward"}
+    split = make_networks(value={"split": True}, skills=unit)
+    single = make_networks(value={"split": False}, skills=unit)
     single.load_state_dict(
         {k: x for k, x in split.state_dict().items() if "value" not in k}
         | {k: x for k, x in single.state_dict().items() if "value" in k}
@@ -268,7 +269,10 @@ CASES = {
     "shared": {"planner": {"scope": "shared"}},
     "independent noise": {"planner": {"rollout_noise": "independent"}},
     "planning for intrinsic return": {"planner": {"intrinsic_weight": 0.5}},
-    "single value": {"value": {"split": False, "slow_rate": 1.0}},
+    "single value": {
+        "value": {"split": False, "slow_rate": 1.0},
+        "skills": {"intrinsic_unit": "reward"},
+    },
     "all starts": {"behavior": {"num_starts": None, "rollouts_per_start": 1}},
     "longer behaviour": {"behavior": {"horizon": 20}},
     "termination": {"model": {"termination": True}},
