@@ -3,6 +3,7 @@
 import argparse
 import io
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Train:
         logdir = self.logdir or Path("runs") / name
         with show_progress(self.steps) as show:
             reached = api.train(config, logdir, self.steps, self.runtime, show)
-        command = shlex.join(["lsp", *sys.argv[1:]])
+        command = shlex.join([_program(), *sys.argv[1:]])
         print(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
         if not reached:
             print(f"Stopped and saved. To go on: {command}")
@@ -180,13 +181,18 @@ def _film(logdir: Path, video: Path) -> None:
     print(f"Video: {video}")
 
 
+def _program() -> str:
+    """How to call this program again: `make train` runs it without its folder on the PATH."""
+    return "lsp" if shutil.which("lsp") or not sys.argv[0].endswith("lsp") else sys.argv[0]
+
+
 def _with_steps(arguments: Sequence[str], steps: int, logdir: Path) -> str:
     """The same command with another number of steps."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--steps")
     parser.add_argument("--logdir")
     _, rest = parser.parse_known_args(arguments)
-    return shlex.join(["lsp", *rest, "--steps", str(steps), "--logdir", str(logdir)])
+    return shlex.join([_program(), *rest, "--steps", str(steps), "--logdir", str(logdir)])
 
 
 def _chosen_config(arguments: Sequence[str]) -> Config:
