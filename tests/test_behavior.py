@@ -311,6 +311,14 @@ def test_a_shared_plan_is_remembered_for_acting():
     assert not {"shared_mean", "shared_std"} & updated()[2]
 
 
+@pytest.mark.parametrize("scope", ["per_state", "shared"])
+def test_the_skills_of_an_update_are_spread_by_noise_on_the_planned_mean(scope):
+    _, calm, _ = updated(planner={"scope": scope, "mean_noise": 0.0})
+    _, noisy, _ = updated(planner={"scope": scope, "mean_noise": 50.0})
+    spread = "skills/log_q"  # far-flung skills are ones that no χ expects
+    assert noisy[spread] < calm[spread] - 100
+
+
 def test_without_a_complete_segment_there_is_no_skill_to_recognise():
     _, metrics, changed = updated(planner={"horizon": 5})
     assert "skills/log_q" not in metrics
