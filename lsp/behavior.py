@@ -21,6 +21,8 @@ from lsp.world_model import Latent, Metrics
 class PlanningPath(Protocol):
     """The imagination step and the heads as the planner may call them, gradients not needed."""
 
+    dtype: torch.dtype
+
     def plan(self, latent: Latent, skill: Tensor, noise: RolloutNoise) -> tuple[Latent, Tensor]: ...
 
     def judge(self, feature: Tensor) -> Judgement: ...
@@ -137,13 +139,18 @@ def score_plans(
     """
     weight = networks.config.planner.intrinsic_weight
     count, num_starts = candidates.shape[:2]
-    rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts))
-    flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
-    plans = candidates.flatten(0, 1)
+    # Cast before the rollout, not at each of its steps.
+    dtype = starts.deter.dtype if fast is None else fast.dtype
+    rows = Latent(*(x.to(dtype).expand(count, *x.shape).flatten(0, 1) for x in starts))
+    flat = RolloutNoise(
+        *(x.to(dtype).expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise)
+    )
+    plans = candidates.flatten(0, 1).to(dtype)
     feature = networks.imagine(rows, plans, flat, fast.plan if fast else None).feature
     intrinsic = None
     if weight > 0:
-        intrinsic = recognise_skills(networks, feature, plans, generator).reward
+        full = feature.float(), candidates.flatten(0, 1)
+        intrinsic = recognise_skills(networks, *full, generator).reward
         if not networks.config.value.split:
             intrinsic = weight * intrinsic
     estimates = estimate_values(networks, feature, intrinsic, fast.judge if fast else None)
@@ -265,3 +272,26 @@ def skill_effect(
         "skills/noise": noise_spread,
         "skills/effect_ratio": effect / noise_spread.clamp(min=1e-8),
     }
+
+
+@torch.no_grad()
+def skill_information(
+    networks: Networks, starts: Latent, generator: torch.Generator, num_skills: int = 8
+) -> Metrics:
+    """Do the states tell the skill? Log q - log p of skills drawn from p = N(0, I).
+
+    Such skills know nothing of the start they are used in, as planned ones do, so this bounds
+    I(z; {s} | s0) under N(0, I) from below. Empty where no segment is complete.
+    """
+    config, count = networks.config, starts.deter.shape[0] * num_skills
+    if not config.num_segments:
+        return {}
+    rows = repeat_starts(Starts(starts, torch.ones_like(starts.deter[:, 0])), num_skills).latent
+    prior = standard_plan(count, config.plan_length, config.skills.dim, networks.device)
+    draws = torch.randn(prior.mean.shape, generator=generator, device=networks.device)
+    plans = prior.sample(draws)
+    noise = networks.draw_noise(config.behavior_horizon, count, generator=generator)
+    feature = networks.imagine(rows, plans, noise).feature
+    log_q = torch.stack(recognise_skills(networks, feature, plans, generator).log_q)
+    log_p = Normal(prior.mean, prior.std).log_prob(plans)[:, : config.num_segments]
+    return {"skills/mutual_information_prior": log_q.mean() - log_p.mean()}

@@ -17,6 +17,7 @@ from lsp.behavior import (
     repeat_plan,
     repeat_starts,
     skill_effect,
+    skill_information,
     skill_loss,
     value_loss,
 )
@@ -24,7 +25,7 @@ from lsp.networks import Networks
 from lsp.planner import Plan, standard_plan
 from lsp.world_model import Latent, Metrics
 
-PROBE_STARTS = 16  # start states at which the skill effect is measured
+PROBE_STARTS = 16  # start states at which skills are probed
 
 
 class Learner:
@@ -99,15 +100,16 @@ class Learner:
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}
 
-    def skill_effect(self) -> Metrics:
-        """The skill effect at start states of the last update; empty without skills.
+    def probe_skills(self) -> Metrics:
+        """Whether skills matter, at start states of the last update; empty without skills.
 
         It draws from a generator of its own, the same each time: measuring changes nothing.
         """
         if not self.config.has_skills or self._starts is None:
             return {}
         probe = torch.Generator(self.networks.device).manual_seed(0)
-        return skill_effect(self.networks, self._starts, probe)
+        information = skill_information(self.networks, self._starts, probe)
+        return skill_effect(self.networks, self._starts, probe) | information
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps besides networks and optimisers."""

@@ -74,8 +74,9 @@ def plot_skills(run: Path, out: Path) -> None:
         information,
         lines,
         {
-            "skills/mutual_information": "I(z; states)",
-            "skills/mutual_information_given_start": "I(z; states | start)",
+            "skills/mutual_information_prior": "z from N(0, I), given the start",
+            "skills/mutual_information": "planned z, against the batch",
+            "skills/mutual_information_given_start": "planned z, given the start",
         },
     )
     _finish(information, "mutual information, estimated", "nats")
@@ -141,8 +142,9 @@ def _draw_run(axes: Axes, run: Run) -> None:
 
 
 def _draw_metrics(axes: Axes, lines: list[dict[str, Any]], labels: dict[str, str]) -> None:
-    colors = (COLORS["lsp"], COLORS["dreamer"])
-    for (key, label), color in zip(labels.items(), colors):
+    measured = {key: label for key, label in labels.items() if any(key in x for x in lines)}
+    colors = (COLORS["lsp"], COLORS["dreamer"], "#009E73")
+    for (key, label), color in zip(measured.items(), colors):
         axes.plot(*_curve(lines, key), color=color, linewidth=1.3, label=label)
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
 

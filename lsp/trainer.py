@@ -141,7 +141,7 @@ class Trainer:
     def _log(self, steps: int, rate: float) -> Progress:
         values: dict[str, Any] = {"steps_per_second": rate, "wall_hours": self.seconds / 3600}
         values |= self.means.take()
-        values |= {name: float(x) for name, x in self.learner.skill_effect().items()}
+        values |= {name: float(x) for name, x in self.learner.probe_skills().items()}
         values["updates"] = self.updates
         self.metrics.write("train", self.env_steps, values)
         return Progress(self.env_steps, steps, self.last_return, self.eval_return, rate)

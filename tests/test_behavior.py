@@ -15,9 +15,11 @@ from lsp.behavior import (
     recognise_skills,
     repeat_starts,
     score_plans,
+    skill_information,
     value_loss,
 )
 from lsp.config import make_config
+from lsp.distributions import softly_clamped_std
 from lsp.learner import Learner
 from lsp.networks import Networks
 from lsp.world_model import Latent
@@ -256,7 +258,7 @@ def updated(shapes=SHAPES, method="lsp", **parts):
     networks.shapes = shapes
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     learner = Learner(networks, seed=0)
-    metrics = learner.update(make_batch(networks)) | learner.skill_effect()
+    metrics = learner.update(make_batch(networks)) | learner.probe_skills()
     after = networks.state_dict()
     return networks, metrics, {name for name in after if not torch.equal(before[name], after[name])}
 
@@ -317,6 +319,16 @@ def test_the_skills_of_an_update_are_spread_by_noise_on_the_planned_mean(scope):
     _, noisy, _ = updated(planner={"scope": scope, "mean_noise": 50.0})
     spread = "skills/log_q"  # far-flung skills are ones that no χ expects
     assert noisy[spread] < calm[spread] - 100
+
+
+def test_a_predictor_that_ignores_the_states_finds_no_information():
+    networks = make_networks()
+    zero_last_layer(networks.skill_predictor.net)  # mean 0 and the std of the soft clamp's middle
+    found = skill_information(networks, make_starts(networks).latent, seeded(6), num_skills=200)
+    std = softly_clamped_std(torch.zeros(()), networks.config.skills.std_bounds)
+    expected = 3 * (0.5 - std.log() - 0.5 / std.square())  # E[log N(z; 0, std) - log N(z; 0, 1)]
+    assert found["skills/mutual_information_prior"] == pytest.approx(expected.item(), abs=0.1)
+    assert expected < 0
 
 
 def test_without_a_complete_segment_there_is_no_skill_to_recognise():

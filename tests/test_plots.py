@@ -100,7 +100,7 @@ def test_a_run_without_an_episode_has_no_curve(tmp_path):
 def test_skill_metrics_are_drawn_and_nulls_left_out(tmp_path, drawn):
     plots.plot_skills(make_run(tmp_path / "run"), tmp_path / "skills.png")
     information, log_q, effect = drawn[0].axes
-    assert len(curves(information)["I(z; states)"].get_xydata()) == 10
+    assert len(curves(information)["planned z, against the batch"].get_xydata()) == 10
     assert len(curves(log_q)["log q(z | states, start)"].get_xydata()) == 0
     assert len(curves(effect)["over noise, skill fixed"].get_xydata()) == 10
     assert (tmp_path / "skills.png").stat().st_size > 5000
