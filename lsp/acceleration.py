@@ -18,7 +18,9 @@ from lsp.distributions import Normal
 from lsp.imagination import RolloutNoise, Transition
 from lsp.nets import Module
 from lsp.networks import ImaginationStep, Judgement, Networks
-from lsp.world_model import Latent
+from lsp.world_model import Latent, Scan
+
+STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
 
 
 def compiler_found() -> bool:
@@ -43,7 +45,7 @@ def _cpu_flags() -> set[str]:
 class FastPath:
     """The inner loops of an update, as fast as the machine allows.
 
-    `filter` and `imagine` carry gradients and keep full precision. `plan` and `judge` serve the
+    `scan` and `imagine` carry gradients and keep full precision. `plan` and `judge` serve the
     planner, which needs none, so they run in `dtype` on a copy of the weights, which `refresh`
     brings up to date once an update.
     """
@@ -53,8 +55,8 @@ class FastPath:
         self.dtype = dtype
         self.copy = deepcopy(self.source).to(dtype).requires_grad_(False)
         wrap = _compiled if compiled else _as_it_is
-        self.filter: Callable[..., tuple[Latent, Normal]] = wrap(networks.world_model.rssm.filter)
-        self.imagine: Transition = wrap(
+        self._scan: Scan = wrap(networks.world_model.rssm.scan)
+        self._imagine: Transition = wrap(
             ImaginationStep(networks.policy, frozen_view(networks.world_model.rssm))
         )
         self._plan: Transition = wrap(self.copy[0])
@@ -63,6 +65,26 @@ class FastPath:
     @torch.no_grad()
     def refresh(self) -> None:
         torch._foreach_copy_(list(self.copy.parameters()), list(self.source.parameters()))
+
+    def scan(
+        self, latent: Latent, action: Tensor, embedding: Tensor, is_first: Tensor, noise: Tensor
+    ) -> tuple[Latent, Latent, Normal]:
+        """`RSSM.scan`, a few steps a call: whole sequences would compile for minutes."""
+        states, posteriors = [], []
+        pieces = (x.split(STEPS_PER_CALL, 1) for x in (action, embedding, is_first, noise))
+        for piece in zip(*pieces, strict=True):
+            latent, state, posterior = self._scan(_with_gradient(latent), *piece)
+            states.append(state)
+            posteriors.append(posterior)
+        state = Latent(*(torch.cat(parts, 1) for parts in zip(*states, strict=True)))
+        normals = (torch.cat(parts, 1) for parts in zip(*posteriors, strict=True))
+        return latent, state, Normal(*normals)
+
+    def imagine(
+        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
+    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
+        """One step with gradients."""
+        return self._imagine(_with_gradient(latent), skill, noise)
 
     def plan(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
@@ -89,6 +111,11 @@ def frozen_view(module: Module) -> Module:
     for mine, theirs in zip(view.parameters(), module.parameters(), strict=True):
         mine.data = theirs.data
     return view
+
+
+def _with_gradient(latent: Latent) -> Latent:
+    """So that the first call of a rollout, from detached states, runs the graph of the others."""
+    return Latent(*(x if x.requires_grad else x.detach().requires_grad_() for x in latent))
 
 
 def _compiled(function: Any) -> Any:

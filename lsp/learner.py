@@ -60,7 +60,7 @@ class Learner:
         data = {key: torch.as_tensor(x).to(networks.device) for key, x in batch.items()}
 
         # Model learning: compute model states s_t, update θ
-        loss, latents, metrics = networks.world_model.loss(data, generator, self.fast.filter)
+        loss, latents, metrics = networks.world_model.loss(data, generator, self.fast.scan)
         metrics |= self._descend("model", loss)
         self.fast.refresh()
 

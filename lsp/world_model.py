@@ -42,6 +42,10 @@ class Latent(NamedTuple):
         return Latent(self.deter[index], self.stoch[index])
 
 
+Scan = Callable[[Latent, Tensor, Tensor, Tensor, Tensor], tuple[Latent, Latent, Normal]]
+"""`RSSM.scan`, or a faster one."""
+
+
 class RSSM(nn.Module):
     """p(s_t | s_{t-1}, a_{t-1}, o_t) and q(s_t | s_{t-1}, a_{t-1})."""
 
@@ -88,27 +92,43 @@ class RSSM(nn.Module):
     def prior(self, deter: Float[Tensor, "*batch deter"]) -> Normal:
         return self._normal(self.prior_head(deter))
 
+    def scan(
+        self,
+        latent: Latent,
+        action: Float[Tensor, "batch time action"],
+        embedding: Float[Tensor, "batch time embedding"],
+        is_first: Bool[Tensor, "batch time"],
+        noise: Float[Tensor, "batch time stoch"],
+    ) -> tuple[Latent, Latent, Normal]:
+        """Filter a sequence on from `latent`: the last latent, all latents, their posteriors.
+
+        action[:, t] is the one that led to observation t.
+        """
+        latents, posteriors = [], []
+        steps = zip(*(x.unbind(1) for x in (action, embedding, is_first, noise)), strict=True)
+        for step in steps:
+            latent, posterior = self.filter(latent, *step)
+            latents.append(latent)
+            posteriors.append(posterior)
+        states = Latent(*(torch.stack(parts, 1) for parts in zip(*latents, strict=True)))
+        normals = (torch.stack(parts, 1) for parts in zip(*posteriors, strict=True))
+        return latent, states, Normal(*normals)
+
     def observe(
         self,
         embedding: Float[Tensor, "batch time embedding"],
         action: Float[Tensor, "batch time action"],
         is_first: Bool[Tensor, "batch time"],
         noise: Float[Tensor, "batch time stoch"],
-        filter: Callable[..., tuple[Latent, Normal]] | None = None,
+        scan: Scan | None = None,
     ) -> tuple[Latent, Normal, Normal]:
         """Filter whole sequences from the zero state: latents, posteriors, priors.
 
-        action[:, t] is the one that led to observation t. `filter` may be a faster `self.filter`.
+        `scan` may be a faster `self.scan`.
         """
-        filter = self.filter if filter is None else filter
-        latent, latents, posteriors = self.initial(embedding.shape[0]), [], []
-        steps = zip(*(x.unbind(1) for x in (action, embedding, is_first, noise)), strict=True)
-        for step in steps:
-            latent, posterior = filter(latent, *step)
-            latents.append(latent)
-            posteriors.append(posterior)
-        states = Latent(*(torch.stack(parts, 1) for parts in zip(*latents, strict=True)))
-        posterior = Normal(*(torch.stack(parts, 1) for parts in zip(*posteriors, strict=True)))
+        scan = self.scan if scan is None else scan
+        start = self.initial(embedding.shape[0])
+        _, states, posterior = scan(start, action, embedding, is_first, noise)
         return states, posterior, self.prior(states.deter)
 
     def _recur(self, latent: Latent, action: Tensor) -> Tensor:
@@ -143,7 +163,7 @@ class WorldModel(nn.Module):
         self,
         batch: dict[str, Tensor],
         generator: torch.Generator,
-        filter: Callable[..., tuple[Latent, Normal]] | None = None,
+        scan: Scan | None = None,
     ) -> tuple[Float[Tensor, ""], Latent, Metrics]:
         """The negative of eq. 1 on sequences `[batch, time, ...]`, posterior latents, metrics."""
         config = self.config
@@ -153,7 +173,7 @@ class WorldModel(nn.Module):
         shape = (*batch["reward"].shape, config.stoch)
         noise = torch.randn(shape, generator=generator, device=batch["reward"].device)
         latents, posterior, prior = self.rssm.observe(
-            self.encoder(targets), batch["action"], batch["is_first"], noise, filter
+            self.encoder(targets), batch["action"], batch["is_first"], noise, scan
         )
         feature = latents.feature
 

@@ -36,6 +36,22 @@ def make_step(networks, rows=6):
     return latent, skill, type(noise)(noise.action[0], noise.latent[0])
 
 
+def make_sequences(networks, length):
+    """Embeddings, actions, episode starts and noise `[3, length, ...]`."""
+    rssm, generator = networks.world_model.rssm, seeded(1)
+    sizes = (networks.world_model.encoder.outputs, 2, rssm.stoch)
+    embedding, action, noise = (torch.randn(3, length, size, generator=generator) for size in sizes)
+    return embedding, action, torch.rand(3, length, generator=generator) < 0.2, noise
+
+
+def observe(networks, sequences, scan):
+    """Everything that observing gives, in one tensor, and the gradient of its sum."""
+    rssm = networks.world_model.rssm
+    state, posterior, prior = rssm.observe(*sequences, scan)
+    everything = torch.cat([*state, *posterior, *prior], -1)
+    return everything, torch.autograd.grad(everything.sum(), list(rssm.parameters()))
+
+
 def difference(one, other):
     return max((x.float() - y.float()).abs().max().item() for x, y in zip(one, other, strict=True))
 
@@ -52,6 +68,16 @@ def test_in_full_precision_the_fast_path_is_the_reference(method):
         assert torch.equal(same_action, action)
     judgement, same = networks.heads(expected.feature), fast.judge(expected.feature)
     assert all(torch.equal(x, y) for x, y in zip(judgement, same, strict=True))
+
+
+@pytest.mark.parametrize("length", [1, 4, 10])
+def test_scanning_in_pieces_is_scanning_at_once(length):
+    networks = make_networks()
+    fast = FastPath(networks, compiled=False, dtype=torch.float32)
+    sequences = make_sequences(networks, length)
+    states, gradients = zip(*(observe(networks, sequences, scan) for scan in (None, fast.scan)))
+    assert torch.equal(*states)
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*gradients, strict=True))
 
 
 def test_the_bf16_copy_is_close_to_the_reference():
@@ -162,6 +188,11 @@ gradients = [
     for path in (networks.transition, fast.imagine)
 ]
 for one, other in zip(*gradients):
+    torch.testing.assert_close(one, other, **close)
+sequences = t.make_sequences(networks, 10)
+seen, slopes = zip(*(t.observe(networks, sequences, scan) for scan in (None, fast.scan)))
+torch.testing.assert_close(*seen, **close)
+for one, other in zip(*slopes):
     torch.testing.assert_close(one, other, **close)
 print("same")
 """
