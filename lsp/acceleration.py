@@ -1,23 +1,21 @@
-"""Faster copies of the imagination step and the filter: compiled, and in bf16 for planning.
+"""A faster copy of the networks: compiled, and in bf16 for planning and behaviour learning.
 
 The eager fp32 path in `networks.py` is the reference; nothing else changes.
 """
 
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lsp.config import RuntimeConfig
 from lsp.distributions import Normal
-from lsp.imagination import RolloutNoise, Transition
-from lsp.nets import Module
-from lsp.networks import ImaginationStep, Judgement, Networks
+from lsp.imagination import Advance, RolloutNoise
+from lsp.networks import Networks
 from lsp.world_model import Latent, Scan
 
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
@@ -43,28 +41,29 @@ def _cpu_flags() -> set[str]:
 
 
 class FastPath:
-    """The inner loops of an update, as fast as the machine allows.
+    """What an update computes with, as fast as the machine allows.
 
-    `scan` and `imagine` carry gradients and keep full precision. `plan` and `judge` serve the
-    planner, which needs none, so they run in `dtype` on a copy of the weights, which `refresh`
-    brings up to date once an update.
+    `twin` is a copy of the networks with its weights in `dtype`, for planning and behaviour
+    learning. Its world model is frozen: behaviour learning differentiates through it, never with
+    respect to it. `scan` is the world model's own filter, in full precision.
     """
 
     def __init__(self, networks: Networks, compiled: bool, dtype: torch.dtype):
-        self.source = nn.ModuleList([networks.transition, networks.heads])
-        self.dtype = dtype
-        self.copy = deepcopy(self.source).to(dtype).requires_grad_(False)
         wrap = _compiled if compiled else _as_it_is
+        self.networks = networks
+        self.twin = twin_of(networks, dtype)
         self._scan: Scan = wrap(networks.world_model.rssm.scan)
-        self._imagine: Transition = wrap(
-            ImaginationStep(networks.policy, frozen_view(networks.world_model.rssm))
-        )
-        self._plan: Transition = wrap(self.copy[0])
-        self._judge: Callable[[Tensor], Judgement] = wrap(self.copy[1])
+        self._advance: Advance = wrap(self.twin.advance)
+        self.twin.advance = self.advance
+        self.twin.judge = wrap(self.twin.judge)
 
     @torch.no_grad()
     def refresh(self) -> None:
-        torch._foreach_copy_(list(self.copy.parameters()), list(self.source.parameters()))
+        """Take over the networks' weights; in full precision the twin shares their memory."""
+        if self.twin.dtype != self.networks.dtype:
+            mine: list[Tensor] = list(self.twin.parameters())
+            theirs: list[Tensor] = list(self.networks.parameters())
+            torch._foreach_copy_(mine, theirs)
 
     def scan(
         self, latent: Latent, action: Tensor, embedding: Tensor, is_first: Tensor, noise: Tensor
@@ -80,41 +79,36 @@ class FastPath:
         normals = (torch.cat(parts, 1) for parts in zip(*posteriors, strict=True))
         return latent, state, Normal(*normals)
 
-    def imagine(
+    def advance(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
-    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
-        """One step with gradients."""
-        return self._imagine(_with_gradient(latent), skill, noise)
-
-    def plan(
-        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
-    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
-        """One step without gradients, in `dtype`."""
-        return self._plan(
-            Latent(*(x.to(self.dtype) for x in latent)),
-            skill.to(self.dtype),
-            RolloutNoise(*(x.to(self.dtype) for x in noise)),
-        )
-
-    def judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
-        """The heads without gradients, in `dtype` but for their last layers."""
-        return self._judge(feature.to(self.dtype))
+    ) -> tuple[Latent, Latent, Float[Tensor, "steps batch action"]]:
+        """`Networks.advance`, a few steps a call."""
+        states, actions = [], []
+        for piece in zip(*(x.split(1) for x in noise), strict=True):
+            latent, state, action = self._advance(
+                _with_gradient(latent), skill, RolloutNoise(*piece)
+            )
+            states.append(state)
+            actions.append(action)
+        state = Latent(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+        return latent, state, torch.cat(actions)
 
 
-def frozen_view(module: Module) -> Module:
-    """The same weights, in the same memory, but without gradients of their own.
-
-    Imagination differentiates through the dynamics, never with respect to its weights; a compiled
-    step would compute those gradients too.
-    """
-    view = deepcopy(module).requires_grad_(False)
-    for mine, theirs in zip(view.parameters(), module.parameters(), strict=True):
-        mine.data = theirs.data
-    return view
+def twin_of(networks: Networks, dtype: torch.dtype) -> Networks:
+    """A copy with its weights in `dtype`; where that is their own, in the same memory."""
+    twin = deepcopy(networks)
+    twin.world_model.requires_grad_(False)
+    for weight, original in zip(twin.parameters(), networks.parameters(), strict=True):
+        weight.data = original.data.to(dtype)
+    for buffer, same in zip(twin.buffers(), networks.buffers(), strict=True):
+        buffer.data = same.data
+    return twin
 
 
 def _with_gradient(latent: Latent) -> Latent:
     """So that the first call of a rollout, from detached states, runs the graph of the others."""
+    if not torch.is_grad_enabled():
+        return latent
     return Latent(*(x if x.requires_grad else x.detach().requires_grad_() for x in latent))
 
 

@@ -1,7 +1,6 @@
 """Behaviour learning in imagination: planning skills, value estimates and the losses (3.1, 3.2)."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,22 +9,11 @@ from torch import Tensor
 from lsp.config import Config
 from lsp.distributions import Normal
 from lsp.imagination import Rollout, RolloutNoise
-from lsp.networks import Judgement, Networks
+from lsp.networks import Networks
 from lsp.planner import Plan, plan, standard_plan
 from lsp.returns import lambda_return
 from lsp.skills import batch_density, intrinsic_reward, segments
 from lsp.world_model import Latent, Metrics
-
-
-@runtime_checkable
-class PlanningPath(Protocol):
-    """The imagination step and the heads as the planner may call them, gradients not needed."""
-
-    dtype: torch.dtype
-
-    def plan(self, latent: Latent, skill: Tensor, noise: RolloutNoise) -> tuple[Latent, Tensor]: ...
-
-    def judge(self, feature: Tensor) -> Judgement: ...
 
 
 class Starts(NamedTuple):
@@ -73,11 +61,10 @@ def estimate_values(
     networks: Networks,
     feature: Float[Tensor, "states batch features"],
     intrinsic: Float[Tensor, "horizon batch"] | None,
-    judge: Callable[[Tensor], Judgement] | None = None,
 ) -> Estimates:
     """λ-returns from every state of a rollout, and the weights γ^t (times survival) they carry."""
     config = networks.config
-    reward, going_on, value = (networks.heads if judge is None else judge)(feature[1:])
+    reward, going_on, value = networks.judge(feature[1:])
     if config.value.split:
         bonus = torch.zeros_like(reward) if intrinsic is None else intrinsic
         rewards = torch.stack([reward, bonus], -1)
@@ -131,7 +118,6 @@ def score_plans(
     candidates: Float[Tensor, "candidates starts plan skill"],
     noise: RolloutNoise,
     generator: torch.Generator,
-    fast: PlanningPath | None = None,
 ) -> Float[Tensor, "candidates starts"]:
     """V_g of Algorithm 2: the task return of each plan (plus weighted intrinsic return).
 
@@ -139,21 +125,17 @@ def score_plans(
     """
     weight = networks.config.planner.intrinsic_weight
     count, num_starts = candidates.shape[:2]
-    # Cast before the rollout, not at each of its steps.
-    dtype = starts.deter.dtype if fast is None else fast.dtype
-    rows = Latent(*(x.to(dtype).expand(count, *x.shape).flatten(0, 1) for x in starts))
-    flat = RolloutNoise(
-        *(x.to(dtype).expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise)
-    )
-    plans = candidates.flatten(0, 1).to(dtype)
-    feature = networks.imagine(rows, plans, flat, fast.plan if fast else None).feature
+    # Cast before it is spread over the candidates.
+    rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts.to(networks.dtype)))
+    flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
+    plans = candidates.flatten(0, 1)
+    feature = networks.imagine(rows, plans, flat).feature
     intrinsic = None
     if weight > 0:
-        full = feature.float(), candidates.flatten(0, 1)
-        intrinsic = recognise_skills(networks, *full, generator).reward
+        intrinsic = recognise_skills(networks, feature, plans, generator).reward
         if not networks.config.value.split:
             intrinsic = weight * intrinsic
-    estimates = estimate_values(networks, feature, intrinsic, fast.judge if fast else None)
+    estimates = estimate_values(networks, feature, intrinsic)
     parts = estimates.returns[0].unbind(-1)
     total = parts[0] + weight * parts[1] if weight > 0 and len(parts) == 2 else parts[0]
     return total.reshape(count, num_starts)
@@ -165,7 +147,6 @@ def plan_skills(
     starts: Latent,
     generator: torch.Generator,
     prior: Plan | None = None,
-    fast: PlanningPath | None = None,
 ) -> tuple[Plan, Metrics]:
     """ζ for each start state: Algorithm 2 bound to the learned networks."""
     config = networks.config
@@ -175,7 +156,7 @@ def plan_skills(
 
     def evaluate(candidates: Tensor) -> Tensor:
         noise = networks.draw_noise(planner.horizon, rows, num_starts, generator=generator)
-        return score_plans(networks, starts, candidates, noise, generator, fast)
+        return score_plans(networks, starts, candidates, noise, generator)
 
     if prior is None:
         length, dim = config.plan_length, config.skills.dim

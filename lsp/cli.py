@@ -1,4 +1,4 @@
-"""The command line: `lsp train`, `eval`, `plot`, `collect`, `doctor`."""
+"""The command line: `lsp train`, `eval`, `plot`, `collect`, `bench`, `doctor`."""
 
 import argparse
 import io
@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
@@ -160,6 +160,53 @@ class Collect:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """How fast an update, acting and training are here, and what share of this machine's matrix
+    units they use.
+
+    `--preset` and `--method` choose the settings, which the flags below them then change.
+    """
+
+    config: Annotated[Config, arg(name="")]
+    run: Path | None = None
+    """Measure with the settings and weights of this run's newest checkpoint."""
+    sizes: Literal["paper", "small"] | None = None
+    """Measure Dreamer at the sizes of benchmarks/peers instead of a preset."""
+    repeats: int = 20
+    """Updates to time."""
+    env_steps: int = 2000
+    """Env steps to train end to end; 0 leaves that out."""
+    json: Path | None = None
+    """Write the figures and all settings here."""
+    runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
+
+    def main(self) -> None:
+        from lsp import api
+        from lsp.bench import bench
+        from lsp.run import RunFolder
+
+        api.prepare_torch(self.runtime)
+        config = self.config
+        if self.run is not None:
+            config = RunFolder(self.run).read_config()
+        if self.sizes is not None:
+            config = self._workload(self.sizes)
+        report = bench(config, self.runtime, self.repeats, self.env_steps, self.run)
+        print("\n".join(report.lines()))
+        if self.json is not None:
+            report.write(self.json)
+
+    def _workload(self, sizes: str) -> Config:
+        from lsp.bench import workload
+
+        if self.config.method != "dreamer" or self.run is not None:
+            raise UserError(
+                "--sizes measures Dreamer on fresh weights: use --method dreamer, no --run"
+            )
+        return workload(sizes, self.config.task)
+
+
+@dataclass(frozen=True)
 class Doctor:
     """What this machine offers: versions, graphics, threads, matrix units, disk."""
 
@@ -204,22 +251,29 @@ def _chosen_config(arguments: Sequence[str]) -> Config:
     return make_config(chosen.method, chosen.preset)
 
 
-def _parse(arguments: Sequence[str]) -> Train | Eval | Plot | Collect | Doctor:
-    training = bool(arguments) and arguments[0] == "train"
-    config = _chosen_config(arguments) if training else make_config()
-    default = Train(config, runtime=default_runtime(config.preset))
-    train = subcommand("train", default=default, prefix_name=False)
+Command = Train | Eval | Plot | Collect | Bench | Doctor
+
+
+def _parse(arguments: Sequence[str]) -> Command:
+    configured = bool(arguments) and arguments[0] in ("train", "bench")
+    config = _chosen_config(arguments) if configured else make_config()
+    runtime = default_runtime(config.preset)
+    train = subcommand("train", default=Train(config, runtime=runtime), prefix_name=False)
+    # A body with more readings and joints than the walker's.
+    measured = Bench(replace(config, task="quadruped_walk"), runtime=runtime)
+    bench = subcommand("bench", default=measured, prefix_name=False)
     commands = (
         Annotated[Train, train]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Collect, subcommand("collect", prefix_name=False)]
+        | Annotated[Bench, bench]
         | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
     )
     return tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
 
 
-def _parse_in_one_line(arguments: Sequence[str]) -> Train | Eval | Plot | Collect | Doctor:
+def _parse_in_one_line(arguments: Sequence[str]) -> Command:
     """`_parse`, with the parser's boxed complaint turned into a UserError of one line."""
     complaint = io.StringIO()
     try:

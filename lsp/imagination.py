@@ -21,7 +21,10 @@ class RolloutNoise(NamedTuple):
 
 
 Transition = Callable[[Latent, Tensor, RolloutNoise], tuple[Latent, Tensor]]
-"""(latent, skill, noise of this step) → (next latent, action taken)."""
+"""(latent, skill, noise of one step) → (next latent, action taken)."""
+
+Advance = Callable[[Latent, Tensor, RolloutNoise], tuple[Latent, Latent, Tensor]]
+"""(latent, skill, noise of n steps) → (last latent, all n latents, the n actions before them)."""
 
 
 class Rollout(NamedTuple):
@@ -31,27 +34,38 @@ class Rollout(NamedTuple):
     action: Float[Tensor, "horizon batch action"]
 
 
-def held_skills(
-    plan: Float[Tensor, "*batch plan skill"], horizon: int, skill_length: int
-) -> list[Float[Tensor, "*batch skill"]]:
-    """The skill in force at each of `horizon` steps: plan[k] for K steps, k = 0, 1, … (A.5)."""
-    skills = plan.unbind(-2)
-    return [skills[t // skill_length] for t in range(horizon)]
+def hold_skill(
+    transition: Transition,
+    latent: Latent,
+    skill: Float[Tensor, "batch skill"],
+    noise: RolloutNoise,
+) -> tuple[Latent, Latent, Float[Tensor, "steps batch action"]]:
+    """Take steps with the same skill, as many as there is noise."""
+    latents, actions = [], []
+    for action_noise, latent_noise in zip(*(x.unbind(0) for x in noise), strict=True):
+        latent, action = transition(latent, skill, RolloutNoise(action_noise, latent_noise))
+        latents.append(latent)
+        actions.append(action)
+    states = Latent(*(torch.stack(parts) for parts in zip(*latents, strict=True)))
+    return latent, states, torch.stack(actions)
 
 
 def imagine(
     start: Latent,
     plan: Float[Tensor, "batch plan skill"],
     skill_length: int,
-    transition: Transition,
+    advance: Advance,
     noise: RolloutNoise,
 ) -> Rollout:
-    """Follow `plan` for as many steps as there is noise, from every row of `start`."""
-    horizon = noise.action.shape[0]
-    latent, latents, actions = start, [start], []
-    for t, skill in enumerate(held_skills(plan, horizon, skill_length)):
-        latent, action = transition(latent, skill, RolloutNoise(noise.action[t], noise.latent[t]))
-        latents.append(latent)
+    """Follow `plan` from every row of `start`: skill k for K steps, k = 0, 1, … (A.5).
+
+    As many steps are taken as there is noise; a plan may be longer.
+    """
+    latent, states, actions = start, [Latent(*(x[None] for x in start))], []
+    windows = (x.split(skill_length) for x in noise)
+    for skill, *window in zip(plan.unbind(-2), *windows, strict=False):
+        latent, state, action = advance(latent, skill, RolloutNoise(*window))
+        states.append(state)
         actions.append(action)
-    deter, stoch = (torch.stack(parts) for parts in zip(*latents, strict=True))
-    return Rollout(Latent(deter, stoch).feature, torch.stack(actions))
+    deter, stoch = (torch.cat(parts) for parts in zip(*states, strict=True))
+    return Rollout(Latent(deter, stoch).feature, torch.cat(actions))

@@ -29,26 +29,33 @@ PROBE_STARTS = 16  # start states at which skills are probed
 
 
 class Learner:
-    """Networks, their optimisers and a random generator."""
+    """Networks, their optimisers and a random generator.
+
+    Behaviour is learned with `fast.twin`, a copy of the networks that may be faster and less
+    precise; its gradients go to the networks' own parameters, and `refresh` brings it up to date.
+    """
 
     def __init__(self, networks: Networks, seed: int, fast: FastPath | None = None):
         config = networks.config
         self.fast = fast or FastPath(networks, compiled=False, dtype=torch.float32)
         self.networks, self.config = networks, config
         self.generator = torch.Generator(networks.device).manual_seed(seed)
-        parts: dict[str, tuple[nn.Module, float]] = {
-            "model": (networks.world_model, config.model.learning_rate),
-            "policy": (networks.policy, config.policy.learning_rate),
-            "value": (networks.value, config.value.learning_rate),
+        twin = self.fast.twin
+        # Of each part: what is learned, what computes its gradient, and the learning rate.
+        parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
+            "model": (networks.world_model, networks.world_model, config.model.learning_rate),
+            "policy": (networks.policy, twin.policy, config.policy.learning_rate),
+            "value": (networks.value, twin.value, config.value.learning_rate),
         }
         if config.has_skills:
-            parts["skills"] = (networks.skill_predictor, config.skills.learning_rate)
-        self.optimizers = {
-            name: torch.optim.Adam(
+            skills = networks.skill_predictor, twin.skill_predictor
+            parts["skills"] = (*skills, config.skills.learning_rate)
+        self.optimizers, self.computing = dict[str, torch.optim.Adam](), dict[str, list[Tensor]]()
+        for name, (module, computing, rate) in parts.items():
+            self.optimizers[name] = torch.optim.Adam(
                 module.parameters(), rate, eps=config.optimizer.epsilon, fused=True
             )
-            for name, (module, rate) in parts.items()
-        }
+            self.computing[name] = list(computing.parameters())
         self._starts: Latent | None = None
 
     def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:
@@ -56,44 +63,43 @@ class Learner:
 
         Metrics come back as tensors on the device, so that nothing waits for them.
         """
-        networks, config, generator = self.networks, self.config, self.generator
+        networks, twin = self.networks, self.fast.twin
+        config, generator = self.config, self.generator
         data = {key: torch.as_tensor(x).to(networks.device) for key, x in batch.items()}
 
         # Model learning: compute model states s_t, update θ
         loss, latents, metrics = networks.world_model.loss(data, generator, self.fast.scan)
-        metrics |= self._descend("model", loss)
+        metrics |= self.descend("model", loss)
         self.fast.refresh()
 
         # Behaviour learning: ζ = CEM(S, ...), μ ← μ + ε
         is_terminal = data["is_terminal"]
         starts = draw_starts(latents, is_terminal, config.behavior.num_starts, generator)
-        zeta, about_plan = self._plan(starts.latent)
+        zeta, about_plan = self.plan(starts.latent)
         starts = repeat_starts(starts, config.behavior.rollouts_per_start)
         zeta = repeat_plan(zeta, config.behavior.rollouts_per_start)
 
         # Imagine with skills from ζ
         draws = torch.randn(zeta.mean.shape, generator=generator, device=networks.device)
         plans, rows = zeta.sample(draws), starts.weight.shape[0]
-        noise = networks.draw_noise(config.behavior_horizon, rows, generator=generator)
-        rollout = networks.imagine(starts.latent, plans, noise, self.fast.imagine)
+        noise = twin.draw_noise(config.behavior_horizon, rows, generator=generator)
+        rollout = twin.imagine(starts.latent, plans, noise)
 
         # Rewards R and intrinsic rewards r_i form the value estimates
         intrinsic = None
         if config.num_segments:
-            intrinsic = recognise_skills(networks, rollout.feature, plans, generator).reward
+            intrinsic = recognise_skills(twin, rollout.feature, plans, generator).reward
             metrics["skills/intrinsic_reward"] = intrinsic.sum(0).mean()
-        estimates = estimate_values(networks, rollout.feature, intrinsic)
+        estimates = estimate_values(twin, rollout.feature, intrinsic)
 
         # Update φ, ψ, χ
         loss, about_policy = policy_loss(rollout, estimates, starts.weight)
-        metrics |= about_plan | about_policy | self._descend("policy", loss)
-        loss, about_value = value_loss(networks, rollout, estimates, starts.weight)
-        metrics |= about_value | self._descend("value", loss)
+        metrics |= about_plan | about_policy | self.descend("policy", loss)
+        loss, about_value = value_loss(twin, rollout, estimates, starts.weight)
+        metrics |= about_value | self.descend("value", loss)
         if config.num_segments:
-            loss, about_skills = skill_loss(
-                networks, rollout, plans, zeta, starts.weight, generator
-            )
-            metrics |= about_skills | self._descend("skills", loss)
+            loss, about_skills = skill_loss(twin, rollout, plans, zeta, starts.weight, generator)
+            metrics |= about_skills | self.descend("skills", loss)
         networks.update_slow_value()
         networks.track_return_spread(estimates.returns[..., 0])
         every = config.behavior.rollouts_per_start
@@ -123,12 +129,12 @@ class Learner:
             device = self.networks.device
             self._starts = Latent(state["deter"].to(device), state["stoch"].to(device))
 
-    def _plan(self, starts: Latent) -> tuple[Plan, Metrics]:
+    def plan(self, starts: Latent) -> tuple[Plan, Metrics]:
         """ζ with noise on its mean; an empty plan for a method without skills."""
         networks, config = self.networks, self.config
         if not config.has_skills:
             return standard_plan(starts.deter.shape[0], config.plan_length, 0, networks.device), {}
-        zeta, stats = plan_skills(networks, starts, self.generator, fast=self.fast)
+        zeta, stats = plan_skills(self.fast.twin, starts, self.generator)
         if config.planner.scope == "per_state":
             return noisy_plan(zeta, config, self.generator), stats
         one = Plan(zeta.mean[:1], zeta.std[:1])
@@ -136,13 +142,13 @@ class Learner:
         networks.shared_std.copy_(one.std)
         return repeat_plan(noisy_plan(one, config, self.generator), zeta.mean.shape[0]), stats
 
-    def _descend(self, name: str, loss: Tensor) -> Metrics:
+    def descend(self, name: str, loss: Tensor) -> Metrics:
         """One Adam step of the named part alone: gradients of the others are never computed."""
         optimizer = self.optimizers[name]
         parameters = optimizer.param_groups[0]["params"]
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, self.computing[name])
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.to(parameter.dtype)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)
         optimizer.step()
         return {f"gradient/{name}": norm}

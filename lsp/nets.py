@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,7 +30,11 @@ def keras_init(module: Module) -> Module:
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ELU between them, `[..., inputs] → [..., outputs]`."""
+    """Linear layers with ELU between them, `[..., inputs] → [..., outputs]`.
+
+    Hidden layers compute in the precision of the weights, the last one always in fp32, and so is
+    what comes out: bf16 would round a value of 100 to steps of 0.5.
+    """
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = False):
         layers: list[nn.Module] = []
@@ -42,6 +47,14 @@ class MLP(nn.Sequential):
         layers.append(nn.Linear(inputs, outputs))
         super().__init__(*layers)
         keras_init(self)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        *hidden, last = self
+        assert isinstance(last, nn.Linear)
+        x = x.to(last.weight.dtype)
+        for layer in hidden:
+            x = layer(x)
+        return F.linear(x.float(), last.weight.float(), last.bias.float())
 
 
 class ConvEncoder(nn.Module):

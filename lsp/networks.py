@@ -1,35 +1,19 @@
 """Everything that is learned, in one module: world model, policy, value, skill predictor."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lsp.config import Config
-from lsp.imagination import Rollout, RolloutNoise, Transition, imagine
-from lsp.nets import MLP
+from lsp.imagination import Advance, Rollout, RolloutNoise, hold_skill, imagine
 from lsp.observations import Shapes
 from lsp.policy import Policy, Value
 from lsp.skills import SkillPredictor
-from lsp.world_model import RSSM, Latent, WorldModel
-
-
-class ImaginationStep(nn.Module):
-    """One step of imagination: the policy acts, the RSSM answers."""
-
-    def __init__(self, policy: Policy, rssm: RSSM):
-        super().__init__()
-        self.policy, self.rssm = policy, rssm
-
-    def forward(
-        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
-    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
-        """The next latent and the action that led to it."""
-        action = self.policy(latent.feature, skill).sample(noise.action)
-        return self.rssm.imagine(latent, action, noise.latent), action
+from lsp.world_model import Latent, WorldModel
 
 
 class Judgement(NamedTuple):
@@ -38,31 +22,6 @@ class Judgement(NamedTuple):
     reward: Float[Tensor, "*batch"]
     continuation: Float[Tensor, "*batch"]
     value: Float[Tensor, "*batch outputs"]
-
-
-class Heads(nn.Module):
-    """Reward, termination and value of imagined states, all evaluated at once."""
-
-    def __init__(self, model: WorldModel, value: Value):
-        super().__init__()
-        self.reward, self.value = model.reward_head, value.net
-        self.termination = model.termination_head if model.config.termination else None
-
-    def forward(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
-        reward = _precisely(self.reward, feature).squeeze(-1)
-        going_on = torch.ones_like(reward)
-        if self.termination is not None:
-            going_on = torch.sigmoid(-_precisely(self.termination, feature).squeeze(-1))
-        return Judgement(reward, going_on, _precisely(self.value, feature))
-
-
-def _precisely(head: MLP, feature: Tensor) -> Tensor:
-    """The head with its last layer in fp32: bf16 would round a value of 100 to steps of 0.5."""
-    *hidden, last = head
-    assert isinstance(last, nn.Linear)
-    for layer in hidden:
-        feature = layer(feature)
-    return F.linear(feature.float(), last.weight.float(), last.bias.float())
 
 
 class Networks(nn.Module):
@@ -86,16 +45,35 @@ class Networks(nn.Module):
             self.register_buffer("shared_mean", torch.zeros(plan))
             self.register_buffer("shared_std", torch.ones(plan))
         self.register_buffer("return_spread", torch.ones(()))
+        # Attributes, so that a faster copy can have faster ones (acceleration.py).
+        self.advance: Advance = self._advance
+        self.judge: Callable[[Tensor], Judgement] = self._judge
+
+    def transition(
+        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
+    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
+        """One step of imagination: the policy acts, the RSSM answers."""
+        action = self.policy(latent.feature, skill).sample(noise.action)
+        return self.world_model.rssm.imagine(latent, action, noise.latent), action
+
+    def _advance(
+        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
+    ) -> tuple[Latent, Latent, Float[Tensor, "steps batch action"]]:
+        return hold_skill(self.transition, latent, skill, noise)
+
+    def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
+        """All heads at once; values come from the slow copy."""
+        model = self.world_model
+        reward = model.reward_head(feature).squeeze(-1)
+        going_on = torch.ones_like(reward)
+        if model.config.termination:
+            going_on = torch.sigmoid(-model.termination_head(feature).squeeze(-1))
+        return Judgement(reward, going_on, self.slow_value(feature))
 
     @property
-    def transition(self) -> ImaginationStep:
-        """The reference: eager, in full precision."""
-        return ImaginationStep(self.policy, self.world_model.rssm)
-
-    @property
-    def heads(self) -> Heads:
-        """The reference heads; values come from the slow copy."""
-        return Heads(self.world_model, self.slow_value)
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.world_model.rssm.enter.weight.dtype
 
     @property
     def device(self) -> torch.device:
@@ -109,16 +87,11 @@ class Networks(nn.Module):
         return RolloutNoise(*noise.split(sizes, -1))
 
     def imagine(
-        self,
-        start: Latent,
-        plan: Float[Tensor, "batch plan skill"],
-        noise: RolloutNoise,
-        transition: Transition | None = None,
+        self, start: Latent, plan: Float[Tensor, "batch plan skill"], noise: RolloutNoise
     ) -> Rollout:
-        """Follow a plan with the policy in the world model, or in a faster copy of the two."""
-        if transition is None:
-            transition = self.transition
-        return imagine(start, plan, self.config.planner.skill_length, transition, noise)
+        """Follow a plan with the policy in the world model."""
+        skill_length = self.config.planner.skill_length
+        return imagine(start.to(self.dtype), plan, skill_length, self.advance, noise)
 
     @torch.no_grad()
     def update_slow_value(self) -> None:

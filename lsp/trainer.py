@@ -121,10 +121,13 @@ class Trainer:
         return schedule.pretrain + owed - self.updates
 
     def _learn(self) -> None:
-        replay = self.config.replay
-        batch = self.replay.sample(replay.batch, replay.length, self.sampler)
-        self.means.add(self.learner.update(batch))
+        self.means.add(self.learner.update(self.draw_batch()))
         self.updates += 1
+
+    def draw_batch(self) -> dict[str, np.ndarray]:
+        """B data sequences."""
+        replay = self.config.replay
+        return self.replay.sample(replay.batch, replay.length, self.sampler)
 
     def _end_episode(self, finished: EpisodeSummary) -> None:
         self.last_return = finished.total

@@ -37,6 +37,9 @@ class Latent(NamedTuple):
         """`[batch, time, ...]` to `[batch · time, ...]`."""
         return Latent(self.deter.flatten(0, 1), self.stoch.flatten(0, 1))
 
+    def to(self, dtype: torch.dtype) -> "Latent":
+        return Latent(self.deter.to(dtype), self.stoch.to(dtype))
+
     def rows(self, index: Tensor | slice) -> "Latent":
         """The states at `index` along the first axis."""
         return Latent(self.deter[index], self.stoch[index])
@@ -72,7 +75,7 @@ class RSSM(nn.Module):
     ) -> Latent:
         """One step forward without an observation; `noise` is standard normal."""
         deter = self._recur(latent, action)
-        return Latent(deter, self.prior(deter).sample(noise))
+        return Latent(deter, self.prior(deter).sample(noise).to(deter.dtype))
 
     def filter(
         self,
@@ -87,7 +90,7 @@ class RSSM(nn.Module):
         latent = Latent(latent.deter * keep, latent.stoch * keep)
         deter = self._recur(latent, action * keep)
         posterior = self._normal(self.posterior_head(torch.cat([deter, embedding], -1)))
-        return Latent(deter, posterior.sample(noise)), posterior
+        return Latent(deter, posterior.sample(noise).to(deter.dtype)), posterior
 
     def prior(self, deter: Float[Tensor, "*batch deter"]) -> Normal:
         return self._normal(self.prior_head(deter))
@@ -132,7 +135,7 @@ class RSSM(nn.Module):
         return states, posterior, self.prior(states.deter)
 
     def _recur(self, latent: Latent, action: Tensor) -> Tensor:
-        entered = self.enter(torch.cat([latent.stoch, action], -1))
+        entered = self.enter(torch.cat([latent.stoch, action], -1).to(self.enter.weight.dtype))
         return self.gru(F.elu(self.enter_norm(entered)), latent.deter)
 
     def _normal(self, parameters: Tensor) -> Normal:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsp.acceleration import FastPath, compiler_found, frozen_view
+from lsp.acceleration import FastPath, compiler_found
 from lsp.behavior import score_plans
 from lsp.config import make_config
+from lsp.learner import Learner
 from lsp.networks import Networks
 from lsp.world_model import Latent
 
@@ -26,14 +27,13 @@ def make_networks(method="lsp", termination=False):
     return Networks({"position": (5,)}, 2, replace(config, model=model))
 
 
-def make_step(networks, rows=6):
-    """A latent, a skill and the noise of one step."""
+def make_steps(networks, rows=6, count=3):
+    """A latent, a skill and the noise of so many steps."""
     config = networks.config
     deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
     latent = Latent(deter, torch.randn(rows, config.model.stoch, generator=seeded(2)))
     skill = torch.randn(rows, config.skills.dim, generator=seeded(3))
-    noise = networks.draw_noise(1, rows, generator=seeded(4))
-    return latent, skill, type(noise)(noise.action[0], noise.latent[0])
+    return latent, skill, networks.draw_noise(count, rows, generator=seeded(4))
 
 
 def make_sequences(networks, length):
@@ -52,21 +52,24 @@ def observe(networks, sequences, scan):
     return everything, torch.autograd.grad(everything.sum(), list(rssm.parameters()))
 
 
+def same_weights(twin, networks):
+    pairs = zip(twin.parameters(), networks.parameters(), strict=True)
+    return all(torch.equal(mine, theirs.to(mine.dtype)) for mine, theirs in pairs)
+
+
 def difference(one, other):
     return max((x.float() - y.float()).abs().max().item() for x, y in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_in_full_precision_the_fast_path_is_the_reference(method):
+def test_in_full_precision_the_twin_is_the_reference(method):
     networks = make_networks(method, termination=True)
-    fast = FastPath(networks, compiled=False, dtype=torch.float32)
-    step = make_step(networks)
-    expected, action = networks.transition(*step)
-    for path in (fast.plan, fast.imagine):
-        latent, same_action = path(*step)
-        assert torch.equal(latent.feature, expected.feature)
-        assert torch.equal(same_action, action)
-    judgement, same = networks.heads(expected.feature), fast.judge(expected.feature)
+    twin = FastPath(networks, compiled=False, dtype=torch.float32).twin
+    steps = make_steps(networks)
+    (_, expected, action), (_, states, same_action) = (x.advance(*steps) for x in (networks, twin))
+    assert torch.equal(states.feature, expected.feature)
+    assert torch.equal(same_action, action)
+    judgement, same = (x.judge(expected.feature) for x in (networks, twin))
     assert all(torch.equal(x, y) for x, y in zip(judgement, same, strict=True))
 
 
@@ -80,29 +83,31 @@ def test_scanning_in_pieces_is_scanning_at_once(length):
     assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*gradients, strict=True))
 
 
-def test_the_bf16_copy_is_close_to_the_reference():
+def test_the_bf16_twin_is_close_to_the_reference():
     networks = make_networks(termination=True)
-    fast = FastPath(networks, compiled=False, dtype=torch.bfloat16)
-    step = make_step(networks, rows=200)
-    (expected, action), (latent, rough_action) = networks.transition(*step), fast.plan(*step)
-    assert latent.deter.dtype == torch.bfloat16
+    twin = FastPath(networks, compiled=False, dtype=torch.bfloat16).twin
+    latent, skill, noise = make_steps(networks, rows=200, count=1)
+    _, expected, action = networks.advance(latent, skill, noise)
+    _, states, rough_action = twin.advance(latent.to(torch.bfloat16), skill, noise)
+    assert states.deter.dtype == torch.bfloat16
     # bf16 has 8 bits: values of size 1 are 0.4 % off, and a few layers add up.
-    assert 0 < difference(expected, latent) < 0.06
+    assert 0 < difference(expected, states) < 0.06
     assert 0 < difference([action], [rough_action]) < 0.03
-    judgement, rough = networks.heads(expected.feature), fast.judge(expected.feature)
+    judgement, rough = networks.judge(expected.feature), twin.judge(expected.feature)
     assert rough.value.dtype == torch.float32
     assert 0 < difference(judgement, rough) < 0.06
 
 
 def test_plans_are_ranked_in_bf16_as_in_full_precision():
     networks = make_networks()
-    fast = FastPath(networks, compiled=False, dtype=torch.bfloat16)
-    latent = make_step(networks)[0]
+    twin = FastPath(networks, compiled=False, dtype=torch.bfloat16).twin
+    latent = make_steps(networks)[0]
     candidates = torch.randn(64, 6, 1, 3, generator=seeded(5))
     noise = networks.draw_noise(10, 1, 6, generator=seeded(6))
     with torch.no_grad():
-        exact = score_plans(networks, latent, candidates, noise, seeded(7))
-        rough = score_plans(networks, latent, candidates, noise, seeded(7), fast)
+        exact, rough = (
+            score_plans(x, latent, candidates, noise, seeded(7)) for x in (networks, twin)
+        )
     for start in range(6):
         assert torch.corrcoef(torch.stack([exact[:, start], rough[:, start]]))[0, 1] > 0.95
 
@@ -111,51 +116,54 @@ def test_a_large_value_keeps_its_precision_in_bf16():
     networks = make_networks()
     with torch.no_grad():
         networks.slow_value.net[-1].bias.fill_(100.0)
-    fast = FastPath(networks, compiled=False, dtype=torch.bfloat16)
-    feature = make_step(networks, rows=200)[0].feature
+    twin = FastPath(networks, compiled=False, dtype=torch.bfloat16).twin
+    feature = make_steps(networks, rows=200)[0].feature
     # Around 100, bf16 itself knows only multiples of one half.
-    exact, rough = networks.heads(feature).value, fast.judge(feature).value
+    exact, rough = networks.judge(feature).value, twin.judge(feature).value
     assert difference([exact], [exact.bfloat16()]) > 0.1
     assert 0 < difference([exact], [rough]) < 0.06
 
 
-def test_the_copy_follows_the_weights_when_refreshed_and_the_live_paths_at_once():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_twin_follows_the_weights(dtype):
     networks = make_networks()
-    fast = FastPath(networks, compiled=False, dtype=torch.float32)
-    step = make_step(networks)
-    old = fast.plan(*step)[0].feature
+    fast = FastPath(networks, compiled=False, dtype=dtype)
+    shared = dtype == torch.float32
     with torch.no_grad():
         for weight in networks.parameters():
             weight.add_(0.1)
-    new = networks.transition(*step)[0].feature
-    assert not torch.equal(old, new)
-    assert torch.equal(fast.imagine(*step)[0].feature, new)
-    assert torch.equal(fast.plan(*step)[0].feature, old)
+    networks.track_return_spread(torch.linspace(0, 90, 100))
+    assert torch.equal(fast.twin.return_spread, networks.return_spread)
+    assert same_weights(fast.twin, networks) == shared
     fast.refresh()
-    assert torch.equal(fast.plan(*step)[0].feature, new)
-    assert torch.equal(fast.judge(new).value, networks.heads(new).value)
-
-
-def test_a_frozen_view_shares_memory_and_passes_gradients_through():
-    networks = make_networks()
-    rssm = networks.world_model.rssm
-    view = frozen_view(rssm)
-    pairs = list(zip(view.parameters(), rssm.parameters(), strict=True))
-    assert all(mine.data_ptr() == theirs.data_ptr() for mine, theirs in pairs)
-    assert not any(mine.requires_grad for mine, _ in pairs)
-    assert all(theirs.requires_grad for _, theirs in pairs)
-    with torch.no_grad():
-        rssm.enter.weight.fill_(0.125)
-    assert (view.enter.weight == 0.125).all()
+    assert same_weights(fast.twin, networks)
     networks.load_state_dict({k: x.clone() + 1 for k, x in networks.state_dict().items()})
-    assert (view.enter.weight == 1.125).all()
+    assert same_weights(fast.twin, networks) == shared
 
-    latent, _, noise = make_step(networks)
-    action = torch.zeros(6, 2, requires_grad=True)
-    view.imagine(latent, action, noise.latent).feature.sum().backward()
-    assert action.grad is not None
-    assert action.grad.abs().sum() > 0
-    assert all(theirs.grad is None for _, theirs in pairs)
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_the_twin_teach_the_networks(dtype):
+    """The losses of behaviour never reach the world model, in either precision."""
+    networks = make_networks()
+    fast = FastPath(networks, compiled=False, dtype=dtype)
+    assert not any(weight.requires_grad for weight in fast.twin.world_model.parameters())
+    assert all(weight.requires_grad for weight in networks.world_model.parameters())
+    learner = Learner(networks, 0, fast)
+    before = {name: x.clone() for name, x in networks.state_dict().items()}
+    latent, skill, noise = make_steps(networks)
+    _, states, _ = fast.twin.advance(latent.to(dtype), skill, noise)
+    learner.descend("policy", -states.feature.float().square().mean())
+    changed = {k for k, x in networks.state_dict().items() if not torch.equal(x, before[k])}
+    assert changed == {name for name in before if name.startswith("policy.")}
+    exact = networks.advance(latent, skill, noise)[1].feature.square().mean()
+    wanted = torch.autograd.grad(-exact, list(networks.policy.parameters()))
+    fast.refresh()
+    _, states, _ = fast.twin.advance(latent.to(dtype), skill, noise)
+    computed = torch.autograd.grad(
+        -states.feature.float().square().mean(), list(fast.twin.policy.parameters())
+    )
+    one, other = (torch.cat([x.float().flatten() for x in g]) for g in (wanted, computed))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.99
 
 
 COMPILED = """
@@ -171,21 +179,18 @@ from lsp.config import RuntimeConfig
 
 networks = t.make_networks()
 fast = fast_path(networks, RuntimeConfig(compile=True, bf16=False))
-step = t.make_step(networks)
-close = {"atol": 1e-4, "rtol": 1e-3}
-expected, action = networks.transition(*step)
-latent, same_action = fast.imagine(*step)
-torch.testing.assert_close(latent.feature, expected.feature, **close)
+twin, steps = fast.twin, t.make_steps(networks)
+_, expected, action = networks.advance(*steps)
+_, states, same_action = twin.advance(*steps)
+torch.testing.assert_close(states.feature, expected.feature, **close)
 torch.testing.assert_close(same_action, action, **close)
 with torch.no_grad():
-    torch.testing.assert_close(fast.plan(*step)[0].feature, expected.feature, **close)
-    judged, heads = fast.judge(expected.feature), networks.heads(expected.feature)
-    for one, other in zip(judged, heads):
+    torch.testing.assert_close(twin.advance(*steps)[1].feature, expected.feature, **close)
+    for one, other in zip(twin.judge(expected.feature), networks.judge(expected.feature)):
         torch.testing.assert_close(one, other, **close)
-weights = list(networks.policy.parameters())
 gradients = [
-    torch.autograd.grad(path(*step)[0].feature.sum(), weights)
-    for path in (networks.transition, fast.imagine)
+    torch.autograd.grad(x.advance(*steps)[1].feature.sum(), list(x.policy.parameters()))
+    for x in (networks, twin)
 ]
 for one, other in zip(*gradients):
     torch.testing.assert_close(one, other, **close)

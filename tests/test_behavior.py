@@ -61,22 +61,22 @@ def silence_reward_and_value(networks):
     networks.slow_value.load_state_dict(networks.value.state_dict())
 
 
-def imagine(networks, transition=None):
+def imagine(networks):
     """A rollout from the test's starts with drawn skills, and its value estimates."""
     starts, config = make_starts(networks), networks.config
     count = starts.weight.shape[0]
     plans = torch.randn(count, config.plan_length, config.skills.dim, generator=seeded(3))
     noise = networks.draw_noise(config.behavior_horizon, count, generator=seeded(4))
-    rollout = networks.imagine(starts.latent, plans, noise, transition)
+    rollout = networks.imagine(starts.latent, plans, noise)
     intrinsic = None
     if config.has_skills:
         intrinsic = recognise_skills(networks, rollout.feature, plans, seeded(5)).reward
     return rollout, estimate_values(networks, rollout.feature, intrinsic), starts
 
 
-def policy_gradient(networks, transition=None):
+def policy_gradient(networks):
     """Size of the gradient of the policy's loss with respect to its weights."""
-    rollout, estimates, starts = imagine(networks, transition)
+    rollout, estimates, starts = imagine(networks)
     loss, _ = policy_loss(rollout, estimates, starts.weight)
     weights = list(networks.policy.parameters())
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -100,12 +100,15 @@ def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way():
     networks = make_networks(skills={"intrinsic_scale": 0.0})
     assert policy_gradient(networks) > 1e-4
 
+    whole = networks.transition
+
     def cut(latent, skill, noise):
-        latent, action = networks.transition(latent, skill, noise)
+        latent, action = whole(latent, skill, noise)
         return latent.detach(), action
 
     # Cut from the dynamics, nothing of the loss depends on the policy any more.
-    rollout, estimates, starts = imagine(networks, cut)
+    networks.transition = cut
+    rollout, estimates, starts = imagine(networks)
     weights = list(networks.policy.parameters())
     loss, _ = policy_loss(rollout, estimates, starts.weight)
     assert all(g is None for g in torch.autograd.grad(loss, weights, allow_unused=True))
@@ -114,19 +117,20 @@ def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way():
 def test_one_step_of_one_part_changes_no_other():
     networks = make_networks()
     learner = Learner(networks, seed=0)
-    rollout, estimates, starts = imagine(networks)
+    twin = learner.fast.twin
+    rollout, estimates, starts = imagine(twin)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     loss, _ = policy_loss(rollout, estimates, starts.weight)
-    learner._descend("policy", loss)
+    learner.descend("policy", loss)
     after_policy = {name: x.clone() for name, x in networks.state_dict().items()}
     changed = {name for name in before if not torch.equal(before[name], after_policy[name])}
     assert changed
     assert all(name.startswith("policy.") for name in changed)
-    for part in (networks.world_model, networks.value, networks.skill_predictor):
+    for part in (networks.world_model, twin.world_model, networks.value, networks.skill_predictor):
         assert all(weight.grad is None for weight in part.parameters())
 
-    loss, _ = value_loss(networks, rollout, estimates, starts.weight)
-    learner._descend("value", loss)
+    loss, _ = value_loss(twin, rollout, estimates, starts.weight)
+    learner.descend("value", loss)
     after = networks.state_dict()
     changed = {name for name in after if not torch.equal(after_policy[name], after[name])}
     assert changed
@@ -187,7 +191,7 @@ def test_nothing_counts_after_a_certain_end():
     with torch.no_grad():
         head[-1].bias.fill_(100.0)  # every state is surely the last
     rollout, estimates, _ = imagine(networks)
-    reward = networks.heads(rollout.feature[1:]).reward
+    reward = networks.judge(rollout.feature[1:]).reward
     torch.testing.assert_close(estimates.returns[..., 0], reward)
     assert estimates.weight[:, 0].tolist() == [1, 0, 0, 0]
 

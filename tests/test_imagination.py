@@ -1,9 +1,11 @@
 """Rolling plans out, on a world that can be followed by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from lsp.imagination import RolloutNoise, held_skills, imagine
+from lsp.imagination import RolloutNoise, hold_skill, imagine
 from lsp.skills import intrinsic_reward, segments
 from lsp.world_model import Latent
 
@@ -21,13 +23,14 @@ def follow(plan, horizon, skill_length, start=((0.0,),), action_noise=None):
     if action_noise is None:
         action_noise = torch.zeros(horizon, rows, 1)
     noise = RolloutNoise(action_noise, latent_noise)
-    return imagine(Latent(start, torch.zeros(rows, 1)), plan, skill_length, walk, noise)
+    advance = partial(hold_skill, walk)
+    return imagine(Latent(start, torch.zeros(rows, 1)), plan, skill_length, advance, noise)
 
 
 def test_each_skill_is_held_for_k_steps_and_the_last_for_what_is_left():
-    plan = torch.tensor([[[1.0], [2.0], [3.0]]])
-    held = [skill.item() for skill in held_skills(plan, horizon=5, skill_length=2)]
-    assert held == [1, 1, 2, 2, 3]
+    plan = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])
+    rollout = follow(plan, horizon=5, skill_length=2)
+    assert rollout.action[:, 0, 0].tolist() == [1, 1, 2, 2, 3]
 
 
 def test_a_plan_is_followed_step_by_step():

@@ -1,0 +1,98 @@
+"""`lsp bench`: every figure is there, adds up, and belongs to the settings it names."""
+
+import json
+from dataclasses import fields
+
+import pytest
+import torch
+
+from lsp.bench import Gemm, Report, workload
+from lsp.cli import main
+from lsp.config import make_config
+from lsp.errors import UserError
+
+KEYS = {
+    "update_ms",
+    "world_model_ms",
+    "planner_ms",
+    "behavior_ms",
+    "act_ms",
+    "act_ms_max",
+    "env_steps_per_s",
+    "gemm_peak_gflops",
+    "utilisation",
+    "peak_rss_mb",
+    "settings",
+}
+
+
+def run(path, *flags):
+    main(["bench", "--preset", "debug", "--repeats", "2", "--json", str(path), *flags])
+    return json.loads(path.read_text())
+
+
+def test_a_report_has_every_figure(tmp_path, capsys):
+    figures = run(tmp_path / "b.json", "--task", "walker_walk", "--env-steps", "1000")
+    assert figures.keys() >= KEYS
+    numbers = {key: x for key, x in figures.items() if key != "settings"}
+    assert all(value > 0 for value in numbers.values())
+    assert figures["settings"]["config"]["task"] == "walker_walk"
+    parts = (figures[f"{part}_ms"] for part in ("world_model", "planner", "behavior"))
+    assert sum(parts) == pytest.approx(figures["update_ms"])
+    rate = figures["update_gflop"] / (figures["update_ms"] / 1000)
+    assert figures["achieved_gflops"] == pytest.approx(rate)
+    assert figures["utilisation"] == pytest.approx(rate / figures["gemm_peak_gflops"])
+    assert "update_ms" in capsys.readouterr().out
+
+
+def test_parts_that_a_method_lacks_are_null(tmp_path):
+    figures = run(tmp_path / "b.json", "--method", "dreamer", "--env-steps", "0")
+    assert figures["planner_ms"] is None
+    assert figures["env_steps_per_s"] is None
+
+
+def test_weights_and_settings_can_come_from_a_run(tmp_path):
+    folder = str(tmp_path / "run")
+    main(["train", "--preset", "debug", "--steps", "1000", "--seed", "3", "--logdir", folder])
+    figures = run(tmp_path / "b.json", "--run", folder, "--env-steps", "0")
+    assert figures["settings"]["run"] == folder
+    assert figures["settings"]["config"]["seed"] == 3
+
+
+def test_the_peers_sizes():
+    paper, small = workload("paper", "quadruped_walk"), workload("small", "quadruped_walk")
+    assert paper == make_config("dreamer", "paper", task="quadruped_walk")
+    assert not small.has_skills
+    assert (small.replay.batch, small.replay.length, small.behavior_horizon) == (16, 32, 10)
+    assert small.behavior.num_starts is None  # all 512
+    with pytest.raises(UserError, match="choose one of paper, small"):
+        workload("huge", "quadruped_walk")
+
+
+def test_the_peak_is_measured_at_the_shape_of_the_sizes():
+    for sizes, shape in (("paper", (2500, 400, 400)), ("small", (512, 128, 128))):
+        assert Gemm(workload(sizes, "walker_walk"), torch.float32, "cpu").shape == shape
+    gemm = Gemm(make_config("lsp", "debug"), torch.float32, "cpu")
+    gemm.measure(1)
+    first = gemm.peak
+    gemm.measure(5)
+    assert gemm.peak >= first > 0
+
+
+def test_mistakes_get_one_line(tmp_path, capsys):
+    for flags, said in (
+        (["--sizes", "small"], "--method dreamer"),
+        (["--repeats", "0"], "repeats must be at least 1"),
+        (["--run", str(tmp_path)], str(tmp_path)),
+        (["--device", "cuda"], "no GPU"),
+    ):
+        if said == "no GPU" and torch.cuda.is_available():
+            continue
+        with pytest.raises(SystemExit) as stop:
+            run(tmp_path / "b.json", *flags)
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_every_field_of_the_report_is_written():
+    assert {field.name for field in fields(Report)} >= KEYS

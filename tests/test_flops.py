@@ -1,0 +1,98 @@
+"""The formula against what PyTorch counts while an update runs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lsp.behavior import draw_starts
+from lsp.config import make_config
+from lsp.flops import multiplications, update_flops
+from lsp.learner import Learner
+from lsp.nets import MLP, ConvDecoder, ConvEncoder
+from lsp.networks import Networks
+
+VECTORS, IMAGE = {"position": (5,), "velocity": (7,)}, {"image": (64, 64, 3)}
+
+
+def make_networks(method="lsp", shapes=VECTORS, **parts):
+    config = make_config(method, "debug")
+    # Wide enough that an action or a skill more or less is a small matter.
+    wide = {"deter": 48, "hidden": 48, "encoder": (48, 48), "decoder": (48, 48), "cnn_depth": 4}
+    config = replace(config, model=replace(config.model, **wide))
+    config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
+    torch.manual_seed(0)
+    return Networks(shapes, 2, config.validate())
+
+
+def make_batch(networks, shapes):
+    replay, rng = networks.config.replay, np.random.default_rng(0)
+    size = (replay.batch, replay.length)
+    batch = {f"obs/{key}": rng.normal(size=(*size, *s)) for key, s in shapes.items()}
+    batch = {key: x.astype(np.float32) for key, x in batch.items()}
+    batch |= {"action": rng.uniform(-1, 1, (*size, 2)).astype(np.float32)}
+    batch |= {"reward": np.zeros(size, np.float32), "is_first": np.zeros(size, bool)}
+    return batch | {"is_terminal": np.zeros(size, bool)}
+
+
+def counted(work):
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("shapes", [VECTORS, IMAGE], ids=["proprio", "pixels"])
+@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+def test_an_update_runs_about_the_operations_it_needs(method, shapes):
+    networks = make_networks(method, shapes)
+    learner, batch = Learner(networks, 0), make_batch(networks, shapes)
+    needed = update_flops(networks)
+    data = {key: torch.as_tensor(x) for key, x in batch.items()}
+
+    def learn_model():
+        loss, _, _ = networks.world_model.loss(data, learner.generator, learner.fast.scan)
+        learner.descend("model", loss)
+
+    model = counted(learn_model)
+    assert needed.world_model == pytest.approx(model, rel=0.05)
+    with torch.no_grad():
+        _, latents, _ = networks.world_model.loss(data, learner.generator)
+    count = networks.config.behavior.num_starts
+    starts = draw_starts(latents, data["is_terminal"], count, learner.generator).latent
+    planning = counted(lambda: learner.plan(starts))
+    assert needed.planner == planning
+    everything = counted(lambda: learner.update(batch))
+    assert needed.behavior == pytest.approx(everything - model - planning, rel=0.1)
+
+
+def test_multiplications_by_hand():
+    assert multiplications(MLP(3, [4, 5], 2)) == 3 * 4 + 4 * 5 + 5 * 2
+    # 64 → 31 → 14 → 6 → 2 pixels a side, kernels of 4×4.
+    encoder = 31**2 * 3 * 8 + 14**2 * 8 * 16 + 6**2 * 16 * 32 + 2**2 * 32 * 64
+    assert multiplications(ConvEncoder(3, 8)) == 16 * encoder
+    # 1 → 5 → 13 → 30 → 64, kernels of 5, 5, 6 and 6.
+    decoder = 25 * 256 * 32 + 25 * 25 * 32 * 16 + 36 * 169 * 16 * 8 + 36 * 900 * 8 * 3
+    assert multiplications(ConvDecoder(10, 3, 8)) == 10 * 256 + decoder
+
+
+def test_paper_sizes_are_what_the_paper_says_of_dreamer():
+    """The peers' workload: quadruped, 50×50, imagining 15 from 2500; 376 GFLOP by hand."""
+    networks = Networks({"everything": (78,)}, 12, make_config("dreamer", "paper"))
+    assert update_flops(networks).total / 1e9 == pytest.approx(376, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "factor"),
+    [
+        ({"planner": {"num_candidates": 8}}, 2),
+        ({"planner": {"num_iterations": 4}}, 2),
+        ({"planner": {"horizon": 20}}, 2),
+        ({"behavior": {"num_starts": 8}}, 2),
+    ],
+)
+def test_the_planner_costs_in_proportion_to_all_it_multiplies(change, factor):
+    changed, plain = update_flops(make_networks(**change)), update_flops(make_networks())
+    assert changed.planner == factor * plain.planner
+    assert changed.world_model == plain.world_model
