@@ -204,9 +204,9 @@ class RuntimeConfig:
     threads: int | None = None
     """CPU threads; None takes PyTorch's default."""
     compile: bool = True
-    """torch.compile the imagination step and the filter, where a C++ compiler is found."""
+    """torch.compile filter, imagination step and heads, where a C++ compiler is found."""
     bf16: bool = True
-    """Plan in bfloat16, where the hardware multiplies it."""
+    """Imagine and plan in bfloat16, where the hardware multiplies it."""
 
 
 @dataclass(frozen=True)
