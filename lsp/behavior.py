@@ -10,7 +10,7 @@ from lsp.config import Config
 from lsp.distributions import Normal
 from lsp.imagination import Rollout, RolloutNoise
 from lsp.networks import Networks
-from lsp.planner import Plan, plan, standard_plan
+from lsp.planner import Plan, candidate_noise, plan, standard_plan
 from lsp.returns import lambda_return
 from lsp.skills import batch_density, intrinsic_reward, segments
 from lsp.world_model import Latent, Metrics
@@ -154,14 +154,18 @@ def plan_skills(
     independent = planner.rollout_noise == "independent"
     rows = planner.num_candidates if independent else 1
 
-    def evaluate(candidates: Tensor) -> Tensor:
-        noise = networks.draw_noise(planner.horizon, rows, num_starts, generator=generator)
-        return score_plans(networks, starts, candidates, noise, generator)
-
     if prior is None:
         length, dim = config.plan_length, config.skills.dim
         prior = standard_plan(num_starts, length, dim, networks.device)
-    return plan(evaluate, prior, planner, generator)
+    draws = candidate_noise(prior, planner, generator)
+    shape = (planner.num_iterations, planner.horizon, rows, num_starts)
+    noise = networks.draw_noise(*shape, generator=generator)
+
+    def evaluate(candidates: Tensor, iteration: int) -> Tensor:
+        now = RolloutNoise(*(x[iteration] for x in noise))
+        return score_plans(networks, starts, candidates, now, generator)
+
+    return plan(evaluate, prior, planner, draws)
 
 
 def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:

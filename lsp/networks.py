@@ -79,11 +79,10 @@ class Networks(nn.Module):
     def device(self) -> torch.device:
         return self.return_spread.device
 
-    def draw_noise(self, horizon: int, *rows: int, generator: torch.Generator) -> RolloutNoise:
-        """Standard normal noise for a rollout of `horizon` steps in `rows` rows."""
+    def draw_noise(self, *shape: int, generator: torch.Generator) -> RolloutNoise:
+        """Standard normal noise `[*shape, ...]`, of which the last axes are steps and rows."""
         sizes = [self.action_dim, self.config.model.stoch]
-        shape = (horizon, *rows, sum(sizes))
-        noise = torch.randn(shape, generator=generator, device=self.device)
+        noise = torch.randn((*shape, sum(sizes)), generator=generator, device=self.device)
         return RolloutNoise(*noise.split(sizes, -1))
 
     def imagine(

@@ -22,8 +22,8 @@ class Plan(NamedTuple):
         return self.mean + self.std * noise
 
 
-Evaluate = Callable[[Float[Tensor, "candidates starts plan skill"]], Tensor]
-"""Plans to their estimated values V_g, `[candidates, starts]`, by imagined rollouts."""
+Evaluate = Callable[[Float[Tensor, "candidates starts plan skill"], int], Tensor]
+"""Plans to their estimated values V_g, `[candidates, starts]`, by rollouts of this iteration."""
 
 
 def standard_plan(starts: int, length: int, skill_dim: int, device: torch.device) -> Plan:
@@ -32,33 +32,45 @@ def standard_plan(starts: int, length: int, skill_dim: int, device: torch.device
     return Plan(torch.zeros(shape, device=device), torch.ones(shape, device=device))
 
 
+def candidate_noise(
+    prior: Plan, config: PlannerConfig, generator: torch.Generator
+) -> Float[Tensor, "iterations candidates starts plan skill"]:
+    """The standard normal draws behind all candidates of one `plan`."""
+    starts, *skills = prior.mean.shape
+    distributions = 1 if config.scope == "shared" else starts
+    shape = (config.num_iterations, config.num_candidates, distributions, *skills)
+    return torch.randn(shape, generator=generator, device=prior.mean.device)
+
+
 @torch.no_grad()
 def plan(
-    evaluate: Evaluate, prior: Plan, config: PlannerConfig, generator: torch.Generator
+    evaluate: Evaluate,
+    prior: Plan,
+    config: PlannerConfig,
+    noise: Float[Tensor, "iterations candidates starts plan skill"],
 ) -> tuple[Plan, dict[str, Tensor]]:
     """ζ after `num_iterations` rounds of sampling, imagining, sorting and refitting.
 
     `evaluate` imagines the candidate plans from every start state at once and returns their value
     estimates. With `scope = "shared"` one ζ serves all starts: candidates are scored by their
-    mean over starts. Returns ζ, one for each start of `prior`, and statistics.
+    mean over starts. `noise` is `candidate_noise`. Returns ζ, one for each start of `prior`, and
+    statistics.
     """
     zeta, starts = prior, prior.mean.shape[0]
     shared = config.scope == "shared"
     if shared:
         zeta = Plan(prior.mean[:1], prior.std[:1])
-    shape = (config.num_candidates, *zeta.mean.shape)
     stats: dict[str, Tensor] = {}
-    for _ in range(config.num_iterations):
+    for iteration, draws in enumerate(noise.unbind(0)):
         # Sample G plans from p(z | ζ)
-        noise = torch.randn(shape, generator=generator, device=prior.mean.device)
-        candidates = zeta.sample(noise)
+        candidates = zeta.sample(draws)
         # Imagine H steps from each s_t with each, and estimate their values V_g
-        values = evaluate(candidates.expand(-1, starts, -1, -1))
+        values = evaluate(candidates.expand(-1, starts, -1, -1), iteration)
         if shared:
             values = values.mean(1, keepdim=True)
         # Sort {V_g} and use the top M to update ζ = (μ, Σ)
         best, order = values.topk(config.num_elites, dim=0)
-        elites = candidates.gather(0, order[..., None, None].expand(-1, -1, *shape[2:]))
+        elites = candidates.gather(0, order[..., None, None].expand(-1, -1, *prior.mean.shape[1:]))
         zeta = Plan(elites.mean(0), elites.std(0, correction=0))
         stats = {
             "planner/value": values.mean(),

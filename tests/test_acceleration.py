@@ -166,6 +166,49 @@ def test_gradients_of_the_twin_teach_the_networks(dtype):
     assert torch.cosine_similarity(one, other, dim=0) > 0.99
 
 
+TRACED = """
+import sys
+
+import torch
+
+sys.path.insert(0, sys.argv[1])
+import test_acceleration as t
+
+from lsp.behavior import score_plans
+from lsp.imagination import RolloutNoise
+from lsp.planner import candidate_noise, plan, standard_plan
+
+networks = t.make_networks(termination=True)
+latent, skill, noise = t.make_steps(networks)
+planner = networks.config.planner
+prior = standard_plan(6, 1, 3, networks.device)
+draws = candidate_noise(prior, planner, t.seeded(5))
+shape = (planner.num_iterations, planner.horizon, 1, 6)
+rollouts = networks.draw_noise(*shape, generator=t.seeded(6))
+
+def search(latent, draws, rollouts):
+    def evaluate(candidates, iteration):
+        now = RolloutNoise(*(x[iteration] for x in rollouts))
+        return score_plans(networks, latent, candidates, now, None)
+
+    return plan(evaluate, prior, planner, draws)
+
+for work, given in ((search, (latent, draws, rollouts)), (networks.advance, (latent, skill, noise))):
+    traced = torch.compile(work, backend="eager", fullgraph=True, dynamic=False)
+    for one, other in zip(traced(*given)[0], work(*given)[0], strict=True):
+        torch.testing.assert_close(one, other)
+print("traced")
+"""
+
+
+def test_planner_and_imagination_are_each_one_graph():
+    """Nothing in them waits for a device, and no shape depends on data."""
+    command = [sys.executable, "-c", TRACED, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("traced")
+
+
 COMPILED = """
 import sys
 

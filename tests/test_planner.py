@@ -1,6 +1,7 @@
 """The cross-entropy method finds what is known to be best, on functions and on small worlds."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 
 from lsp.behavior import plan_skills
 from lsp.config import PlannerConfig, make_config
-from lsp.imagination import RolloutNoise, imagine
+from lsp.imagination import RolloutNoise, hold_skill, imagine
 from lsp.networks import Networks
-from lsp.planner import Plan, plan, standard_plan
+from lsp.planner import Plan, candidate_noise, plan, standard_plan
 from lsp.world_model import Latent
 
 THOROUGH = PlannerConfig(num_candidates=64, num_elites=8, num_iterations=10)
@@ -21,6 +22,12 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def search(evaluate, prior, config, generator):
+    """`plan` with noise from `generator`, for values that do not depend on the iteration."""
+    noise = candidate_noise(prior, config, generator)
+    return plan(lambda candidates, iteration: evaluate(candidates), prior, config, noise)
+
+
 def distance_to(target):
     """Values of plans: minus the squared distance to the target of each start."""
     return lambda candidates: -(candidates - target).square().sum((-1, -2))
@@ -28,28 +35,28 @@ def distance_to(target):
 
 def test_the_optimum_of_a_quadratic_is_found():
     target = torch.tensor([[[0.5, -1.0, 1.5], [-0.5, 0.0, 1.0]]])
-    zeta, _ = plan(distance_to(target), standard_plan(1, 2, 3, CPU), THOROUGH, seeded())
+    zeta, _ = search(distance_to(target), standard_plan(1, 2, 3, CPU), THOROUGH, seeded())
     torch.testing.assert_close(zeta.mean, target, atol=0.05, rtol=0)
     assert zeta.std.max() < 0.1
 
 
 def test_the_settings_of_the_paper_get_most_of_the_way():
     target = torch.randn(200, 1, 3, generator=seeded(1))
-    zeta, _ = plan(distance_to(target), standard_plan(200, 1, 3, CPU), PlannerConfig(), seeded())
+    zeta, _ = search(distance_to(target), standard_plan(200, 1, 3, CPU), PlannerConfig(), seeded())
     before, after = target.square().sum((-1, -2)), (zeta.mean - target).square().sum((-1, -2))
     assert after.mean() < 0.15 * before.mean()
 
 
 def test_every_start_gets_the_plan_that_is_best_for_it():
     target = torch.tensor([[[1.0]], [[-1.0]], [[0.0]]])
-    zeta, _ = plan(distance_to(target), standard_plan(3, 1, 1, CPU), THOROUGH, seeded())
+    zeta, _ = search(distance_to(target), standard_plan(3, 1, 1, CPU), THOROUGH, seeded())
     torch.testing.assert_close(zeta.mean, target, atol=0.05, rtol=0)
 
 
 def test_a_shared_plan_is_one_for_all_and_best_on_average():
     # Values of -1 to 3 pull a shared plan to their mean, 1; the nearest start alone would not.
     target, shared = torch.tensor([[[-1.0]], [[1.0]], [[3.0]]]), replace(THOROUGH, scope="shared")
-    zeta, _ = plan(distance_to(target), standard_plan(3, 1, 1, CPU), shared, seeded())
+    zeta, _ = search(distance_to(target), standard_plan(3, 1, 1, CPU), shared, seeded())
     torch.testing.assert_close(zeta.mean, torch.ones(3, 1, 1), atol=0.05, rtol=0)
     assert (zeta.mean == zeta.mean[:1]).all()
     assert (zeta.std == zeta.std[:1]).all()
@@ -62,7 +69,7 @@ def test_a_shared_candidate_is_tried_from_every_start():
         seen.append(candidates)
         return distance_to(torch.zeros(3, 1, 1))(candidates)
 
-    plan(evaluate, standard_plan(3, 1, 1, CPU), replace(THOROUGH, scope="shared"), seeded())
+    search(evaluate, standard_plan(3, 1, 1, CPU), replace(THOROUGH, scope="shared"), seeded())
     assert len(seen) == THOROUGH.num_iterations
     for candidates in seen:
         assert candidates.shape == (64, 3, 1, 1)
@@ -77,7 +84,7 @@ def test_the_elites_refit_mean_and_population_deviation():
         seen.append(candidates.numpy())
         return values
 
-    zeta, stats = plan(evaluate, standard_plan(2, 2, 3, CPU), config, seeded())
+    zeta, stats = search(evaluate, standard_plan(2, 2, 3, CPU), config, seeded())
     for start, elites in ((0, [1, 3, 4]), (1, [5, 4, 3])):
         best = seen[0][elites, start]
         np.testing.assert_allclose(zeta.mean[start], best.mean(0), rtol=1e-5)
@@ -94,7 +101,7 @@ def test_the_first_candidates_come_from_the_prior():
         return candidates.sum((-1, -2))
 
     config = PlannerConfig(num_candidates=4000, num_elites=4, num_iterations=1)
-    plan(evaluate, Plan(torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 0.5)), config, seeded())
+    search(evaluate, Plan(torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 0.5)), config, seeded())
     assert seen[0].mean().item() == pytest.approx(3.0, abs=0.05)
     assert seen[0].std().item() == pytest.approx(0.5, abs=0.05)
 
@@ -120,7 +127,7 @@ def value_of_walks(candidates):
     noise = RolloutNoise(torch.zeros(10, rows, 2), torch.zeros(10, rows, 0))
     start = Latent(torch.zeros(rows, 2), torch.zeros(rows, 0))
     plans = candidates.reshape(rows, length, dim)
-    end = imagine(start, plans, 5, streets, noise).feature[-1]
+    end = imagine(start, plans, 5, partial(hold_skill, streets), noise).feature[-1]
     return -(end - 1).norm(dim=-1).reshape(count, starts)
 
 
@@ -129,7 +136,7 @@ def test_two_different_skills_are_found_where_one_does_not_get_there():
     one_skill = value_of_walks(compass[:, None, None].expand(4, 1, 2, 2))
     assert one_skill.max().item() == pytest.approx(-1.0, abs=1e-5)
 
-    zeta, _ = plan(value_of_walks, standard_plan(8, 2, 2, CPU), THOROUGH, seeded())
+    zeta, _ = search(value_of_walks, standard_plan(8, 2, 2, CPU), THOROUGH, seeded())
     torch.testing.assert_close(
         value_of_walks(zeta.mean[None]), torch.zeros(1, 8), atol=1e-5, rtol=0
     )
