@@ -5,7 +5,7 @@ The eager fp32 path in `networks.py` is the reference; nothing else changes.
 
 import shutil
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -48,8 +48,10 @@ class FastPath:
     respect to it. `scan` is the world model's own filter, in full precision.
     """
 
-    def __init__(self, networks: Networks, compiled: bool, dtype: torch.dtype):
-        wrap = _compiled if compiled else _as_it_is
+    def __init__(
+        self, networks: Networks, compiled: bool, dtype: torch.dtype, mode: str = "default"
+    ):
+        wrap = partial(_compiled, mode) if compiled else _as_it_is
         self.networks = networks
         self.twin = twin_of(networks, dtype)
         self._scan: Scan = wrap(networks.world_model.rssm.scan)
@@ -112,8 +114,8 @@ def _with_gradient(latent: Latent) -> Latent:
     return Latent(*(x if x.requires_grad else x.detach().requires_grad_() for x in latent))
 
 
-def _compiled(function: Any) -> Any:
-    return torch.compile(function, dynamic=False, fullgraph=True)
+def _compiled(mode: str, function: Any) -> Any:
+    return torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
 
 
 def _as_it_is(function: Any) -> Any:
@@ -124,4 +126,5 @@ def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
     """The fastest path that this machine and the user's settings allow."""
     on_gpu = networks.device.type == "cuda"
     dtype = torch.bfloat16 if runtime.bf16 and (on_gpu or bf16_is_fast()) else torch.float32
-    return FastPath(networks, runtime.compile and compiler_found(), dtype)
+    mode = "reduce-overhead" if on_gpu and runtime.cuda_graphs else "default"
+    return FastPath(networks, runtime.compile and compiler_found(), dtype, mode)

@@ -207,6 +207,8 @@ class RuntimeConfig:
     """torch.compile filter, imagination step and heads, where a C++ compiler is found."""
     bf16: bool = True
     """Imagine and plan in bfloat16, where the hardware multiplies it."""
+    cuda_graphs: bool = False
+    """On a GPU: compile with CUDA graphs (mode reduce-overhead). Not measured yet."""
 
 
 @dataclass(frozen=True)

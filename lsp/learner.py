@@ -65,7 +65,7 @@ class Learner:
         """
         networks, twin = self.networks, self.fast.twin
         config, generator = self.config, self.generator
-        data = {key: torch.as_tensor(x).to(networks.device) for key, x in batch.items()}
+        data = {key: _to_device(x, networks.device) for key, x in batch.items()}
 
         # Model learning: compute model states s_t, update θ
         loss, latents, metrics = networks.world_model.loss(data, generator, self.fast.scan)
@@ -152,3 +152,9 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)
         optimizer.step()
         return {f"gradient/{name}": norm}
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """On a GPU without waiting for the copy."""
+    tensor = torch.as_tensor(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -102,5 +102,5 @@ class Networks(nn.Module):
     @torch.no_grad()
     def track_return_spread(self, returns: Float[Tensor, "*batch"]) -> None:
         """Follow the 5th-to-95th percentile range of imagined task returns (as DreamerV3 does)."""
-        low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95]))
+        low, high = (torch.quantile(returns.flatten(), share) for share in (0.05, 0.95))
         self.return_spread.lerp_(high - low, 0.01)

@@ -26,7 +26,8 @@ class SkillPredictor(nn.Module):
         generator: torch.Generator,
     ) -> Normal:
         """`segment` holds s0 and the K states after it; χ reads it through noise (A.7)."""
-        inputs = segment[self._steps(segment.shape[0] - 1)].movedim(0, -2).flatten(-2)
+        states = [segment[step] for step in self._steps(segment.shape[0] - 1)]
+        inputs = torch.cat(states, -1)
         noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
         mean, log_std = self.net(inputs + self.config.input_noise * noise).chunk(2, -1)
         return Normal(mean, softly_clamped_std(log_std, self.config.std_bounds))
@@ -58,9 +59,11 @@ def intrinsic_reward(
     episode early never pays. Index t belongs to s_{t+1}.
     """
     reward = log_q[0].new_zeros(horizon, *log_q[0].shape)
-    ends = [(k + 1) * skill_length - 1 for k in range(len(log_q))]
-    bonus = torch.stack(log_q) + standard_normal_entropy(skill_dim)
-    return reward.index_copy(0, torch.tensor(ends, device=reward.device), bonus)
+    # A slice, because a list of indices would have to be copied to a GPU.
+    reward[skill_length - 1 :: skill_length] = torch.stack(log_q) + standard_normal_entropy(
+        skill_dim
+    )
+    return reward
 
 
 def batch_density(skill: Float[Tensor, "batch skill"]) -> Normal:

@@ -193,7 +193,8 @@ def search(latent, draws, rollouts):
 
     return plan(evaluate, prior, planner, draws)
 
-for work, given in ((search, (latent, draws, rollouts)), (networks.advance, (latent, skill, noise))):
+calls = (search, (latent, draws, rollouts)), (networks.advance, (latent, skill, noise))
+for work, given in calls:
     traced = torch.compile(work, backend="eager", fullgraph=True, dynamic=False)
     for one, other in zip(traced(*given)[0], work(*given)[0], strict=True):
         torch.testing.assert_close(one, other)
