@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lsp.config import RuntimeConfig
 from lsp.distributions import Normal
-from lsp.imagination import Advance, RolloutNoise
+from lsp.imagination import RolloutNoise, Transition
 from lsp.networks import Networks
 from lsp.world_model import Latent, Scan
 
@@ -55,8 +55,8 @@ class FastPath:
         self.networks = networks
         self.twin = twin_of(networks, dtype)
         self._scan: Scan = wrap(networks.world_model.rssm.scan)
-        self._advance: Advance = wrap(self.twin.advance)
-        self.twin.advance = self.advance
+        self._transition: Transition = wrap(self.twin.transition)
+        self.twin.transition = self.transition
         self.twin.judge = wrap(self.twin.judge)
 
     @torch.no_grad()
@@ -81,19 +81,11 @@ class FastPath:
         normals = (torch.cat(parts, 1) for parts in zip(*posteriors, strict=True))
         return latent, state, Normal(*normals)
 
-    def advance(
+    def transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
-    ) -> tuple[Latent, Latent, Float[Tensor, "steps batch action"]]:
-        """`Networks.advance`, a few steps a call."""
-        states, actions = [], []
-        for piece in zip(*(x.split(1) for x in noise), strict=True):
-            latent, state, action = self._advance(
-                _with_gradient(latent), skill, RolloutNoise(*piece)
-            )
-            states.append(state)
-            actions.append(action)
-        state = Latent(*(torch.cat(parts) for parts in zip(*states, strict=True)))
-        return latent, state, torch.cat(actions)
+    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
+        """`Networks.transition` of the twin."""
+        return self._transition(_with_gradient(latent), skill, noise)
 
 
 def twin_of(networks: Networks, dtype: torch.dtype) -> Networks:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lsp.config import Config
-from lsp.imagination import Advance, Rollout, RolloutNoise, hold_skill, imagine
+from lsp.imagination import Rollout, RolloutNoise, Transition, hold_skill, imagine
 from lsp.observations import Shapes
 from lsp.policy import Policy, Value
 from lsp.skills import SkillPredictor
@@ -46,19 +46,20 @@ class Networks(nn.Module):
             self.register_buffer("shared_std", torch.ones(plan))
         self.register_buffer("return_spread", torch.ones(()))
         # Attributes, so that a faster copy can have faster ones (acceleration.py).
-        self.advance: Advance = self._advance
+        self.transition: Transition = self._transition
         self.judge: Callable[[Tensor], Judgement] = self._judge
 
-    def transition(
+    def _transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
     ) -> tuple[Latent, Float[Tensor, "batch action"]]:
         """One step of imagination: the policy acts, the RSSM answers."""
         action = self.policy(latent.feature, skill).sample(noise.action)
         return self.world_model.rssm.imagine(latent, action, noise.latent), action
 
-    def _advance(
+    def advance(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
     ) -> tuple[Latent, Latent, Float[Tensor, "steps batch action"]]:
+        """Steps with the same skill, as many as there is noise."""
         return hold_skill(self.transition, latent, skill, noise)
 
     def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
