@@ -19,8 +19,11 @@ from statistics import median
 HERE = Path(__file__).parent
 TORCH = "torch==2.13.0"
 PEERS = {"sheeprl": "sheeprl==0.8.4", "torchrl": "torchrl==0.14.1"}
-OURS = ("fp32", "bf16")
-PRECISIONS = {"sheeprl": ("fp32", "bf16", "compiled"), "torchrl": ("fp32", "bf16")}
+# Ours of each precision against which of theirs; `compiled` is fp32 with torch.compile, as ours is.
+THEIRS = {
+    "fp32": {"sheeprl": ("fp32", "compiled"), "torchrl": ("fp32",)},
+    "bf16": {"sheeprl": ("fp32", "compiled", "bf16"), "torchrl": ("fp32", "bf16")},
+}
 WARM_UP = 3  # rounds that are not counted; the first compiles
 # The same for all: glibc keeps freed memory instead of handing it back and faulting it in again.
 ALLOCATOR = {
@@ -28,6 +31,7 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+LINE = "{ours:9} {ours_ms:7.0f} ms   {theirs:17} {theirs_ms:7.0f} ms   ratio {ratio:.2f}"
 
 
 class Contestant:
@@ -100,20 +104,18 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=Path("runs/peers"))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    pythons = {peer: environment(given.environments, peer) for peer in PEERS}
+    pythons["lsp"] = Path(sys.executable)
     results = []
-    for peer, precisions in PRECISIONS.items():
-        python = environment(given.environments, peer)
-        for precision in precisions:
-            for mine in OURS:
-                ours = Contestant(Path(sys.executable), "lsp", given.sizes, mine, given.threads)
-                theirs = Contestant(python, peer, given.sizes, precision, given.threads)
-                result = duel(ours, theirs, given.rounds)
-                results.append(result)
-                print(
-                    "{ours:9} {ours_ms:7.0f} ms   {theirs:17} {theirs_ms:7.0f} ms   "
-                    "ratio {ratio:.2f}".format(**result),
-                    flush=True,
-                )
+    for mine, peers in THEIRS.items():
+        for peer, precision in ((peer, each) for peer, kinds in peers.items() for each in kinds):
+            pair = ("lsp", mine), (peer, precision)
+            contestants = [
+                Contestant(pythons[name], name, given.sizes, kind, given.threads)
+                for name, kind in pair
+            ]
+            results.append(duel(*contestants, given.rounds))
+            print(LINE.format(**results[-1]), flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
