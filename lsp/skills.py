@@ -59,10 +59,9 @@ def intrinsic_reward(
     episode early never pays. Index t belongs to s_{t+1}.
     """
     reward = log_q[0].new_zeros(horizon, *log_q[0].shape)
+    bonus = torch.stack(log_q) + standard_normal_entropy(skill_dim)
     # A slice, because a list of indices would have to be copied to a GPU.
-    reward[skill_length - 1 :: skill_length] = torch.stack(log_q) + standard_normal_entropy(
-        skill_dim
-    )
+    reward[skill_length - 1 :: skill_length] = bonus
     return reward
 
 

@@ -38,6 +38,7 @@ class Latent(NamedTuple):
         return Latent(self.deter.flatten(0, 1), self.stoch.flatten(0, 1))
 
     def to(self, dtype: torch.dtype) -> "Latent":
+        """The same states in another precision."""
         return Latent(self.deter.to(dtype), self.stoch.to(dtype))
 
     def rows(self, index: Tensor | slice) -> "Latent":

@@ -203,7 +203,7 @@ print("traced")
 
 
 def test_planner_and_imagination_are_each_one_graph():
-    """Nothing in them waits for a device, and no shape depends on data."""
+    """No Python decision in them depends on data."""
     command = [sys.executable, "-c", TRACED, str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

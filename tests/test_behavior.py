@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsp.agent import Agent
 from lsp.behavior import (
@@ -25,6 +26,7 @@ from lsp.networks import Networks
 from lsp.world_model import Latent
 
 SHAPES = {"position": (5,)}
+aten = torch.ops.aten
 ACTIONS = 2
 
 
@@ -366,6 +368,26 @@ def test_dreamer_has_no_skill_anywhere_and_never_plans(monkeypatch):
         assert Agent(networks, mode).act(observation).shape == (ACTIONS,)
     with pytest.raises(AssertionError, match="planned"):
         updated(method="lsp")
+
+
+class Waiting(TorchDispatchMode):
+    """Refuses what would make the program wait for a GPU: values and shapes that depend on data."""
+
+    refused = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in self.refused, f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+def test_nothing_in_an_update_waits_for_the_device(method):
+    networks = make_networks(method)
+    networks.shapes = SHAPES
+    learner, batch = Learner(networks, seed=0), make_batch(networks)
+    learner.update(batch)  # an optimiser's first step makes its state
+    with Waiting():
+        learner.update(batch)
 
 
 def test_the_same_seed_gives_the_same_update():

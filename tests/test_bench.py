@@ -6,10 +6,13 @@ from dataclasses import fields
 import pytest
 import torch
 
+import lsp.bench
+from lsp.api import load_networks
 from lsp.bench import Gemm, Report, workload
 from lsp.cli import main
-from lsp.config import make_config
+from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
+from lsp.run import RunFolder
 
 KEYS = {
     "update_ms",
@@ -57,6 +60,23 @@ def test_weights_and_settings_can_come_from_a_run(tmp_path):
     figures = run(tmp_path / "b.json", "--run", folder, "--env-steps", "0")
     assert figures["settings"]["run"] == folder
     assert figures["settings"]["config"]["seed"] == 3
+
+
+def test_updates_begin_with_the_weights_of_the_run(tmp_path, monkeypatch):
+    folder, before = tmp_path / "run", []
+    # Learning begins with the end of the first episode, at 1000 env steps.
+    main(["train", "--preset", "debug", "--steps", "1100", "--logdir", str(folder)])
+    original = lsp.bench.train
+
+    def watched(trainer, env_steps):
+        before.append({name: x.clone() for name, x in trainer.networks.state_dict().items()})
+        original(trainer, env_steps)
+
+    monkeypatch.setattr(lsp.bench, "train", watched)
+    config = RunFolder(folder).read_config()
+    lsp.bench.bench(config, RuntimeConfig(compile=False), 1, 0, folder)
+    saved = load_networks(folder).state_dict()
+    assert all(torch.equal(saved[name], x) for name, x in before[0].items())
 
 
 def test_the_peers_sizes():

@@ -311,3 +311,12 @@ def test_without_opengl_all_but_rendering_works(variables, expected):
         pytest.skip("another backend than EGL renders here")
     assert expected in problem
     assert errors == [f"cartpole_balance: {problem}"] * 2
+
+
+def test_making_a_task_says_nothing():
+    """cheetah's model has MuJoCo warn its authors; a user's screen is for what a user can mend."""
+    program = "from lsp.envs import make_env; make_env('cheetah_run')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""

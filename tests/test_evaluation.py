@@ -63,9 +63,7 @@ def test_no_noise_is_added_to_plans_or_actions():
 
 def test_actions_are_those_of_the_mode_of_the_policy():
     # The policy's spread is seen by the planner's rollouts alone; without skills there are none.
-    config = replace(make_config("dreamer", "debug"), preset="debug")
-    torch.manual_seed(0)
-    networks = Networks({"position": (1,)}, 1, config)
+    networks = Networks({"position": (1,)}, 1, make_config("dreamer", "debug"))
     with torch.no_grad():
         networks.policy.net[-1].weight.zero_()
         networks.policy.net[-1].bias.copy_(torch.tensor([0.3, 2.0]))

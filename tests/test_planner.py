@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import lsp.behavior
 from lsp.behavior import plan_skills
 from lsp.config import PlannerConfig, make_config
 from lsp.imagination import RolloutNoise, hold_skill, imagine
@@ -200,6 +201,21 @@ def test_with_independent_noise_the_elites_of_the_same_skills_are_just_lucky():
     # The best 4 of 16 draws from one Normal stand 1.2 deviations above the mean.
     luck = stats["planner/elite_advantage"] / stats["planner/candidate_spread"]
     assert luck.item() == pytest.approx(1.2, abs=0.15)
+
+
+def test_each_iteration_imagines_with_noise_of_its_own(monkeypatch):
+    seen, original = [], lsp.behavior.score_plans
+
+    def watched(networks, starts, candidates, noise, generator):
+        seen.append(noise)
+        return original(networks, starts, candidates, noise, generator)
+
+    monkeypatch.setattr(lsp.behavior, "score_plans", watched)
+    networks = make_networks()
+    plan_skills(networks, make_starts(networks, 4), seeded())
+    assert len(seen) == networks.config.planner.num_iterations == 2
+    for one, other in zip(*seen, strict=True):
+        assert not torch.equal(one, other)
 
 
 def test_the_same_seed_gives_the_same_plan():

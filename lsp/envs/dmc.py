@@ -1,6 +1,7 @@
 """Any task of the dm_control suite as a Gymnasium environment, one control step at a time."""
 
 import difflib
+import logging
 from typing import Any
 
 import gymnasium
@@ -12,6 +13,9 @@ from jaxtyping import Float, Float64, UInt8
 
 from lsp.envs.rendering import rendering_problem
 from lsp.errors import UserError
+
+# The suite's own models use an attribute that MuJoCo will drop; nobody who runs them can mend that.
+logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
 
 OBS = ("proprio", "pixels")
 RENDER_QUALITIES = ("fast", "faithful")
