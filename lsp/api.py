@@ -1,5 +1,7 @@
 """Training, loading and evaluating runs: what the command line and `import lsp` offer."""
 
+import ctypes
+import platform
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,8 @@ from lsp.networks import Networks
 from lsp.run import RunFolder
 from lsp.trainer import Progress, Trainer, build_networks
 from lsp.video import VideoWriter
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def train(
@@ -50,18 +54,27 @@ def train(
 
 
 def prepare_torch(runtime: RuntimeConfig) -> None:
-    """Threads and denormals. Raises UserError for a device that is not there."""
+    """Threads, denormals, memory. Raises UserError for a device that is not there."""
     if runtime.threads is not None:
         if runtime.threads < 1:
             raise UserError(f"threads must be at least 1, not {runtime.threads}")
         torch.set_num_threads(runtime.threads)
     # Saturated units make denormals, on which matrix products are many times slower.
     torch.set_flush_denormal(True)
+    _keep_freed_memory()
     kind = runtime.device.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UserError(f"unknown device {runtime.device!r}: choose cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {runtime.device!r}: PyTorch finds no GPU here; use --device cpu")
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to return freed memory: getting it back costs a page fault for every 4 KB."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 @contextmanager

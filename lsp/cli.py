@@ -38,12 +38,10 @@ class Train:
 
     def main(self) -> None:
         from lsp import api
-        from lsp.acceleration import compiler_found
         from lsp.progress import show_progress
 
         config, began = self.config, time.monotonic()
-        if self.runtime.compile and not compiler_found():
-            print("No C++ compiler found (apt-get install g++): training is about half as fast.")
+        _say_if_no_compiler(self.runtime)
         name = f"{config.task}-{config.method}-{config.preset}-{config.seed}"
         logdir = self.logdir or Path("runs") / name
         with show_progress(self.steps) as show:
@@ -186,6 +184,7 @@ class Bench:
         from lsp.run import RunFolder
 
         api.prepare_torch(self.runtime)
+        _say_if_no_compiler(self.runtime)
         config = self.config
         if self.run is not None:
             config = RunFolder(self.run).read_config()
@@ -214,6 +213,13 @@ class Doctor:
         from lsp.doctor import print_report
 
         print_report()
+
+
+def _say_if_no_compiler(runtime: RuntimeConfig) -> None:
+    from lsp.acceleration import compiler_found
+
+    if runtime.compile and not compiler_found():
+        print("No C++ compiler found (apt-get install g++): updates take about twice as long.")
 
 
 def _film(logdir: Path, video: Path) -> None:

@@ -23,9 +23,6 @@ class RolloutNoise(NamedTuple):
 Transition = Callable[[Latent, Tensor, RolloutNoise], tuple[Latent, Tensor]]
 """(latent, skill, noise of one step) → (next latent, action taken)."""
 
-Advance = Callable[[Latent, Tensor, RolloutNoise], tuple[Latent, Latent, Tensor]]
-"""(latent, skill, noise of n steps) → (last latent, all n latents, the n actions before them)."""
-
 
 class Rollout(NamedTuple):
     """States s_0..s_H and the actions between them."""
@@ -34,38 +31,22 @@ class Rollout(NamedTuple):
     action: Float[Tensor, "horizon batch action"]
 
 
-def hold_skill(
-    transition: Transition,
-    latent: Latent,
-    skill: Float[Tensor, "batch skill"],
-    noise: RolloutNoise,
-) -> tuple[Latent, Latent, Float[Tensor, "steps batch action"]]:
-    """Take steps with the same skill, as many as there is noise."""
-    latents, actions = [], []
-    for action_noise, latent_noise in zip(*(x.unbind(0) for x in noise), strict=True):
-        latent, action = transition(latent, skill, RolloutNoise(action_noise, latent_noise))
-        latents.append(latent)
-        actions.append(action)
-    states = Latent(*(torch.stack(parts) for parts in zip(*latents, strict=True)))
-    return latent, states, torch.stack(actions)
-
-
 def imagine(
     start: Latent,
     plan: Float[Tensor, "batch plan skill"],
     skill_length: int,
-    advance: Advance,
+    transition: Transition,
     noise: RolloutNoise,
 ) -> Rollout:
     """Follow `plan` from every row of `start`: skill k for K steps, k = 0, 1, … (A.5).
 
     As many steps are taken as there is noise; a plan may be longer.
     """
-    latent, states, actions = start, [Latent(*(x[None] for x in start))], []
-    windows = (x.split(skill_length) for x in noise)
-    for skill, *window in zip(plan.unbind(-2), *windows, strict=False):
-        latent, state, action = advance(latent, skill, RolloutNoise(*window))
-        states.append(state)
+    skills, latent = plan.unbind(-2), start
+    latents, actions = [start], []
+    for step, draws in enumerate(zip(*(x.unbind(0) for x in noise), strict=True)):
+        latent, action = transition(latent, skills[step // skill_length], RolloutNoise(*draws))
+        latents.append(latent)
         actions.append(action)
-    deter, stoch = (torch.cat(parts) for parts in zip(*states, strict=True))
-    return Rollout(Latent(deter, stoch).feature, torch.cat(actions))
+    states = Latent(*(torch.stack(parts) for parts in zip(*latents, strict=True)))
+    return Rollout(states.feature, torch.stack(actions))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lsp.config import Config
-from lsp.imagination import Rollout, RolloutNoise, Transition, hold_skill, imagine
+from lsp.imagination import Rollout, RolloutNoise, Transition, imagine
 from lsp.observations import Shapes
 from lsp.policy import Policy, Value
 from lsp.skills import SkillPredictor
@@ -56,12 +56,6 @@ class Networks(nn.Module):
         action = self.policy(latent.feature, skill).sample(noise.action)
         return self.world_model.rssm.imagine(latent, action, noise.latent), action
 
-    def advance(
-        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
-    ) -> tuple[Latent, Latent, Float[Tensor, "steps batch action"]]:
-        """Steps with the same skill, as many as there is noise."""
-        return hold_skill(self.transition, latent, skill, noise)
-
     def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
         """All heads at once; values come from the slow copy."""
         model = self.world_model
@@ -91,7 +85,8 @@ class Networks(nn.Module):
     ) -> Rollout:
         """Follow a plan with the policy in the world model."""
         skill_length = self.config.planner.skill_length
-        return imagine(start.to(self.dtype), plan, skill_length, self.advance, noise)
+        start, plan = start.to(self.dtype), plan.to(self.dtype)
+        return imagine(start, plan, skill_length, self.transition, noise)
 
     @torch.no_grad()
     def update_slow_value(self) -> None:

@@ -136,7 +136,7 @@ class RSSM(nn.Module):
         return states, posterior, self.prior(states.deter)
 
     def _recur(self, latent: Latent, action: Tensor) -> Tensor:
-        entered = self.enter(torch.cat([latent.stoch, action], -1).to(self.enter.weight.dtype))
+        entered = self.enter(torch.cat([latent.stoch, action.to(latent.stoch.dtype)], -1))
         return self.gru(F.elu(self.enter_norm(entered)), latent.deter)
 
     def _normal(self, parameters: Tensor) -> Normal:

@@ -28,12 +28,12 @@ def make_networks(method="lsp", termination=False):
 
 
 def make_steps(networks, rows=6, count=3):
-    """A latent, a skill and the noise of so many steps."""
+    """A latent, a plan of one skill and the noise of so many steps."""
     config = networks.config
     deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
     latent = Latent(deter, torch.randn(rows, config.model.stoch, generator=seeded(2)))
-    skill = torch.randn(rows, config.skills.dim, generator=seeded(3))
-    return latent, skill, networks.draw_noise(count, rows, generator=seeded(4))
+    plan = torch.randn(rows, 1, config.skills.dim, generator=seeded(3))
+    return latent, plan, networks.draw_noise(count, rows, generator=seeded(4))
 
 
 def make_sequences(networks, length):
@@ -66,9 +66,9 @@ def test_in_full_precision_the_twin_is_the_reference(method):
     networks = make_networks(method, termination=True)
     twin = FastPath(networks, compiled=False, dtype=torch.float32).twin
     steps = make_steps(networks)
-    (_, expected, action), (_, states, same_action) = (x.advance(*steps) for x in (networks, twin))
-    assert torch.equal(states.feature, expected.feature)
-    assert torch.equal(same_action, action)
+    expected, same = (x.imagine(*steps) for x in (networks, twin))
+    assert torch.equal(same.feature, expected.feature)
+    assert torch.equal(same.action, expected.action)
     judgement, same = (x.judge(expected.feature) for x in (networks, twin))
     assert all(torch.equal(x, y) for x, y in zip(judgement, same, strict=True))
 
@@ -86,13 +86,12 @@ def test_scanning_in_pieces_is_scanning_at_once(length):
 def test_the_bf16_twin_is_close_to_the_reference():
     networks = make_networks(termination=True)
     twin = FastPath(networks, compiled=False, dtype=torch.bfloat16).twin
-    latent, skill, noise = make_steps(networks, rows=200, count=1)
-    _, expected, action = networks.advance(latent, skill, noise)
-    _, states, rough_action = twin.advance(latent.to(torch.bfloat16), skill, noise)
-    assert states.deter.dtype == torch.bfloat16
+    steps = make_steps(networks, rows=200, count=1)
+    expected, rough = networks.imagine(*steps), twin.imagine(*steps)
+    assert rough.feature.dtype == torch.bfloat16
     # bf16 has 8 bits: values of size 1 are 0.4 % off, and a few layers add up.
-    assert 0 < difference(expected, states) < 0.06
-    assert 0 < difference([action], [rough_action]) < 0.03
+    assert 0 < difference([expected.feature], [rough.feature]) < 0.06
+    assert 0 < difference([expected.action], [rough.action]) < 0.03
     judgement, rough = networks.judge(expected.feature), twin.judge(expected.feature)
     assert rough.value.dtype == torch.float32
     assert 0 < difference(judgement, rough) < 0.06
@@ -150,18 +149,15 @@ def test_gradients_of_the_twin_teach_the_networks(dtype):
     assert all(weight.requires_grad for weight in networks.world_model.parameters())
     learner = Learner(networks, 0, fast)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
-    latent, skill, noise = make_steps(networks)
-    _, states, _ = fast.twin.advance(latent.to(dtype), skill, noise)
-    learner.descend("policy", -states.feature.float().square().mean())
+    steps = make_steps(networks)
+    learner.descend("policy", -fast.twin.imagine(*steps).feature.float().square().mean())
     changed = {k for k, x in networks.state_dict().items() if not torch.equal(x, before[k])}
     assert changed == {name for name in before if name.startswith("policy.")}
-    exact = networks.advance(latent, skill, noise)[1].feature.square().mean()
+    exact = networks.imagine(*steps).feature.square().mean()
     wanted = torch.autograd.grad(-exact, list(networks.policy.parameters()))
     fast.refresh()
-    _, states, _ = fast.twin.advance(latent.to(dtype), skill, noise)
-    computed = torch.autograd.grad(
-        -states.feature.float().square().mean(), list(fast.twin.policy.parameters())
-    )
+    rough = fast.twin.imagine(*steps).feature.float().square().mean()
+    computed = torch.autograd.grad(-rough, list(fast.twin.policy.parameters()))
     one, other = (torch.cat([x.float().flatten() for x in g]) for g in (wanted, computed))
     assert torch.cosine_similarity(one, other, dim=0) > 0.99
 
@@ -179,7 +175,7 @@ from lsp.imagination import RolloutNoise
 from lsp.planner import candidate_noise, plan, standard_plan
 
 networks = t.make_networks(termination=True)
-latent, skill, noise = t.make_steps(networks)
+latent, skills, noise = t.make_steps(networks)
 planner = networks.config.planner
 prior = standard_plan(6, 1, 3, networks.device)
 draws = candidate_noise(prior, planner, t.seeded(5))
@@ -193,7 +189,7 @@ def search(latent, draws, rollouts):
 
     return plan(evaluate, prior, planner, draws)
 
-calls = (search, (latent, draws, rollouts)), (networks.advance, (latent, skill, noise))
+calls = (search, (latent, draws, rollouts)), (networks.imagine, (latent, skills, noise))
 for work, given in calls:
     traced = torch.compile(work, backend="eager", fullgraph=True, dynamic=False)
     for one, other in zip(traced(*given)[0], work(*given)[0], strict=True):
@@ -225,16 +221,15 @@ networks = t.make_networks()
 fast = fast_path(networks, RuntimeConfig(compile=True, bf16=False))
 twin, steps = fast.twin, t.make_steps(networks)
 close = {"atol": 1e-4, "rtol": 1e-3}
-_, expected, action = networks.advance(*steps)
-_, states, same_action = twin.advance(*steps)
-torch.testing.assert_close(states.feature, expected.feature, **close)
-torch.testing.assert_close(same_action, action, **close)
+expected, same = networks.imagine(*steps), twin.imagine(*steps)
+torch.testing.assert_close(same.feature, expected.feature, **close)
+torch.testing.assert_close(same.action, expected.action, **close)
 with torch.no_grad():
-    torch.testing.assert_close(twin.advance(*steps)[1].feature, expected.feature, **close)
+    torch.testing.assert_close(twin.imagine(*steps).feature, expected.feature, **close)
     for one, other in zip(twin.judge(expected.feature), networks.judge(expected.feature)):
         torch.testing.assert_close(one, other, **close)
 gradients = [
-    torch.autograd.grad(x.advance(*steps)[1].feature.sum(), list(x.policy.parameters()))
+    torch.autograd.grad(x.imagine(*steps).feature.sum(), list(x.policy.parameters()))
     for x in (networks, twin)
 ]
 for one, other in zip(*gradients):

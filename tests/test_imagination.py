@@ -1,11 +1,9 @@
 """Rolling plans out, on a world that can be followed by hand."""
 
-from functools import partial
-
 import pytest
 import torch
 
-from lsp.imagination import RolloutNoise, hold_skill, imagine
+from lsp.imagination import RolloutNoise, imagine
 from lsp.skills import intrinsic_reward, segments
 from lsp.world_model import Latent
 
@@ -23,8 +21,7 @@ def follow(plan, horizon, skill_length, start=((0.0,),), action_noise=None):
     if action_noise is None:
         action_noise = torch.zeros(horizon, rows, 1)
     noise = RolloutNoise(action_noise, latent_noise)
-    advance = partial(hold_skill, walk)
-    return imagine(Latent(start, torch.zeros(rows, 1)), plan, skill_length, advance, noise)
+    return imagine(Latent(start, torch.zeros(rows, 1)), plan, skill_length, walk, noise)
 
 
 def test_each_skill_is_held_for_k_steps_and_the_last_for_what_is_left():

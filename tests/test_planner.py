@@ -1,7 +1,6 @@
 """The cross-entropy method finds what is known to be best, on functions and on small worlds."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 import lsp.behavior
 from lsp.behavior import plan_skills
 from lsp.config import PlannerConfig, make_config
-from lsp.imagination import RolloutNoise, hold_skill, imagine
+from lsp.imagination import RolloutNoise, imagine
 from lsp.networks import Networks
 from lsp.planner import Plan, candidate_noise, plan, standard_plan
 from lsp.world_model import Latent
@@ -128,7 +127,7 @@ def value_of_walks(candidates):
     noise = RolloutNoise(torch.zeros(10, rows, 2), torch.zeros(10, rows, 0))
     start = Latent(torch.zeros(rows, 2), torch.zeros(rows, 0))
     plans = candidates.reshape(rows, length, dim)
-    end = imagine(start, plans, 5, partial(hold_skill, streets), noise).feature[-1]
+    end = imagine(start, plans, 5, streets, noise).feature[-1]
     return -(end - 1).norm(dim=-1).reshape(count, starts)
 
 

@@ -1,12 +1,12 @@
 """Intrinsic reward alone makes skills distinguishable, on a world small enough to see why."""
 
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import torch
 
 from lsp.config import PolicyConfig, SkillsConfig
-from lsp.imagination import RolloutNoise, hold_skill, imagine
+from lsp.imagination import RolloutNoise, imagine
 from lsp.policy import Policy
 from lsp.skills import (
     SkillPredictor,
@@ -44,9 +44,8 @@ class Walker:
         rows = skill.shape[0]
         start = Latent(0.3 * torch.randn(rows, 2, generator=self.generator), torch.zeros(rows, 0))
         noise = torch.randn(K, rows, 2, generator=self.generator)
-        advance = partial(hold_skill, self.transition)
         noise = RolloutNoise(noise, torch.zeros(K, rows, 0))
-        return imagine(start, skill[:, None], K, advance, noise)
+        return imagine(start, skill[:, None], K, self.transition, noise)
 
     def draw(self, rows=ROWS):
         return torch.randn(rows, DIM, generator=self.generator)
