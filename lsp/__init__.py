@@ -13,6 +13,10 @@ action = agent.act(observation)
 from importlib import import_module
 from typing import Any
 
+from lsp.tasks import register
+
+register()
+
 _WHERE = {
     "Agent": "agent",
     "Config": "config",

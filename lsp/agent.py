@@ -102,13 +102,12 @@ class Agent:
                 *(x.repeat(self.count, 1, 1) for x in (networks.shared_mean, networks.shared_std))
             )
             return
-        warm = Plan(self.plan.mean, torch.ones_like(self.plan.std))
+        rows = torch.as_tensor(np.flatnonzero(due), device=networks.device)
+        mean, std = self.plan
+        warm = Plan(mean[rows], torch.ones_like(std[rows]))
         prior = warm if self.config.planner.warm_start else None
-        zeta, _ = plan_skills(networks, self.latent, self.generator, prior)
-        mask = self._column(due)[..., None]
-        self.plan = Plan(
-            torch.where(mask, zeta.mean, self.plan.mean), torch.where(mask, zeta.std, self.plan.std)
-        )
+        zeta, _ = plan_skills(networks, self.latent.rows(rows), self.generator, prior)
+        self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
     def _choose_action(self, feature: Tensor) -> Tensor:
         policy, config = self.networks.policy(feature, self.skill), self.config.policy

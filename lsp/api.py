@@ -5,6 +5,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,44 +14,62 @@ import torch
 
 from lsp.agent import Agent
 from lsp.checkpoint import load_newest
-from lsp.config import Config, RuntimeConfig, default_runtime
-from lsp.envs import make_env, rendering_problem
+from lsp.config import Config, RuntimeConfig, default_runtime, make_config
+from lsp.envs.user import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.evaluation import Evaluation
 from lsp.evaluation import evaluate as evaluate_networks
 from lsp.networks import Networks
 from lsp.run import RunFolder
-from lsp.trainer import Progress, Trainer, build_networks
+from lsp.trainer import Progress, Trainer, build_networks, env_maker
 from lsp.video import VideoWriter
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def train(
-    config: Config,
+    task: Config | Task,
     logdir: str | Path,
     steps: int = 100_000,
     runtime: RuntimeConfig | None = None,
     listen: Callable[[Progress], None] = lambda progress: None,
+    *,
+    config: Config | None = None,
 ) -> bool:
     """Train until `steps` env steps, evaluating and saving on the way; take up an earlier run.
 
-    SIGINT and SIGTERM save and return early. Returns whether `steps` was reached.
+    `task` is all settings at once; or a task's name, a Gymnasium environment (which is copied for
+    training and evaluation, and stays as it is) or a function that makes one, with the other
+    settings in `config`. SIGINT and SIGTERM save and return early. Returns whether `steps` was
+    reached.
 
-    Raises UserError if a setting makes no sense, the task is unknown, or `logdir` holds another
-    run or cannot be written.
+    Raises UserError if a setting makes no sense, the task is unknown or none for LSP, or `logdir`
+    holds another run or cannot be written.
     """
     if steps < 0:
         raise UserError(f"steps must be at least 0, not {steps}")
-    runtime = runtime or default_runtime(config.preset)
+    settings, source = _settings(task, config)
+    runtime = runtime or default_runtime(settings.preset)
     prepare_torch(runtime)
-    trainer = Trainer(config.validate(), RunFolder(Path(logdir)), runtime)
+    trainer = Trainer(settings.validate(), RunFolder(Path(logdir)), runtime, source)
     try:
         with _stopping_on_signals(trainer):
             trainer.run(steps, listen)
     finally:
         trainer.close()
     return trainer.env_steps >= steps
+
+
+def _settings(task: Config | Task, config: Config | None) -> tuple[Config, Task]:
+    """All settings, and where environments come from."""
+    if isinstance(task, Config):
+        if config is not None:
+            raise UserError("lsp.train: give the settings first or as config=..., not both")
+        return task, task.task
+    config = config or make_config()
+    if isinstance(task, str):
+        return replace(config, task=task), task
+    return replace(config, task=task_name(task)), Maker(task)
 
 
 def prepare_torch(runtime: RuntimeConfig) -> None:
@@ -99,18 +118,33 @@ def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def load_networks(logdir: str | Path, device: str = "cpu") -> Networks:
-    """The networks of a run's newest checkpoint. Raises UserError where there is none."""
+def load_networks(logdir: str | Path, device: str = "cpu", env: Task | None = None) -> Networks:
+    """The networks of a run's newest checkpoint. Raises UserError where there is none, where the
+    task was passed from Python and `env` is not, and where `env` is another task."""
     folder = RunFolder(Path(logdir))
     config = folder.read_config()
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    env = make_env(config.task, config.obs, config.action_repeat)
-    networks = build_networks(env, config, device)
-    env.close()
-    networks.load_state_dict(checkpoint.tensors["networks"])
+    made = _env_maker(config, env)()
+    networks = build_networks(made, config, device)
+    made.close()
+    try:
+        networks.load_state_dict(checkpoint.tensors["networks"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder.path} was trained on {config.task} with other observations or actions than "
+            "this environment's: give the environment that it was trained on"
+        ) from error
     return networks
+
+
+def _env_maker(config: Config, env: Task | None) -> Callable[[], gymnasium.Env[Any, Any]]:
+    """Makes environments for agents: those of the run's task, or of `env` in its place."""
+    source: Task = config.task if env is None else env
+    if not isinstance(source, str):
+        source = Maker(source)
+    return env_maker(config, source)
 
 
 def load(
@@ -119,30 +153,37 @@ def load(
     num_envs: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    env: Task | None = None,
 ) -> Agent:
-    """The agent of a run: `agent.act(observation)`, `agent.reset()` when an episode begins."""
-    return Agent(load_networks(logdir, device), mode, num_envs, seed)
+    """The agent of a run: `agent.act(observation)`, `agent.reset()` when an episode begins.
+
+    A run on a task that was passed from Python needs it again, as `env`.
+    """
+    return Agent(load_networks(logdir, device, env), mode, num_envs, seed)
 
 
 def evaluate(
-    logdir: str | Path, episodes: int = 10, video: Path | None = None, device: str = "cpu"
+    logdir: str | Path,
+    episodes: int = 10,
+    video: Path | None = None,
+    device: str = "cpu",
+    env: Task | None = None,
 ) -> Evaluation:
     """Evaluate a run's newest checkpoint; film its first episode where `video` is given.
 
-    Raises UserError if there is no checkpoint, or nothing can be rendered.
+    A run on a task that was passed from Python needs it again, as `env`.
+
+    Raises UserError if there is no checkpoint, `env` is lacking, or nothing can be rendered.
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
-    networks = load_networks(logdir, device)
+    networks = load_networks(logdir, device, env)
     config = networks.config
-
-    def make() -> gymnasium.Env[Any, Any]:
-        return make_env(config.task, config.obs, config.action_repeat)
-
+    make = _env_maker(config, env)
     if video is None:
         return evaluate_networks(networks, make, episodes, config.seed)
-    problem = rendering_problem()
-    if problem:
-        raise UserError(f"no video: {problem}")
-    with VideoWriter(video, make().metadata["render_fps"] / config.action_repeat) as writer:
+    probe = make()
+    frames_per_second = (probe.metadata.get("render_fps") or 30) / config.action_repeat
+    probe.close()
+    with VideoWriter(video, frames_per_second) as writer:
         return evaluate_networks(networks, make, episodes, config.seed, writer.add)

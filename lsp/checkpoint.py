@@ -25,7 +25,7 @@ KEEP = 3
 
 
 class Checkpoint(NamedTuple):
-    """What is saved: tensors by group and name, arrays of the unfinished episode, plain facts."""
+    """What is saved: tensors by group and name, arrays of the unfinished episodes, plain facts."""
 
     env_steps: int
     tensors: dict[str, dict[str, Tensor]]

@@ -1,4 +1,4 @@
-"""The command line: `lsp train`, `eval`, `plot`, `collect`, `bench`, `doctor`."""
+"""The command line: `lsp train`, `eval`, `plot`, `collect`, `bench`, `tasks`, `doctor`."""
 
 import argparse
 import io
@@ -13,11 +13,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.errors import UserError
+
+OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,11 @@ class Train:
     def main(self) -> None:
         from lsp import api
         from lsp.progress import show_progress
+        from lsp.tasks import plain_name
 
         config, began = self.config, time.monotonic()
         _say_if_no_compiler(self.runtime)
-        name = f"{config.task}-{config.method}-{config.preset}-{config.seed}"
+        name = f"{plain_name(config.task)}-{config.method}-{config.preset}-{config.seed}"
         logdir = self.logdir or Path("runs") / name
         with show_progress(self.steps) as show:
             reached = api.train(config, logdir, self.steps, self.runtime, show)
@@ -76,6 +80,8 @@ class Train:
         if any("skills/log_q" in line for line in lines):
             plot_skills(logdir, folder.skills)
             print(f"Skills: {folder.skills}")
+        if folder.open_loop.exists():
+            print(f"Open-loop predictions: {folder.open_loop}")
         if self.video:
             _film(logdir, folder.video)
 
@@ -206,6 +212,24 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """List the tasks of the paper's experiments by their Gymnasium ids; `lsp train --task` takes
+    their names, and those of all other dm_control tasks."""
+
+    render: Path | None = None
+    """Also draw the start of each task into this folder."""
+
+    def main(self) -> None:
+        from lsp.tasks import PAPER_TASKS, ids
+
+        width = max(len(each.name) for each in ids())
+        for name, task, obs in ids():
+            print(f"{name:<{width}}  {PAPER_TASKS[task]}; from {OBSERVED[obs]}")
+        if self.render is not None:
+            _draw_tasks(self.render)
+
+
+@dataclass(frozen=True)
 class Doctor:
     """What this machine offers: versions, graphics, threads, matrix units, disk."""
 
@@ -213,6 +237,25 @@ class Doctor:
         from lsp.doctor import print_report
 
         print_report()
+
+
+def _draw_tasks(folder: Path) -> None:
+    import imageio.v3
+
+    from lsp.envs import make_env
+    from lsp.tasks import PAPER_TASKS
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})") from error
+    for task in PAPER_TASKS:
+        env = make_env(task)
+        env.reset(seed=0)
+        picture = folder / f"{task}.png"
+        imageio.v3.imwrite(picture, np.asarray(env.render()))
+        env.close()
+        print(picture)
 
 
 def _say_if_no_compiler(runtime: RuntimeConfig) -> None:
@@ -223,15 +266,17 @@ def _say_if_no_compiler(runtime: RuntimeConfig) -> None:
 
 
 def _film(logdir: Path, video: Path) -> None:
+    """After training, where the lack of a film must not look like a failure."""
     from lsp import api
     from lsp.envs import rendering_problem
 
-    problem = rendering_problem()
-    if problem:
-        print(f"No video: {problem}")
-        return
-    api.evaluate(logdir, episodes=1, video=video)
-    print(f"Video: {video}")
+    try:
+        if problem := rendering_problem():
+            raise UserError(problem)
+        api.evaluate(logdir, episodes=1, video=video)
+        print(f"Video: {video}")
+    except UserError as error:
+        print(f"No video: {error}")
 
 
 def _program() -> str:
@@ -257,7 +302,7 @@ def _chosen_config(arguments: Sequence[str]) -> Config:
     return make_config(chosen.method, chosen.preset)
 
 
-Command = Train | Eval | Plot | Collect | Bench | Doctor
+Command = Train | Eval | Plot | Collect | Bench | Tasks | Doctor
 
 
 def _parse(arguments: Sequence[str]) -> Command:
@@ -274,6 +319,7 @@ def _parse(arguments: Sequence[str]) -> Command:
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Collect, subcommand("collect", prefix_name=False)]
         | Annotated[Bench, bench]
+        | Annotated[Tasks, subcommand("tasks", prefix_name=False)]
         | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
     )
     return tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
@@ -298,6 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _parse_in_one_line(arguments).main()
+    except BrokenPipeError:  # of a reader that has seen enough, such as head
+        sys.stderr.close()
     except UserError as error:
         print(f"lsp: {error}", file=sys.stderr)
         raise SystemExit(2) from None

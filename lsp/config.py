@@ -45,8 +45,9 @@ class ModelConfig:
     """β of eq. 1 (Dreamer v1)."""
     reward_scale: float = 1.0
     """Rewards are multiplied by this before they are learned; for tasks with odd units (ours)."""
-    termination: bool = False
-    """Predict whether a state ends the episode, and discount by it (Dreamer v1's pcont)."""
+    termination: bool | None = None
+    """Predict whether a state ends the episode, and discount by it (Dreamer v1's pcont). None:
+    where episodes can end before their time limit, which is in your own tasks and in lqr (ours)."""
     learning_rate: float = 6e-4
     """Adam, world model (Dreamer v1)."""
 
@@ -227,6 +228,10 @@ class Config:
     """Seeds everything; the same seed on the same machine gives the same run."""
     action_repeat: int = 2
     """Env steps that each action is held (Dreamer v1)."""
+    num_envs: int = 1
+    """Environments to collect from at once; more than one run in processes of their own (ours)."""
+    render_quality: str = "fast"
+    """From pixels: `fast` (no shadows, reflections, multisampling) or `faithful` (dm_control's)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     value: ValueConfig = field(default_factory=ValueConfig)
@@ -256,6 +261,12 @@ class Config:
         """⌈H/K⌉, skills in a plan that covers both planning and behaviour learning."""
         return ceil(max(self.planner.horizon, self.behavior_horizon) / self.planner.skill_length)
 
+    def resolved(self) -> "Config":
+        """The same with what the task decides filled in, as a run records it."""
+        if self.model.termination is not None:
+            return self
+        return replace(self, model=replace(self.model, termination=_can_end_itself(self.task)))
+
     def validate(self) -> "Config":
         """Return self. Raises UserError in one line if a setting makes no sense."""
         for problem in _problems(self):
@@ -263,11 +274,17 @@ class Config:
         return self
 
 
+def _can_end_itself(task: str) -> bool:
+    """Users' tasks (`gymnasium:ID`, `module:name`, `python:...`) may; of dm_control's only lqr."""
+    return ":" in task or task.startswith("lqr_")
+
+
 def _problems(config: Config) -> list[str]:
     """What is wrong with `config`, a sentence each."""
     planner, replay, schedule = config.planner, config.replay, config.schedule
     at_least_one = {
         "action_repeat": config.action_repeat,
+        "num_envs": config.num_envs,
         "planner.horizon (H)": planner.horizon,
         "planner.skill_length (K)": planner.skill_length,
         "planner.num_candidates (G)": planner.num_candidates,
@@ -335,6 +352,7 @@ def _fast() -> Config:
             stoch=24,
             hidden=128,
             encoder=(256, 128),
+            cnn_depth=8,  # pixels: an eighth of the time of 32, most of which is convolutions
             reward=(128,),
             layer_norm=True,  # steadier at the higher learning rates below
             obs_transform="symlog",  # quadruped's imu reaches 249; raw, it swamps the loss
@@ -452,8 +470,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+_ADDED = {"num_envs": 1, "render_quality": "fast"}
+"""Settings that earlier versions did not record, and what they amounted to."""
+
+
 def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config") -> Any:
     """The inverse of `to_dict`. Raises UserError naming any field it does not know or lacks."""
+    if kind is Config:
+        values = _ADDED | values
     hints = get_type_hints(kind)
     unknown, missing = set(values) - set(hints), set(hints) - set(values)
     if unknown or missing:
@@ -469,8 +493,8 @@ def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config"
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """`planner.horizon: 10 → 20` for every setting in which the two differ."""
-    flat_one, flat_other = _flatten(to_dict(one)), _flatten(to_dict(other))
+    """`planner.horizon: 10 → 20` for every setting in which the two differ, once resolved."""
+    flat_one, flat_other = (_flatten(to_dict(config.resolved())) for config in (one, other))
     return [
         f"{name}: {flat_one[name]} → {flat_other[name]}"
         for name in flat_one

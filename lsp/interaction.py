@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
+from jaxtyping import Float
 
 from lsp.agent import Agent
+from lsp.envs.workers import Environments, Step
 from lsp.errors import UserError
 from lsp.replay import Replay
 
@@ -22,88 +23,129 @@ class EpisodeSummary(NamedTuple):
 
 
 class Collector:
-    """Steps one environment, first with random actions, then with an agent.
+    """Steps environments side by side, first with random actions, then with an agent.
 
-    Every episode is reset with a seed of its own, derived from the run's seed and the episode's
-    number, so that an episode can be taken up again by repeating its actions.
+    Each has its own episode under way. Every episode is reset with a seed of its own, derived from
+    the run's seed and the episode's number, counted as they begin, so that an episode can be taken
+    up again by repeating its actions.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], agent: Agent, replay: Replay, seed: int):
-        self.env, self.agent, self.replay, self.seed = env, agent, replay, seed
-        assert env.action_space.shape is not None
-        self.action_shape = env.action_space.shape
+    def __init__(self, envs: Environments, agent: Agent, replay: Replay, seed: int):
+        self.envs, self.agent, self.replay, self.seed = envs, agent, replay, seed
+        self.action_dim = agent.networks.action_dim
         self.random = True
         self.rng = np.random.default_rng([seed, 1])
         self.env_steps = 0
-        self.rows: Rows = []
+        self.begun = 0
+        self.numbers = [0] * envs.count
+        self.rows: list[Rows] = [[] for _ in range(envs.count)]
 
-    def step(self) -> EpisodeSummary | None:
-        """One agent step; begins an episode where none is under way. A summary when it ends."""
-        if not self.rows:
-            observation, info = self.env.reset(seed=self._episode_seed())
-            self._record(observation, np.zeros(self.action_shape), 0.0, False, info)
-            self.agent.reset()
-        action = self._action()
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._record(observation, action, float(reward), terminated, info)
-        self.env_steps += info["env_steps"]
-        return self._finish() if terminated or truncated else None
+    def step(self) -> list[EpisodeSummary]:
+        """One agent step in every env; begins episodes where none is under way.
 
-    def _episode_seed(self) -> int:
-        words = np.random.SeedSequence([self.seed, self.replay.num_episodes]).generate_state(1)
+        Returns the episodes that ended.
+        """
+        self._begin_episodes()
+        actions = self._actions()
+        steps = self.envs.step(actions)
+        for index, (step, action) in enumerate(zip(steps, actions, strict=True)):
+            self._record(index, step, action)
+            self.env_steps += int(step.info["env_steps"])
+        ended = [i for i, step in enumerate(steps) if step.terminated or step.truncated]
+        return [self._finish(index) for index in ended]
+
+    def _begin_episodes(self) -> None:
+        idle = [index for index, rows in enumerate(self.rows) if not rows]
+        if not idle:
+            return
+        for index in idle:
+            self.numbers[index] = self.begun
+            self.begun += 1
+            self.agent.begin(index)
+        begun = self.envs.reset({index: self._episode_seed(index) for index in idle})
+        for index, (observation, info) in begun.items():
+            step = Step(observation, 0.0, False, False, info)
+            self._record(index, step, np.zeros(self.action_dim))
+
+    def _episode_seed(self, index: int) -> int:
+        words = np.random.SeedSequence([self.seed, self.numbers[index]]).generate_state(1)
         return int(words[0] >> 1)  # some environments refuse seeds above 2^31
 
-    def _action(self) -> np.ndarray:
+    def _actions(self) -> Float[np.ndarray, "envs action"]:
         if self.random:
-            return self.rng.uniform(-1, 1, self.action_shape).astype(np.float32)
-        last = self.rows[-1]
-        observation = {k[4:]: x for k, x in last.items() if k.startswith("obs/")}
-        return self.agent.act(observation)
+            shape = self.envs.count, self.action_dim
+            return self.rng.uniform(-1, 1, shape).astype(np.float32)
+        last = [rows[-1] for rows in self.rows]
+        keys = [key for key in last[0] if key.startswith("obs/")]
+        return self.agent.act({key[4:]: np.stack([row[key] for row in last]) for key in keys})
 
-    def _record(
-        self,
-        observation: Mapping[str, np.ndarray],
-        action: np.ndarray,
-        reward: float,
-        terminated: bool,
-        info: Mapping[str, Any],
-    ) -> None:
+    def _record(self, index: int, step: Step, action: np.ndarray) -> None:
         """Append row t: observation t, the action that led to it, the reward on arrival."""
-        row: dict[str, Any] = {f"obs/{key}": x for key, x in observation.items()} | {
+        rows = self.rows[index]
+        row: dict[str, Any] = {f"obs/{key}": x for key, x in step.observation.items()} | {
             "action": np.asarray(action, np.float32),
-            "reward": np.float32(reward),
-            "is_first": np.bool_(not self.rows),
-            "is_terminal": np.bool_(terminated),
-            "env_steps": np.int32(info["env_steps"]),
+            "reward": np.float32(step.reward),
+            "is_first": np.bool_(not rows),
+            "is_terminal": np.bool_(step.terminated),
+            "env_steps": np.int32(step.info["env_steps"]),
         }
-        if "sim_state" in info:
-            row["sim_state"] = info["sim_state"]
-        self.rows.append(row)
+        if "sim_state" in step.info:
+            row["sim_state"] = step.info["sim_state"]
+        rows.append(row)
 
-    def _finish(self) -> EpisodeSummary:
-        episode = stack(self.rows)
+    def _finish(self, index: int) -> EpisodeSummary:
+        episode = stack(self.rows[index])
         self.replay.add(episode)
-        self.rows = []
+        self.rows[index] = []
         return EpisodeSummary(float(episode["reward"].sum()), int(episode["env_steps"].sum()))
 
-    def resume(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Take up an unfinished episode: reset with its seed and repeat its actions.
+    def unfinished(self) -> dict[str, np.ndarray]:
+        """The rows of all episodes under way, one env's after the other's, for a checkpoint."""
+        return stack([row for rows in self.rows for row in rows])
 
-        Raises UserError if the environment does not arrive where it was.
+    def facts(self) -> dict[str, Any]:
+        """Everything else, for a checkpoint."""
+        return {
+            "env_steps": self.env_steps,
+            "random": self.random,
+            "random_rng": self.rng.bit_generator.state,
+            "begun": self.begun,
+            "numbers": list(self.numbers),
+            "lengths": [len(rows) for rows in self.rows],
+        }
+
+    def restore(self, facts: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `facts` and `unfinished`: resets with the episodes' seeds and repeats
+        their actions.
+
+        Raises UserError if an environment does not arrive where it was.
         """
-        count = len(rows["action"]) if rows else 0
-        self.rows = [{key: x[t] for key, x in rows.items()} for t in range(count)]
-        if not self.rows:
+        self.env_steps, self.random = facts["env_steps"], facts["random"]
+        self.rng.bit_generator.state = facts["random_rng"]
+        # Older checkpoints are of one env, whose episode follows those of the replay.
+        count, done = len(rows["action"]) if rows else 0, self.replay.num_episodes
+        self.begun = facts.get("begun", done + (count > 0))
+        self.numbers = list(facts.get("numbers", [done]))
+        start = 0
+        for index, length in enumerate(facts.get("lengths", [count])):
+            mine = range(start, start + length)
+            self.rows[index] = [{key: x[t] for key, x in rows.items()} for t in mine]
+            start += length
+        self._repeat_actions()
+
+    def _repeat_actions(self) -> None:
+        running = {index: rows for index, rows in enumerate(self.rows) if rows}
+        if not running:
             return
-        observation, _ = self.env.reset(seed=self._episode_seed())
-        for action in rows["action"][1:]:
-            observation, *_ = self.env.step(action)
-        for key, value in observation.items():
-            if not np.array_equal(value, self.rows[-1][f"obs/{key}"]):
-                raise UserError(
-                    f"cannot resume in the middle of an episode: repeating its actions gave "
-                    f"another {key}, so the environment is not deterministic"
-                )
+        seeds = {index: self._episode_seed(index) for index in running}
+        actions = {i: np.stack([row["action"] for row in rows])[1:] for i, rows in running.items()}
+        for index, (observation, _) in self.envs.reset(seeds, actions).items():
+            for key, value in observation.items():
+                if not np.array_equal(value, self.rows[index][-1][f"obs/{key}"]):
+                    raise UserError(
+                        f"cannot resume in the middle of an episode: repeating its actions gave "
+                        f"another {key}, so the environment is not deterministic"
+                    )
 
 
 def stack(rows: Rows) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from lsp.errors import UserError
 from lsp.metrics import read_metrics
+from lsp.tasks import plain_name
 
 HEADER = (
     "obs",
@@ -65,6 +66,11 @@ class Run:
         """The method's name, such as "lsp"."""
         return self.config["method"]
 
+    @property
+    def folder_name(self) -> str:
+        """The task's name as one of a folder: users' tasks have colons, dots and slashes."""
+        return plain_name(self.task)
+
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The metrics of one kind: "train", "episode" or "eval"."""
         return [line for line in self.metrics if line["kind"] == kind]
@@ -80,7 +86,8 @@ def read_run(folder: Path) -> Run:
     info = _read_json(folder, "run.json", ("command", "commit", "dirty", "threads"))
     for key in ("task", "method", "obs", "preset"):
         # They become file names and headings: a stranger's run must not choose where we write.
-        if not re.fullmatch(r"\w[\w-]*", str(config[key])):
+        users = key == "task" and ":" in str(config[key])  # made plain before it names a folder
+        if not users and not re.fullmatch(r"\w[\w-]*", str(config[key])):
             raise UserError(f"{folder}/config.json: {key} {config[key]!r} is not a plain name")
     return Run(folder, config, info, read_metrics(folder))
 
@@ -98,9 +105,9 @@ def collect(runs: Sequence[Path], out: Path) -> list[Path]:
     _refuse_duplicates(read)
     texts: dict[Path, str] = {}
     for run in read:
-        table = out / run.task / f"{run.method}.csv"
+        table = out / run.folder_name / f"{run.method}.csv"
         texts[table] = _with_rows(table, texts.get(table), _rows(run))
-        commands = out / run.task / COMMANDS
+        commands = out / run.folder_name / COMMANDS
         texts[commands] = _with_command(commands, texts.get(commands), run)
     for path, text in texts.items():
         _write(path, text)

@@ -22,7 +22,7 @@ class RunFolder:
     """Paths inside a run's folder.
 
     config.json, run.json (provenance), metrics.jsonl, tensorboard/, episodes/, checkpoints/,
-    curve.png, skills.png, video.mp4
+    curve.png, skills.png, open_loop.gif (from pixels), video.mp4
     """
 
     def __init__(self, path: Path):
@@ -43,6 +43,10 @@ class RunFolder:
     @property
     def skills(self) -> Path:
         return self.path / "skills.png"
+
+    @property
+    def open_loop(self) -> Path:
+        return self.path / "open_loop.gif"
 
     @property
     def video(self) -> Path:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -13,11 +14,14 @@ from lsp.agent import Agent
 from lsp.checkpoint import Checkpoint, load_newest, save
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
+from lsp.envs.user import Task
+from lsp.envs.workers import Environments, InProcess, Workers
 from lsp.evaluation import evaluate
-from lsp.interaction import Collector, EpisodeSummary, stack
+from lsp.interaction import Collector, EpisodeSummary
 from lsp.learner import Learner
 from lsp.metrics import MetricsLogger
 from lsp.networks import Networks
+from lsp.prediction import has_images, write_film
 from lsp.replay import Replay
 from lsp.run import RunFolder
 
@@ -32,6 +36,11 @@ class Progress(NamedTuple):
     steps_per_second: float
 
 
+def env_maker(config: Config, source: Task) -> Callable[[], gymnasium.Env[Any, Any]]:
+    """Makes environments for a run's agents; it can be sent to other processes if `source` can."""
+    return partial(make_env, source, config.obs, config.action_repeat, config.render_quality)
+
+
 def build_networks(env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu") -> Networks:
     """Networks for the spaces of `env`."""
     spaces = env.observation_space
@@ -44,11 +53,22 @@ def build_networks(env: gymnasium.Env[Any, Any], config: Config, device: str = "
 class Trainer:
     """One run in one folder. Opening a folder with checkpoints takes the run up where it was.
 
+    `source` is where environments come from if not from the task's name: a function, called for
+    each of them.
+
     Set `stopping` to end `run` after the current step, saved but not evaluated.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, runtime: RuntimeConfig):
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        runtime: RuntimeConfig,
+        source: Task | None = None,
+    ):
+        config = config.resolved()
         self.config, self.folder = config, folder
+        self.maker = env_maker(config, config.task if source is None else source)
         self.stopping = False
         torch.manual_seed(config.seed)
         self.env = self.make_env()
@@ -56,7 +76,7 @@ class Trainer:
         self.networks = build_networks(self.env, config, runtime.device)
         self.learner = Learner(self.networks, config.seed, fast_path(self.networks, runtime))
         self.sampler = np.random.default_rng([config.seed, 2])
-        self.agent = Agent(self.networks, "collect", seed=config.seed + 1)
+        self.agent = Agent(self.networks, "collect", config.num_envs, config.seed + 1)
         self.learning_since: int | None = None
         self.updates = 0
         self.seconds = 0.0
@@ -66,7 +86,8 @@ class Trainer:
         checkpoint = load_newest(folder.checkpoints)
         episodes = checkpoint.facts["episodes"] if checkpoint else 0
         self.replay = Replay.load(folder.episodes, config.replay.capacity, episodes)
-        self.collector = Collector(self.env, self.agent, self.replay, config.seed)
+        self.envs = self._environments()
+        self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
         self.metrics = MetricsLogger(folder.path)
         if checkpoint:
             self._restore(checkpoint)
@@ -74,7 +95,14 @@ class Trainer:
         self.saved_at = self.evaluated_at = self.collector.env_steps if checkpoint else -1
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
-        return make_env(self.config.task, self.config.obs, self.config.action_repeat)
+        return self.maker()
+
+    def _environments(self) -> Environments:
+        """What to collect from: `env` itself, or others like it in worker processes."""
+        config = self.config
+        if config.num_envs == 1:
+            return InProcess(self.env)
+        return Workers(self.maker, config.num_envs, self.env, config.task)
 
     @property
     def env_steps(self) -> int:
@@ -93,8 +121,7 @@ class Trainer:
                 self._learn()
             # Environment interaction; whole episodes join the dataset
             before = self.env_steps
-            finished = collector.step()
-            if finished is not None:
+            for finished in collector.step():
                 self._end_episode(finished)
             # Now and then
             due = _Due(before, self.env_steps)
@@ -150,7 +177,10 @@ class Trainer:
         return Progress(self.env_steps, steps, self.last_return, self.eval_return, rate)
 
     def evaluate(self) -> None:
-        """Evaluate and write an `eval` line; training is not touched by it."""
+        """Evaluate and write an `eval` line, and from pixels a film of what the model foresees.
+
+        Training is not touched by it.
+        """
         seconds = time.monotonic()
         outcome = evaluate(
             self.networks, self.make_env, self.config.schedule.eval_episodes, self.config.seed
@@ -159,6 +189,8 @@ class Trainer:
         values["eval/seconds"] = time.monotonic() - seconds
         self.metrics.write("eval", self.env_steps, values)
         self.eval_return, self.evaluated_at = values["eval/return"], self.env_steps
+        if has_images(self.networks):
+            write_film(self.networks, self.replay, self.folder.open_loop)
 
     def save(self) -> None:
         """Write a checkpoint that resumes exactly here."""
@@ -175,20 +207,17 @@ class Trainer:
             "learner": self.learner.state(),
             "means": self.means.sums,
         }
-        facts = {
-            "env_steps": self.env_steps,
+        facts = self.collector.facts() | {
             "episodes": self.replay.num_episodes,
             "updates": self.updates,
             "learning_since": self.learning_since,
             "seconds": self.seconds,
-            "random": self.collector.random,
-            "random_rng": self.collector.rng.bit_generator.state,
             "sampler_rng": self.sampler.bit_generator.state,
             "means_count": self.means.count,
             "last_return": self.last_return,
             "eval_return": self.eval_return,
         }
-        checkpoint = Checkpoint(self.env_steps, tensors, stack(self.collector.rows), facts)
+        checkpoint = Checkpoint(self.env_steps, tensors, self.collector.unfinished(), facts)
         save(self.folder.checkpoints, checkpoint)
         self.saved_at = self.env_steps
 
@@ -208,14 +237,12 @@ class Trainer:
         self.updates, self.seconds = facts["updates"], facts["seconds"]
         self.learning_since = facts["learning_since"]
         self.last_return, self.eval_return = facts["last_return"], facts["eval_return"]
-        self.collector.random = facts["random"]
-        self.collector.rng.bit_generator.state = facts["random_rng"]
         self.sampler.bit_generator.state = facts["sampler_rng"]
-        self.collector.env_steps = facts["env_steps"]
-        self.collector.resume(checkpoint.episode)
+        self.collector.restore(facts, checkpoint.episode)
 
     def close(self) -> None:
         self.metrics.close()
+        self.envs.close()
         self.env.close()
 
 

@@ -212,6 +212,30 @@ def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch):
     assert not torch.equal(second.mean, first.mean)
     agent.begin(0)
     agent.act(observe(11, envs=2))
-    assert (priors[-1].mean[0] == 0).all()
-    assert (priors[-1].std[0] == 1).all()
-    assert torch.equal(priors[-1].mean[1], agent.plan.mean[1])
+    assert priors[-1].mean.shape[0] == 1  # the other env holds its skill
+    assert (priors[-1].mean == 0).all()
+    assert (priors[-1].std == 1).all()
+
+
+def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkeypatch):
+    planned = []
+    original = lsp.agent.plan_skills
+
+    def watched(networks, latent, generator, prior):
+        zeta, metrics = original(networks, latent, generator, prior)
+        planned.append((latent, zeta))
+        return zeta, metrics
+
+    monkeypatch.setattr(lsp.agent, "plan_skills", watched)
+    agent = Agent(make_networks(), "collect", num_envs=4)
+    act(agent, 3, envs=4)
+    before = agent.plan
+    agent.begin(1)
+    agent.begin(3)
+    agent.act(observe(3, envs=4))
+    latent, zeta = planned[-1]
+    assert torch.equal(latent.deter, agent.latent.deter[[1, 3]])
+    assert torch.equal(latent.stoch, agent.latent.stoch[[1, 3]])
+    for now, earlier, new in zip(agent.plan, before, zeta, strict=True):
+        assert torch.equal(now[[0, 2]], earlier[[0, 2]])
+        assert torch.equal(now[[1, 3]], new)

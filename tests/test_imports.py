@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 # Lowest first; a module imports only from lines above its own. A folder stands for all it holds.
 # planner stands low because it gets the model as a function and knows nothing of networks.
 LAYERS = (
-    {"errors"},
+    {"errors", "tasks"},
     {"config"},
     {"nets", "distributions", "returns", "envs", "metrics"},
     {"observations", "replay", "results"},
@@ -23,7 +23,7 @@ LAYERS = (
     {"checkpoint"},
     {"interaction", "run"},
     {"baselines"},
-    {"evaluation"},
+    {"evaluation", "prediction"},
     {"trainer", "video"},
     {"transfer"},
     {"api", "bench", "progress"},
@@ -32,7 +32,8 @@ LAYERS = (
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-WITHOUT_TORCH = {"errors", "config", "envs", "replay", "metrics", "results", "plots", "doctor"}
+WITHOUT_TORCH = {"errors", "tasks", "config", "envs", "replay", "metrics", "results", "plots"}
+WITHOUT_TORCH |= {"doctor"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "eval", "exec", "builtins.eval", "builtins.exec"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

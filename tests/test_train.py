@@ -126,7 +126,7 @@ def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(tmp_path, method):
     # Broken off in an episode of random actions, between two episodes, and in one of the agent's.
     stops = [600, 1000, 1100]
     broken = train(tmp_path / "broken", config, *stops, 1300)
-    assert 0 < len(broken.collector.rows) < 500
+    assert 0 < len(broken.collector.rows[0]) < 500
     assert_same_learning(whole, broken)
     assert_same_but_for_stops(tmp_path / "whole", tmp_path / "broken", stops)
 

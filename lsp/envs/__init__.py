@@ -13,18 +13,23 @@ choose_gl()  # dm_control reads the choice when it is imported, which the next l
 
 from lsp.envs.action_repeat import ActionRepeat  # noqa: E402
 from lsp.envs.dmc import DMControlEnv, task_names  # noqa: E402
+from lsp.envs.user import Task, make_user_env  # noqa: E402
 from lsp.errors import UserError  # noqa: E402
+from lsp.tasks import register  # noqa: E402
+
+register()
 
 __all__ = ["make_env", "rendering_problem", "task_names"]
 
 
 def make_env(
-    task: str, obs: str = "proprio", action_repeat: int = 2, render_quality: str = "fast"
+    task: Task, obs: str = "proprio", action_repeat: int = 2, render_quality: str = "fast"
 ) -> gymnasium.Env[Any, Any]:
     """Builds the environment that agents act in: one step is one decision.
 
     Args:
-      task: a dm_control suite task as ``domain_task``, e.g. ``walker_walk``.
+      task: a dm_control suite task as ``domain_task``, e.g. ``walker_walk``; or yours, as
+        ``gymnasium:ID``, ``package.module:name``, an environment or a function that makes one.
       obs: ``proprio`` (one float32 array per measurement) or ``pixels`` (``image``, 64x64x3).
       action_repeat: control steps per decision; their rewards are summed.
       render_quality: ``fast`` leaves out shadows, reflections and multisampling; ``faithful``
@@ -35,5 +40,8 @@ def make_env(
     """
     if action_repeat < 1:
         raise UserError(f"{task}: action_repeat must be at least 1, not {action_repeat}.")
-    env = DMControlEnv(task, obs, render_quality)
+    if isinstance(task, str) and ":" not in task:
+        env: gymnasium.Env[Any, Any] = DMControlEnv(task, obs, render_quality)
+    else:
+        env = make_user_env(task, obs)
     return ActionRepeat(env, action_repeat)

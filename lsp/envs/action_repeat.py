@@ -1,9 +1,20 @@
 """Action repeat: one decision of the agent lasts several control steps."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
+
+
+@runtime_checkable
+class Blind(Protocol):
+    """An environment that can take steps without observing, which from pixels costs a frame."""
+
+    def advance(self, action: Any) -> tuple[float, bool, bool, dict[str, Any]]:
+        """``step`` without the observation."""
+
+    def observe(self) -> Any:
+        """The observation of the present state."""
 
 
 class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -23,6 +34,7 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise ValueError(f"repeat must be at least 1, not {repeat}")
         super().__init__(env)
         self.repeat = repeat
+        self._blind = env if isinstance(env, Blind) else None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -36,11 +48,17 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
         total = 0.0
         infos: list[dict[str, Any]] = []
         for _ in range(self.repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            if self._blind:
+                reward, terminated, truncated, info = self._blind.advance(action)
+            else:
+                observation, paid, terminated, truncated, info = self.env.step(action)
+                reward = float(paid)
+            total += reward
             infos.append(info)
             if terminated or truncated:
                 break
+        if self._blind:
+            observation = self._blind.observe()
         info = self._summarise(info, infos, env_steps=len(infos))
         return observation, total, terminated, truncated, info
 

@@ -1,16 +1,19 @@
-"""Any task of the dm_control suite as a Gymnasium environment, one control step at a time."""
+"""Tasks of the dm_control suite, and ours, as Gymnasium environments."""
 
 import difflib
 import logging
+from math import isnan
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 from dm_control import suite
 from dm_control.mujoco.engine import Camera
 from dm_control.rl import control
 from jaxtyping import Float, Float64, UInt8
 
+from lsp.envs import arena
 from lsp.envs.rendering import rendering_problem
 from lsp.errors import UserError
 
@@ -23,6 +26,10 @@ IMAGE_SIZE = 64  # pixels a side that the agent sees (Dreamer v1)
 FRAME_SIZE = 256  # pixels a side that people see
 MAX_CONTROL_STEPS = 1000  # also the limit of tasks that have none of their own (lqr)
 
+# Positions, velocities, actuators: what dm_control's Physics.get_state returns.
+_STATE = int(
+    mujoco.mjtState.mjSTATE_QPOS | mujoco.mjtState.mjSTATE_QVEL | mujoco.mjtState.mjSTATE_ACT
+)
 _CAMERA_IDS = {"quadruped": 2}  # Dreamer v1; every other domain is seen by camera 0
 # Shadows alone make a 64x64 frame of the quadruped ten times as slow in software.
 _FAST_FLAGS = {"shadow": False, "reflection": False}
@@ -43,12 +50,15 @@ _REWARD_NEEDS_MORE = (
 
 
 class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
-    """A dm_control suite task, e.g. ``walker_walk``.
+    """A task of the dm_control suite, e.g. ``walker_walk``, or of ``lsp.envs.arena``.
 
-    Observations are a dict. From proprioception: one float32 array per dm_control key, scalars as
-    shape [1]. From pixels: ``image``, uint8 [64, 64, 3]. Actions are float32 [A] in [-1, 1] and are
-    clipped, then mapped affinely to the range of each actuator (actuators without a range keep
-    [-1, 1]). ``info["sim_state"]`` is the float64 [S] state of the simulator after the step.
+    One step is one control step. Observations are a dict. From proprioception: one float32 array
+    per dm_control key, scalars as shape [1]. From pixels: ``image``, uint8 [64, 64, 3], and where
+    there is one the ``goal``, float32 [3], which no picture of the robot shows. Actions are float32
+    [A] in [-1, 1] and are clipped, then mapped affinely to the range of each actuator (actuators
+    without a range keep [-1, 1]). ``info["sim_state"]`` is the float64 [S] state of the simulator
+    after the step; ``info["success"]``, for tasks with a goal, whether it has been reached in this
+    episode.
 
     ``terminated`` means that the task ended itself (dm_control's discount is 0); the time limit is
     ``truncated``. ``reset(seed=...)`` makes the episode a pure function of the seed; the seed is
@@ -60,7 +70,13 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (Gymnasium's name)
 
-    def __init__(self, task: str, obs: str = "proprio", render_quality: str = "fast"):
+    def __init__(
+        self,
+        task: str,
+        obs: str = "proprio",
+        render_quality: str = "fast",
+        render_mode: str | None = "rgb_array",
+    ):
         self.domain, self.task_name = split_task(task)
         _check_choice("obs", obs, OBS, task)
         _check_choice("render_quality", render_quality, RENDER_QUALITIES, task)
@@ -69,22 +85,25 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
         self.task = task
         self.obs = obs
-        self.render_mode = "rgb_array"
+        self.render_mode = render_mode
         self._cameras: dict[int, Camera] = {}
         self._camera_id = _CAMERA_IDS.get(self.domain, 0)
         self._render_flags = _FAST_FLAGS if render_quality == "fast" else None
-        # lqr draws its springs when it is built: a fixed seed makes it one task, not many.
-        self._env: control.Environment = suite.load(
-            self.domain, self.task_name, task_kwargs={"random": 0}
-        )
+        self._env = load_control(self.domain, self.task_name)
+        self._task, self._physics = self._env.task, self._env.physics
+        self._arena = self._task if isinstance(self._task, arena.ArenaTask) else None
         if render_quality == "fast":
-            self._env.physics.model.vis.quality.offsamples = 0
+            self._physics.model.vis.quality.offsamples = 0
         self.metadata = dict(self.metadata, render_fps=round(1 / self._env.control_timestep()))
 
         spec = self._env.action_spec()
         unlimited = spec.maximum >= _UNLIMITED
-        self._low = np.where(unlimited, -1.0, spec.minimum)
-        self._high = np.where(unlimited, 1.0, spec.maximum)
+        low, high = np.where(unlimited, -1, spec.minimum), np.where(unlimited, 1, spec.maximum)
+        self._middle, self._half = (high + low) / 2, (high - low) / 2
+        self._lowest, self._highest = np.float32(-1), np.float32(1)
+        self._simulator = self._physics.model.ptr, self._physics.data.ptr
+        self._state_size = mujoco.mj_stateSize(self._physics.model.ptr, _STATE)
+        self._substeps = round(self._env.control_timestep() / self._physics.timestep())
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, spec.shape, np.float32)
         self.observation_space = self._make_observation_space()
         self._reward_physics: control.Physics | None = None
@@ -97,16 +116,38 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """Starts an episode; without a seed it is the next one of the environment's generator."""
         super().reset(seed=seed, options=options)
         # A new generator per episode: how many numbers the last one drew must not matter.
-        self._env.task._random = np.random.RandomState(self.np_random.integers(2**32))
-        timestep = self._env.reset()
+        self._task._random = np.random.RandomState(self.np_random.integers(2**32))
+        self._env.reset()
         self._control_steps = 0
         self._running = True
-        return self._observe(timestep.observation), self._info()
+        return self.observe(), self._info()
 
     def step(
         self, action: Float[np.ndarray, " action"]
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Takes one control step.
+
+        Raises: as ``advance``.
+        """
+        reward, terminated, truncated, info = self.advance(action)
+        return self.observe(), reward, terminated, truncated, info
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """The observation of the present state; from pixels it is rendered now."""
+        seen: dict[str, np.ndarray] = {}
+        if self.obs == "pixels":
+            seen["image"] = self._frame(IMAGE_SIZE, self._camera_id)
+            measured = self._arena.observe_goal(self._physics) if self._arena else {}
+        else:
+            measured = self._task.get_observation(self._physics)
+        for key, value in measured.items():
+            seen[key] = np.array(value, dtype=np.float32, ndmin=1)
+        return seen
+
+    def advance(
+        self, action: Float[np.ndarray, " action"]
+    ) -> tuple[float, bool, bool, dict[str, Any]]:
+        """``step`` without looking: the reward, whether it ended, and ``info``.
 
         Raises:
           UserError: the action has the wrong shape, or holds a NaN.
@@ -114,13 +155,19 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """
         if not self._running:
             raise gymnasium.error.ResetNeeded(f"{self.task}: call reset() before step()")
-        timestep = self._env.step(self._to_control(action))
+        # What dm_control's Environment.step does, less the observation.
+        task, physics = self._task, self._physics
+        task.before_step(self._to_control(action), physics)
+        physics.step(self._substeps)
+        task.after_step(physics)
+        reward = float(task.get_reward(physics))
         self._control_steps += 1
-        terminated = bool(timestep.last() and timestep.discount == 0.0)
-        truncated = not terminated and (timestep.last() or self._control_steps >= MAX_CONTROL_STEPS)
+        late = self._control_steps >= MAX_CONTROL_STEPS
+        discount = None if late else task.get_termination(physics)
+        terminated = discount == 0.0
+        truncated = late or (discount is not None and not terminated)
         self._running = not (terminated or truncated)
-        observation = self._observe(timestep.observation)
-        return observation, float(timestep.reward), terminated, truncated, self._info()
+        return reward, terminated, truncated, self._info()
 
     def render(self) -> UInt8[np.ndarray, "256 256 3"]:
         """The present state as a frame for people to see.
@@ -129,14 +176,16 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
           UserError: rendering is impossible on this machine.
         """
         _require_rendering(self.task)
-        return self._frame(FRAME_SIZE)
+        return self._frame(FRAME_SIZE, arena.CAMERA if self._arena else self._camera_id)
 
     def reward_at(
-        self, sim_state: Float64[np.ndarray, " state"], action: Float[np.ndarray, " action"]
-    ) -> float:
-        """The task's reward for one control step, recomputed from a stored state.
+        self,
+        sim_state: Float64[np.ndarray, "*time state"],
+        action: Float[np.ndarray, "*time action"],
+    ) -> Float64[np.ndarray, "*time"]:
+        """The task's reward for control steps, recomputed from stored states.
 
-        ``sim_state`` is the state *after* the step and ``action``, in [-1, 1], is what led there.
+        ``sim_state`` is the state *after* a step and ``action``, in [-1, 1], is what led there.
         The episode under way is not disturbed.
 
         Raises:
@@ -147,13 +196,23 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
                 f"{self.task}: its reward cannot be recomputed from stored states, because it "
                 "depends on each episode's own target or contact forces; choose another task."
             )
+        states = sim_state.reshape(-1, sim_state.shape[-1])
+        actions = np.reshape(action, (len(states), -1))
+        if self._arena is not None:
+            rewards = self._arena.spec.reward(states, self._controls(actions))
+        else:
+            pairs = zip(states, actions, strict=True)
+            rewards = np.array([self._suite_reward(state, action) for state, action in pairs])
+        return np.reshape(rewards, sim_state.shape[:-1])
+
+    def _suite_reward(self, sim_state: np.ndarray, action: np.ndarray) -> float:
         if self._reward_physics is None:
-            self._reward_physics = self._env.physics.copy(share_model=True)
+            self._reward_physics = self._physics.copy(share_model=True)
         physics = self._reward_physics
         with physics.reset_context():
             physics.set_state(sim_state)
             physics.set_control(self._to_control(action))
-        return float(self._env.task.get_reward(physics))
+        return float(self._task.get_reward(physics))
 
     def close(self) -> None:
         """Frees the simulator."""
@@ -161,48 +220,56 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._env.close()
 
     def _to_control(self, action: np.ndarray) -> np.ndarray:
-        action = np.asarray(action, np.float64)
-        if action.shape != self._low.shape or np.isnan(action).any():
+        # In few calls: the cheetah's physics take no longer than a handful of numpy's.
+        fits = np.shape(action) == self._middle.shape
+        control = self._controls(action) if fits else self._middle
+        if not fits or isnan(control @ control):
             raise UserError(
-                f"{self.task}: an action must be {self._low.size} numbers without NaN, "
-                f"got shape {action.shape}: {action}"
+                f"{self.task}: an action must be {self._middle.size} numbers without NaN, "
+                f"got shape {np.shape(action)}: {action}"
             )
-        action = np.clip(action, -1.0, 1.0)
-        # Written so that -1 and 1 give the limits exactly.
-        return 0.5 * (1 - action) * self._low + 0.5 * (1 + action) * self._high
+        return control
+
+    def _controls(self, actions: np.ndarray) -> np.ndarray:
+        clipped = np.minimum(np.maximum(actions, self._lowest), self._highest)
+        return clipped * self._half + self._middle
 
     def _info(self) -> dict[str, Any]:
-        return {"sim_state": self._env.physics.get_state()}
+        if self._arena is None:
+            return {"sim_state": self._state()}
+        info: dict[str, Any] = {"sim_state": self._arena.state(self._physics)}
+        if self._arena.spec.seeks_goal:
+            info["success"] = self._arena.reached
+        return info
 
-    def _observe(self, observation: dict[str, Any]) -> dict[str, np.ndarray]:
-        if self.obs == "pixels":
-            return {"image": self._frame(IMAGE_SIZE)}
-        return {
-            key: np.array(value, dtype=np.float32, ndmin=1) for key, value in observation.items()
-        }
+    def _state(self) -> np.ndarray:
+        """``physics.get_state()``, in half the time."""
+        state = np.empty(self._state_size)
+        mujoco.mj_getState(*self._simulator, state, _STATE)
+        return state
 
-    def _frame(self, size: int) -> np.ndarray:
+    def _frame(self, size: int, camera: int | str) -> np.ndarray:
         # Kept, because setting a camera up costs more than the 64x64 frame it takes.
         if size not in self._cameras:
-            self._cameras[size] = Camera(self._env.physics, size, size, camera_id=self._camera_id)
+            self._cameras[size] = Camera(self._physics, size, size, camera_id=camera)
         frame = self._cameras[size].render(render_flag_overrides=self._render_flags)
         return np.ascontiguousarray(frame)
 
     def _make_observation_space(self) -> gymnasium.Space[Any]:
-        if self.obs == "pixels":
-            shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-            return gymnasium.spaces.Dict(image=gymnasium.spaces.Box(0, 255, shape, np.uint8))
-        boxes = {
+        boxes: dict[str, gymnasium.spaces.Space[Any]] = {
             key: gymnasium.spaces.Box(-np.inf, np.inf, spec.shape or (1,), np.float32)
             for key, spec in self._env.observation_spec().items()
         }
+        if self.obs == "pixels":
+            image = gymnasium.spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+            boxes = {"image": image} | {key: boxes[key] for key in boxes if key == "goal"}
         # Given as pairs: Gymnasium sorts a plain dict's keys, and dm_control's order is meant.
         return gymnasium.spaces.Dict(list(boxes.items()))
 
 
 def task_names() -> list[str]:
-    """The names of all tasks of the dm_control suite, ``domain_task``, sorted."""
-    return sorted(f"{domain}_{task}" for domain, task in suite.ALL_TASKS)
+    """The names of all tasks, ours and those of the dm_control suite (``domain_task``), sorted."""
+    return sorted([*arena.TASKS, *(f"{domain}_{task}" for domain, task in suite.ALL_TASKS)])
 
 
 def split_task(task: str) -> tuple[str, str]:
@@ -211,12 +278,23 @@ def split_task(task: str) -> tuple[str, str]:
     Raises:
       UserError: there is no such task.
     """
+    if task in arena.TASKS:
+        return "quadruped", task.removeprefix("quadruped_")
     for domain, name in suite.ALL_TASKS:
         if task == f"{domain}_{name}":
             return domain, name
     close = difflib.get_close_matches(task, task_names(), n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise UserError(f"Unknown task '{task}'.{hint} lsp.envs.task_names() lists them all.")
+
+
+def load_control(domain: str, name: str) -> control.Environment:
+    """The task as dm_control has it."""
+    task = f"{domain}_{name}"
+    if task in arena.TASKS:
+        return arena.load(task)
+    # lqr draws its springs when it is built: a fixed seed makes it one task, not many.
+    return suite.load(domain, name, task_kwargs={"random": 0})
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...], task: str) -> None:

@@ -1,0 +1,73 @@
+"""Tasks as a user would write them: `lsp train --task tests.own_tasks:Reach`."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+STEP = 0.1  # how far an action moves the point along each axis, at most
+RADIUS = 0.2  # of the goal
+TIME_LIMIT = 100
+
+
+class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """A point in a square of side 2 must reach a goal, which ends the episode.
+
+    Coming closer to it than ever before pays, at most 1 a step. With `pictures` a 32x32 image
+    shows point and goal too.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    action_space = Box(-STEP, STEP, (2,), np.float64)
+
+    def __init__(self, pictures: bool = False):
+        self.pictures, self.render_mode = pictures, "rgb_array"
+        square = Box(-1, 1, (2,), np.float64)
+        spaces: dict[str, gymnasium.Space[Any]] = {
+            "position": square,
+            "goal": square,
+            "closest": Box(0, 3, (), np.float64),
+        }
+        if pictures:
+            spaces["image"] = Box(0, 255, (32, 32, 3), np.uint8)
+        self.observation_space = Dict(spaces)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position, self.goal = self.np_random.uniform(-1, 1, (2, 2))
+        self.closest, self.time = self.distance(), 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.position = np.clip(self.position + action, -1, 1)
+        self.time += 1
+        nearer = max(0.0, self.closest - self.distance())
+        self.closest -= nearer
+        reached = self.closest < RADIUS
+        truncated = not reached and self.time >= TIME_LIMIT
+        reward = nearer / (STEP * np.sqrt(2))
+        return self.observe(), reward, reached, truncated, {"success": reached}
+
+    def distance(self):
+        return float(np.linalg.norm(self.position - self.goal))
+
+    def observe(self):
+        seen = {"position": self.position.copy(), "goal": self.goal.copy()}
+        seen["closest"] = np.float64(self.closest)
+        return seen | {"image": self.picture(32)} if self.pictures else seen
+
+    def render(self):
+        return self.picture(64)
+
+    def picture(self, size):
+        """The goal in green, the point in red, a sixteenth of the side each."""
+        image, dot = np.zeros((size, size, 3), np.uint8), size // 16
+        for channel, (x, y) in ((1, self.goal), (0, self.position)):
+            row, column = (int((c + 1) / 2 * (size - dot)) for c in (y, x))
+            image[row : row + dot, column : column + dot, channel] = 255
+        return image
+
+
+def reach_with_pictures():
+    return Reach(pictures=True)
