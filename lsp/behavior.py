@@ -108,7 +108,7 @@ def recognise_skills(
 def intrinsic_scale(networks: Networks) -> Float[Tensor, ""] | float:
     """Reward for one nat."""
     skills = networks.config.skills
-    unit = networks.return_spread if skills.intrinsic_unit == "return_spread" else 1.0
+    unit = networks.return_size if skills.intrinsic_unit == "return" else 1.0
     return skills.intrinsic_scale * unit
 
 

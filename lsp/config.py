@@ -96,10 +96,9 @@ class SkillsConfig:
     """Size of a skill (A.3); 0 has no skills at all, which is Dreamer."""
     intrinsic_scale: float = 1.0
     """The intrinsic reward log q(z | {s}, s0) is multiplied by this (ours; the paper: 1)."""
-    intrinsic_unit: Literal["reward", "return_spread"] = "reward"
-    """`reward`: the scale is in units of reward. `return_spread`: in units of the running spread
-    (5th to 95th percentile) of imagined task returns, so that skills matter as much late in
-    training as early (ours)."""
+    intrinsic_unit: Literal["reward", "return"] = "reward"
+    """`reward`: the scale is in units of reward. `return`: in units of the running size of imagined
+    task returns, so that skills get the same share early and late, and in every task (ours)."""
     input_noise: float = 0.1
     """Std of the noise on χ's input, in training it and in rewarding with it (A.7)."""
     num_states: int = 10
@@ -327,10 +326,10 @@ def _problems(config: Config) -> list[str]:
         )
     if not 0 < config.behavior.discount <= 1 or not 0 <= config.behavior.lambda_ <= 1:
         found.append("behavior.discount and behavior.lambda_ must lie between 0 and 1")
-    relative = config.skills.intrinsic_unit == "return_spread"
+    relative = config.skills.intrinsic_unit == "return"
     if config.has_skills and relative and not config.value.split:
         found.append(
-            "skills.intrinsic_unit = return_spread needs value.split: without it the "
+            "skills.intrinsic_unit = return needs value.split: without it the "
             "intrinsic reward would be measured against itself"
         )
     if not 0 < config.value.slow_rate <= 1:
@@ -373,8 +372,8 @@ def _fast() -> Config:
             learning_rate=6e-4,
         ),
         skills=SkillsConfig(
-            intrinsic_scale=0.02,  # about a tenth of the return: both it and the skills rise
-            intrinsic_unit="return_spread",  # a fixed scale drowns the task early or the skill late
+            intrinsic_scale=0.002,  # 5 nats are a fifth of the return: both it and the skills rise
+            intrinsic_unit="return",  # a fixed scale drowns the task early or the skill late
             learning_rate=1e-3,  # 8e-5 is too slow for 20k updates
         ),
         planner=PlannerConfig(rollout_noise="common"),  # else elites are lucky, not good
@@ -404,7 +403,7 @@ def _debug() -> Config:
         ),
         policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0),
         value=ValueConfig(layers=(16,), split=True, slow_rate=0.02),
-        skills=SkillsConfig(layers=(16,), intrinsic_unit="return_spread"),
+        skills=SkillsConfig(layers=(16,), intrinsic_unit="return"),
         planner=PlannerConfig(
             num_candidates=4, num_elites=2, num_iterations=2, rollout_noise="common"
         ),

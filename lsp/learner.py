@@ -101,7 +101,7 @@ class Learner:
             loss, about_skills = skill_loss(twin, rollout, plans, zeta, starts.weight, generator)
             metrics |= about_skills | self.descend("skills", loss)
         networks.update_slow_value()
-        networks.track_return_spread(estimates.returns[..., 0])
+        networks.track_return_size(estimates.returns[..., 0])
         every = config.behavior.rollouts_per_start
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}

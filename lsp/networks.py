@@ -27,7 +27,7 @@ class Judgement(NamedTuple):
 class Networks(nn.Module):
     """θ (world model), φ (policy), ψ (value) and χ (skill predictor, where there are skills)."""
 
-    return_spread: Tensor
+    return_size: Tensor
     shared_mean: Tensor
     shared_std: Tensor
 
@@ -44,7 +44,7 @@ class Networks(nn.Module):
             plan = (1, config.plan_length, config.skills.dim)
             self.register_buffer("shared_mean", torch.zeros(plan))
             self.register_buffer("shared_std", torch.ones(plan))
-        self.register_buffer("return_spread", torch.ones(()))
+        self.register_buffer("return_size", torch.ones(()))
         # Attributes, so that a faster copy can have faster ones (acceleration.py).
         self.transition: Transition = self._transition
         self.judge: Callable[[Tensor], Judgement] = self._judge
@@ -72,7 +72,7 @@ class Networks(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.return_spread.device
+        return self.return_size.device
 
     def draw_noise(self, *shape: int, generator: torch.Generator) -> RolloutNoise:
         """Standard normal noise `[*shape, ...]`, of which the last axes are steps and rows."""
@@ -96,7 +96,6 @@ class Networks(nn.Module):
         torch._foreach_lerp_(slow, fast, self.config.value.slow_rate)
 
     @torch.no_grad()
-    def track_return_spread(self, returns: Float[Tensor, "*batch"]) -> None:
-        """Follow the 5th-to-95th percentile range of imagined task returns (as DreamerV3 does)."""
-        low, high = (torch.quantile(returns.flatten(), share) for share in (0.05, 0.95))
-        self.return_spread.lerp_(high - low, 0.01)
+    def track_return_size(self, returns: Float[Tensor, "*batch"]) -> None:
+        """Follow the mean absolute value of imagined task returns."""
+        self.return_size.lerp_(returns.abs().mean(), 0.01)

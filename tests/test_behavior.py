@@ -12,6 +12,7 @@ from lsp.behavior import (
     Starts,
     draw_starts,
     estimate_values,
+    intrinsic_scale,
     policy_loss,
     recognise_skills,
     repeat_starts,
@@ -393,3 +394,13 @@ def test_nothing_in_an_update_waits_for_the_device(method):
 def test_the_same_seed_gives_the_same_update():
     one, other = updated()[0].state_dict(), updated()[0].state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_nat_is_worth_a_share_of_the_task_return():
+    networks = make_networks()
+    networks.return_size.fill_(1.0)
+    for _ in range(2000):
+        networks.track_return_size(torch.tensor([-50.0, 30.0]))
+    assert networks.return_size.item() == pytest.approx(40, rel=1e-3)
+    scale = networks.config.skills.intrinsic_scale
+    assert float(intrinsic_scale(networks)) == pytest.approx(40 * scale, rel=1e-3)
