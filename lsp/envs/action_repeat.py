@@ -68,5 +68,5 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
         info = dict(last, env_steps=env_steps)
         if "sim_state" in last:
             padded = infos + [last] * (self.repeat - len(infos))
-            info["sim_state"] = np.stack([each["sim_state"] for each in padded])
+            info["sim_state"] = np.array([each["sim_state"] for each in padded])
         return info

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
@@ -100,7 +101,8 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         unlimited = spec.maximum >= _UNLIMITED
         low, high = np.where(unlimited, -1, spec.minimum), np.where(unlimited, 1, spec.maximum)
         self._middle, self._half = (high + low) / 2, (high - low) / 2
-        self._lowest, self._highest = np.float32(-1), np.float32(1)
+        # Arrays, which numpy compares with sooner than with numbers.
+        self._lowest, self._highest = -np.ones_like(self._half), np.ones_like(self._half)
         self._simulator = self._physics.model.ptr, self._physics.data.ptr
         self._state_size = mujoco.mj_stateSize(self._physics.model.ptr, _STATE)
         self._substeps = round(self._env.control_timestep() / self._physics.timestep())
@@ -134,15 +136,10 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def observe(self) -> dict[str, np.ndarray]:
         """The observation of the present state; from pixels it is rendered now."""
-        seen: dict[str, np.ndarray] = {}
-        if self.obs == "pixels":
-            seen["image"] = self._frame(IMAGE_SIZE, self._camera_id)
-            measured = self._arena.observe_goal(self._physics) if self._arena else {}
-        else:
-            measured = self._task.get_observation(self._physics)
-        for key, value in measured.items():
-            seen[key] = np.array(value, dtype=np.float32, ndmin=1)
-        return seen
+        if self.obs == "proprio":
+            return _as_arrays(self._task.get_observation(self._physics))
+        goal = self._arena.observe_goal(self._physics) if self._arena else {}
+        return {"image": self._frame(IMAGE_SIZE, self._camera_id)} | _as_arrays(goal)
 
     def advance(
         self, action: Float[np.ndarray, " action"]
@@ -221,12 +218,13 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _to_control(self, action: np.ndarray) -> np.ndarray:
         # In few calls: the cheetah's physics take no longer than a handful of numpy's.
-        fits = np.shape(action) == self._middle.shape
+        action = np.asarray(action, np.float64)
+        fits = action.shape == self._middle.shape
         control = self._controls(action) if fits else self._middle
-        if not fits or isnan(control @ control):
+        if not fits or isnan(control.dot(control)):
             raise UserError(
                 f"{self.task}: an action must be {self._middle.size} numbers without NaN, "
-                f"got shape {np.shape(action)}: {action}"
+                f"got shape {action.shape}: {action}"
             )
         return control
 
@@ -265,6 +263,10 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             boxes = {"image": image} | {key: boxes[key] for key in boxes if key == "goal"}
         # Given as pairs: Gymnasium sorts a plain dict's keys, and dm_control's order is meant.
         return gymnasium.spaces.Dict(list(boxes.items()))
+
+
+def _as_arrays(measured: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {key: np.array(value, np.float32, ndmin=1) for key, value in measured.items()}
 
 
 def task_names() -> list[str]:
