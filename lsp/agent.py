@@ -39,8 +39,8 @@ class Agent:
         networks, config = self.networks, self.config
         self.latent = networks.world_model.rssm.initial(self.count)
         self.action = torch.zeros(self.count, networks.action_dim, device=networks.device)
-        self.skill = torch.zeros(self.count, config.skills.dim, device=networks.device)
-        shape = (self.count, config.plan_length, config.skills.dim)
+        self.skill = torch.zeros(self.count, networks.plan_dim, device=networks.device)
+        shape = (self.count, config.plan_length, networks.plan_dim)
         self.plan = Plan(*(torch.full(shape, x, device=networks.device) for x in (0.0, 1.0)))
         self.steps = np.zeros(self.count, np.int64)
 
@@ -61,7 +61,7 @@ class Agent:
         if not self.batched:
             tensors = {key: x[None] for key, x in tensors.items()}
         feature = self._filter(tensors)
-        if self.config.has_skills:
+        if self.config.has_skills or self.config.plans_actions:
             self._choose_skill()
         self.action = self._choose_action(feature)
         self.steps += 1
@@ -83,11 +83,15 @@ class Agent:
 
     def _choose_skill(self) -> None:
         """Re-plan, where a skill has been held for K steps, and take the first skill."""
-        due = self.steps % self.config.planner.skill_length == 0
+        config = self.config
+        due = self.steps % config.planner.skill_length == 0
         if not due.any():
             return
-        self._replan(due)
-        if self.mode == "evaluate":
+        if config.plans_skills or config.plans_actions:
+            self._replan(due)
+        if config.skills.source == "prior":
+            fresh = self._noise(*self.skill.shape)
+        elif self.mode == "evaluate" or config.plans_actions:
             fresh = self.plan.mean[:, 0]
         else:
             zeta = noisy_plan(self.plan, self.config, self.generator)
@@ -110,14 +114,20 @@ class Agent:
         self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
     def _choose_action(self, feature: Tensor) -> Tensor:
-        policy, config = self.networks.policy(feature, self.skill), self.config.policy
-        if self.mode == "collect":
-            action = policy.sample(self._noise(*policy.mean.shape))
-            noise = self._noise(*action.shape)
-            return (action + config.exploration_noise * noise).clamp(-1, 1)
+        config, collecting = self.config.policy, self.mode == "collect"
+        if self.config.plans_actions:
+            action = self.skill
+            return self._explore(action) if collecting else action.clamp(-1, 1)
+        policy = self.networks.policy(feature, self.skill)
+        if collecting:
+            return self._explore(policy.sample(self._noise(*policy.mean.shape)))
         if config.mode_samples == 0:
             return policy.mode()
         return policy.likeliest(self._noise(config.mode_samples, *policy.mean.shape))
+
+    def _explore(self, action: Tensor) -> Tensor:
+        noise = self._noise(*action.shape)
+        return (action + self.config.policy.exploration_noise * noise).clamp(-1, 1)
 
     def _noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.networks.device)

@@ -155,8 +155,7 @@ def plan_skills(
     rows = planner.num_candidates if independent else 1
 
     if prior is None:
-        length, dim = config.plan_length, config.skills.dim
-        prior = standard_plan(num_starts, length, dim, networks.device)
+        prior = standard_plan(num_starts, config.plan_length, networks.plan_dim, networks.device)
     draws = candidate_noise(prior, planner, generator)
     shape = (planner.num_iterations, planner.horizon, rows, num_starts)
     noise = networks.draw_noise(*shape, generator=generator)

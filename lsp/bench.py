@@ -177,7 +177,7 @@ def time_updates(
         gemm.measure()
         updates.append(milliseconds(lambda: update(trainer), runtime))
         models.append(milliseconds(learn_model, runtime))
-        if config.has_skills:
+        if config.plans_skills:
             planners.append(milliseconds(lambda: learner.plan(starts), runtime))
     return UpdateTimes(median(updates), median(models), median(planners) if planners else None)
 

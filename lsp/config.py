@@ -94,6 +94,11 @@ class SkillsConfig:
 
     dim: int = 3
     """Size of a skill (A.3); 0 has no skills at all, which is Dreamer."""
+    source: Literal["planned", "prior"] = "planned"
+    """Where skills come from: planned, or drawn from N(0, I) in training, collecting and
+    evaluating (section 4.2, Random Skills)."""
+    intrinsic: bool = True
+    """Pay for skills that χ can tell apart, and train χ (section 3.2)."""
     intrinsic_scale: float = 1.0
     """The intrinsic reward log q(z | {s}, s0) is multiplied by this (ours; the paper: 1)."""
     intrinsic_unit: Literal["reward", "return"] = "reward"
@@ -113,7 +118,10 @@ class SkillsConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """Cross-entropy method over skill plans (Algorithm 2)."""
+    """Cross-entropy method over skill plans (Algorithm 2), or over actions."""
+
+    over: Literal["skills", "actions"] = "skills"
+    """What is planned. `actions` has no policy, no value and no skills: PlaNet."""
 
     horizon: int = 10
     """H, agent steps (A.3)."""
@@ -218,7 +226,8 @@ class Config:
     task: str = "walker_walk"
     """A dm_control task, `domain_task`."""
     method: str = "lsp"
-    """`lsp`, or `dreamer` (no skills, imagination horizon 15)."""
+    """`lsp`; `dreamer` (no skills); `random_skills`, `rand_skills_init` and `no_mi` (LSP without
+    planning, without both, without the intrinsic reward); `cem` (plans actions)."""
     preset: str = "fast"
     """`paper`, `fast` (sized for a laptop) or `debug` (seconds)."""
     obs: str = "proprio"
@@ -251,9 +260,23 @@ class Config:
         return self.behavior.horizon or self.planner.horizon
 
     @property
+    def plans_actions(self) -> bool:
+        return self.planner.over == "actions"
+
+    @property
+    def plans_skills(self) -> bool:
+        return self.has_skills and self.skills.source == "planned"
+
+    @property
+    def has_intrinsic(self) -> bool:
+        """Whether χ is there, and pays."""
+        return self.has_skills and self.skills.intrinsic
+
+    @property
     def num_segments(self) -> int:
-        """⌊H/K⌋, complete segments that behaviour learning imagines; 0 without skills."""
-        return self.behavior_horizon // self.planner.skill_length if self.has_skills else 0
+        """⌊H/K⌋, complete segments that behaviour learning imagines; 0 where nothing is paid for
+        them."""
+        return self.behavior_horizon // self.planner.skill_length if self.has_intrinsic else 0
 
     @property
     def plan_length(self) -> int:
@@ -327,10 +350,16 @@ def _problems(config: Config) -> list[str]:
     if not 0 < config.behavior.discount <= 1 or not 0 <= config.behavior.lambda_ <= 1:
         found.append("behavior.discount and behavior.lambda_ must lie between 0 and 1")
     relative = config.skills.intrinsic_unit == "return"
-    if config.has_skills and relative and not config.value.split:
+    if config.has_intrinsic and relative and not config.value.split:
         found.append(
             "skills.intrinsic_unit = return needs value.split: without it the "
             "intrinsic reward would be measured against itself"
+        )
+    if planner.scope == "shared" and not config.plans_skills:
+        found.append("planner.scope = shared needs skills that are planned")
+    if config.plans_actions and config.has_skills:
+        found.append(
+            f"planner.over = actions has no skills: skills.dim must be 0, not {config.skills.dim}"
         )
     if not 0 < config.value.slow_rate <= 1:
         found.append(f"value.slow_rate must lie in (0, 1], not {config.value.slow_rate}")
@@ -448,7 +477,44 @@ def _dreamer(config: Config) -> Config:
     )
 
 
-METHODS = {"lsp": _lsp, "dreamer": _dreamer}
+def _random_skills(config: Config) -> Config:
+    return replace(config, skills=replace(config.skills, source="prior"))
+
+
+def _no_mi(config: Config) -> Config:
+    """One value output is left: that of the task."""
+    skills = replace(config.skills, intrinsic=False)
+    return replace(config, skills=skills, value=replace(config.value, split=False))
+
+
+def _rand_skills_init(config: Config) -> Config:
+    return _no_mi(_random_skills(config))
+
+
+def _cem(config: Config) -> Config:
+    """Fully online: as many model steps a plan as LSP's, or PlaNet's own numbers in `paper`."""
+    planner = replace(config.planner, over="actions", skill_length=1, mean_noise=0.0)
+    if config.preset == "paper":
+        planner = replace(
+            planner, horizon=12, num_iterations=10, num_candidates=1000, num_elites=100
+        )
+    return replace(
+        config,
+        skills=replace(config.skills, dim=0),
+        planner=planner,
+        value=replace(config.value, split=False),
+        behavior=replace(config.behavior, lambda_=1.0),  # rewards alone: there is no value
+    )
+
+
+METHODS = {
+    "lsp": _lsp,
+    "dreamer": _dreamer,
+    "random_skills": _random_skills,
+    "rand_skills_init": _rand_skills_init,
+    "no_mi": _no_mi,
+    "cem": _cem,
+}
 """What each method changes in a preset."""
 
 
@@ -469,14 +535,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-_ADDED = {"num_envs": 1, "render_quality": "fast"}
+_ADDED: dict[type, dict[str, Any]] = {
+    Config: {"num_envs": 1, "render_quality": "fast"},
+    SkillsConfig: {"source": "planned", "intrinsic": True},
+    PlannerConfig: {"over": "skills"},
+}
 """Settings that earlier versions did not record, and what they amounted to."""
 
 
 def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config") -> Any:
     """The inverse of `to_dict`. Raises UserError naming any field it does not know or lacks."""
-    if kind is Config:
-        values = _ADDED | values
+    values = _ADDED.get(kind, {}) | values
     hints = get_type_hints(kind)
     unknown, missing = set(values) - set(hints), set(hints) - set(values)
     if unknown or missing:

@@ -42,7 +42,7 @@ def _world_model(networks: Networks) -> int:
 
 def _planner(networks: Networks) -> int:
     config = networks.config
-    if not config.has_skills:
+    if not config.plans_skills:
         return 0
     planner, starts = config.planner, config.behavior.num_starts or _states(networks)
     rollouts = planner.num_iterations * planner.num_candidates * starts
@@ -52,6 +52,8 @@ def _planner(networks: Networks) -> int:
 
 def _behavior(networks: Networks) -> int:
     config = networks.config
+    if config.plans_actions:
+        return 0
     starts = config.behavior.num_starts or _states(networks)
     rollouts = starts * config.behavior.rollouts_per_start
     policy, value = multiplications(networks.policy), multiplications(networks.value)

@@ -44,10 +44,11 @@ class Learner:
         # Of each part: what is learned, what computes its gradient, and the learning rate.
         parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
             "model": (networks.world_model, networks.world_model, config.model.learning_rate),
-            "policy": (networks.policy, twin.policy, config.policy.learning_rate),
-            "value": (networks.value, twin.value, config.value.learning_rate),
         }
-        if config.has_skills:
+        if not config.plans_actions:
+            parts["policy"] = networks.policy, twin.policy, config.policy.learning_rate
+            parts["value"] = networks.value, twin.value, config.value.learning_rate
+        if config.has_intrinsic:
             skills = networks.skill_predictor, twin.skill_predictor
             parts["skills"] = (*skills, config.skills.learning_rate)
         self.optimizers, self.computing = dict[str, torch.optim.Adam](), dict[str, list[Tensor]]()
@@ -70,6 +71,8 @@ class Learner:
         # Model learning: compute model states s_t, update θ
         loss, latents, metrics = networks.world_model.loss(data, generator, self.fast.scan)
         metrics |= self.descend("model", loss)
+        if config.plans_actions:
+            return {name: value.detach() for name, value in metrics.items()}
         self.fast.refresh()
 
         # Behaviour learning: ζ = CEM(S, ...), μ ← μ + ε
@@ -130,10 +133,11 @@ class Learner:
             self._starts = Latent(state["deter"].to(device), state["stoch"].to(device))
 
     def plan(self, starts: Latent) -> tuple[Plan, Metrics]:
-        """ζ with noise on its mean; an empty plan for a method without skills."""
+        """ζ with noise on its mean; N(0, I) where skills are not planned, if there are any."""
         networks, config = self.networks, self.config
-        if not config.has_skills:
-            return standard_plan(starts.deter.shape[0], config.plan_length, 0, networks.device), {}
+        if not config.plans_skills:
+            count, length = starts.deter.shape[0], config.plan_length
+            return standard_plan(count, length, config.skills.dim, networks.device), {}
         zeta, stats = plan_skills(self.fast.twin, starts, self.generator)
         if config.planner.scope == "per_state":
             return noisy_plan(zeta, config, self.generator), stats

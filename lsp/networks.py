@@ -25,7 +25,8 @@ class Judgement(NamedTuple):
 
 
 class Networks(nn.Module):
-    """θ (world model), φ (policy), ψ (value) and χ (skill predictor, where there are skills)."""
+    """θ (world model), φ (policy), ψ (value) and χ (skill predictor), the last where skills are
+    paid for; a method that plans actions has θ alone."""
 
     return_size: Tensor
     shared_mean: Tensor
@@ -36,11 +37,14 @@ class Networks(nn.Module):
         self.config, self.action_dim = config, action_dim
         self.world_model = WorldModel(shapes, action_dim, config.model)
         features = self.world_model.features
-        self.policy = Policy(features, config.skills.dim, action_dim, config.policy)
-        self.value = Value(features, 2 if config.value.split else 1, config.value)
-        self.slow_value = deepcopy(self.value).requires_grad_(False)
-        if config.has_skills:
+        self.plan_dim = action_dim if config.plans_actions else config.skills.dim
+        if not config.plans_actions:
+            self.policy = Policy(features, config.skills.dim, action_dim, config.policy)
+            self.value = Value(features, 2 if config.value.split else 1, config.value)
+            self.slow_value = deepcopy(self.value).requires_grad_(False)
+        if config.has_intrinsic:
             self.skill_predictor = SkillPredictor(features, config.skills)
+        if config.plans_skills:
             plan = (1, config.plan_length, config.skills.dim)
             self.register_buffer("shared_mean", torch.zeros(plan))
             self.register_buffer("shared_std", torch.ones(plan))
@@ -52,17 +56,23 @@ class Networks(nn.Module):
     def _transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
     ) -> tuple[Latent, Float[Tensor, "batch action"]]:
-        """One step of imagination: the policy acts, the RSSM answers."""
-        action = self.policy(latent.feature, skill).sample(noise.action)
+        """One step of imagination: the policy acts, the RSSM answers. Planned actions need no
+        policy."""
+        if self.config.plans_actions:
+            action = skill.clamp(-1, 1)
+        else:
+            action = self.policy(latent.feature, skill).sample(noise.action)
         return self.world_model.rssm.imagine(latent, action, noise.latent), action
 
     def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
-        """All heads at once; values come from the slow copy."""
+        """All heads at once; values come from the slow copy, and are 0 where none is learned."""
         model = self.world_model
         reward = model.reward_head(feature).squeeze(-1)
         going_on = torch.ones_like(reward)
         if model.config.termination:
             going_on = torch.sigmoid(-model.termination_head(feature).squeeze(-1))
+        if self.config.plans_actions:
+            return Judgement(reward, going_on, torch.zeros_like(reward)[..., None])
         return Judgement(reward, going_on, self.slow_value(feature))
 
     @property

@@ -25,6 +25,7 @@ COLORS = {
     "no_mi": "#CC79A7",
     "rand_skills_init": "#E69F00",
     "hiro": "#56B4E9",
+    "cem": "#7F3C8D",
 }
 _OTHER_COLOR = "#000000"
 _REFERENCE_COLORS = ("#555555", "#8C8C8C", "#B3A36B", "#7B8FA6")

@@ -155,7 +155,18 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize(
     ("method", "stop"),
     # During prefill, in an episode, just before and at a line of metrics.
-    [("lsp", 63), ("lsp", 112), ("lsp", 149), ("lsp", 150), ("dreamer", 112), ("dreamer", 149)],
+    [
+        ("lsp", 63),
+        ("lsp", 112),
+        ("lsp", 149),
+        ("lsp", 150),
+        ("dreamer", 112),
+        ("dreamer", 149),
+        ("random_skills", 112),
+        ("rand_skills_init", 112),
+        ("no_mi", 112),
+        ("cem", 112),
+    ],
 )
 def test_it_does_not_matter_where_a_run_is_broken_off(tmp_path, unbroken, method, stop):
     path, whole = unbroken(method)
@@ -265,14 +276,14 @@ def learner_config(method):
         policy=replace(config.policy, learning_rate=3e-3, layers=(24, 24)),
         value=replace(config.value, learning_rate=3e-3, slow_rate=0.1),
         skills=replace(config.skills, learning_rate=3e-3, intrinsic_scale=0.02),
-        planner=replace(config.planner, horizon=8, skill_length=4),
+        planner=replace(config.planner, horizon=8, skill_length=1 if config.plans_actions else 4),
         behavior=replace(config.behavior, horizon=8, num_starts=16),
         replay=replace(config.replay, batch=8, length=12),
         schedule=replace(config.schedule, eval_episodes=20),
     )
 
 
-@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
 def test_walking_up_the_slope_is_learned(tmp_path, method):
     config = replace(learner_config(method), seed=1)
     trainer = train(tmp_path, config, 800, kind=SlopeTrainer)

@@ -1,0 +1,210 @@
+"""The baselines and ablations of section 4: what each has, and what it never does."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import lsp.agent
+import lsp.learner
+from lsp.agent import Agent
+from lsp.config import METHODS, make_config, replace
+from lsp.errors import UserError
+from lsp.learner import Learner
+from lsp.networks import Networks
+from lsp.world_model import Latent
+
+SHAPES = {"position": (3,)}
+
+
+def make_networks(method, **parts):
+    torch.manual_seed(0)
+    config = make_config(method, "debug")
+    changes = {name: replace(getattr(config, name), **new) for name, new in parts.items()}
+    return Networks(SHAPES, 2, replace(config, **changes))
+
+
+def make_batch(config, seed=0):
+    rng, size = np.random.default_rng(seed), (config.replay.batch, config.replay.length)
+    return {
+        "obs/position": rng.normal(size=(*size, 3)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (*size, 2)).astype(np.float32),
+        "reward": rng.uniform(0, 1, size).astype(np.float32),
+        "is_first": np.zeros(size, bool),
+        "is_terminal": np.zeros(size, bool),
+    }
+
+
+def live(method, updates=2, steps=25):
+    """Learn a little, then act in both modes; the networks and the metrics of the last update."""
+    networks = make_networks(method)
+    learner = Learner(networks, 0)
+    for _ in range(updates):
+        metrics = learner.update(make_batch(networks.config))
+    metrics |= learner.probe_skills()
+    for mode in ("collect", "evaluate"):
+        agent = Agent(networks, mode)
+        for step in range(steps):
+            action = agent.act({"position": np.full(3, step, np.float32)})
+            assert (np.abs(action) <= 1).all()
+    return networks, metrics
+
+
+def forbid(monkeypatch, name, *modules):
+    def refuse(*arguments, **named):
+        raise AssertionError(f"{name} was called")
+
+    for module in modules:
+        monkeypatch.setattr(module, name, refuse)
+
+
+def skill_parameters(networks):
+    """Names of what exists, and sizes of what it reads, because of skills."""
+    names = {name for name in networks.state_dict() if "skill" in name or "shared" in name}
+    return names, networks.policy.net[0].in_features - networks.world_model.features
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_acts(method):
+    _, metrics = live(method)
+    assert all(torch.isfinite(value).all() for value in metrics.values())
+
+
+def test_dreamer_has_no_skills_anywhere(monkeypatch):
+    forbid(monkeypatch, "plan_skills", lsp.agent, lsp.learner)
+    forbid(monkeypatch, "recognise_skills", lsp.learner)
+    networks, metrics = live("dreamer")
+    assert skill_parameters(networks) == (set(), 0)
+    assert not any(name.startswith(("skills/", "planner/")) for name in metrics)
+
+
+def test_dreamer_is_lsp_with_everything_else_equal():
+    ours, dreamers = (make_networks(method) for method in ("lsp", "dreamer"))
+    named, size = skill_parameters(ours)
+    assert named
+    assert size == ours.config.skills.dim
+    theirs = dreamers.state_dict()
+    same = {k for k, x in ours.state_dict().items() if k in theirs and x.shape == theirs[k].shape}
+    other = {k for k in ours.state_dict() if k not in same}
+    # The policy's first layer reads the skill, the value's last gives the intrinsic return too.
+    assert other - named == {
+        "policy.net.0.weight",
+        *(f"{value}.net.2.{x}" for value in ("value", "slow_value") for x in ("weight", "bias")),
+    }
+
+
+@pytest.mark.parametrize("method", ["random_skills", "rand_skills_init"])
+def test_random_skills_are_never_planned(monkeypatch, method):
+    forbid(monkeypatch, "plan_skills", lsp.agent, lsp.learner)
+    _, metrics = live(method)
+    assert not any(name.startswith("planner/") for name in metrics)
+
+
+@pytest.mark.parametrize("mode", ["collect", "evaluate"])
+def test_random_skills_are_standard_normal_and_held_for_k_steps(mode):
+    networks = make_networks("random_skills")
+    length, count = networks.config.planner.skill_length, 500
+    agent = Agent(networks, mode, count)
+    skills = []
+    for _ in range(2 * length + 1):
+        agent.act({"position": np.zeros((count, 3), np.float32)})
+        skills.append(agent.skill)
+    changed = [not torch.equal(x, y) for x, y in pairwise(skills)]
+    assert changed == [step % length == 0 for step in range(1, 2 * length + 1)]
+    drawn = torch.cat([skills[0], skills[length], skills[-1]])
+    assert drawn.mean().item() == pytest.approx(0, abs=0.06)
+    assert drawn.std().item() == pytest.approx(1, abs=0.06)
+
+
+def test_random_skills_are_paid_for_being_told_apart():
+    networks, metrics = live("random_skills")
+    assert hasattr(networks, "skill_predictor")
+    assert {"skills/log_q", "skills/intrinsic_reward"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("method", ["no_mi", "rand_skills_init"])
+def test_without_the_intrinsic_reward_there_is_no_predictor_and_no_second_value(
+    monkeypatch, method
+):
+    forbid(monkeypatch, "recognise_skills", lsp.learner)
+    forbid(monkeypatch, "skill_loss", lsp.learner)
+    networks, metrics = live(method)
+    assert not hasattr(networks, "skill_predictor")
+    assert networks.value.net[-1].out_features == 1
+    assert networks.policy.net[0].in_features > networks.world_model.features  # reads its skill
+    assert not {"skills/log_q", "skills/intrinsic_reward", "value/intrinsic"} & metrics.keys()
+
+
+def test_no_mi_still_plans():
+    _, metrics = live("no_mi")
+    assert {"planner/value", "skills/effect"} <= metrics.keys()
+
+
+def test_cem_is_a_world_model_and_nothing_else():
+    networks, metrics = live("cem")
+    assert {name.split(".")[0] for name, _ in networks.named_parameters()} == {"world_model"}
+    assert list(Learner(networks, 0).optimizers) == ["model"]
+    assert not any(name.startswith(("policy/", "value/", "skills/")) for name in metrics)
+
+
+def test_cem_takes_as_many_model_steps_a_plan_as_lsp():
+    ours, theirs = (make_config(method, "fast").planner for method in ("lsp", "cem"))
+    for name in ("num_candidates", "num_iterations", "num_elites", "horizon"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    planet = make_config("cem", "paper").planner
+    assert (planet.num_candidates, planet.num_elites) == (1000, 100)
+    assert (planet.num_iterations, planet.horizon, planet.skill_length) == (10, 12, 1)
+
+
+class Line:
+    """A known world: the action moves the state, and the reward is best at a target."""
+
+    def __init__(self, networks, target):
+        self.target = torch.as_tensor(target)
+        networks.world_model.rssm.imagine = self.imagine
+        networks.world_model.reward_head.forward = self.reward
+
+    def imagine(self, latent, action, noise):
+        moved = latent.deter.clone()
+        moved[:, :2] += action
+        return Latent(moved, latent.stoch)
+
+    def reward(self, feature):
+        return -(feature[..., :2] - self.target).square().sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("target", [(0.4, -0.3), (3.0, 0.0), (-0.2, -5.0)])
+def test_cem_finds_the_optimum_of_a_known_world(target):
+    """One step reaches a near target; a far one is best approached at full speed."""
+    search = {"num_candidates": 400, "num_elites": 40, "num_iterations": 12, "horizon": 3}
+    networks = make_networks("cem", planner=search)
+    Line(networks, target)
+    agent = Agent(networks, "evaluate")
+    networks.world_model.rssm.filter = lambda latent, *rest: (latent, None)  # stays at the origin
+    action = agent.act({"position": np.zeros(3, np.float32)})
+    np.testing.assert_allclose(action, np.clip(target, -1, 1), atol=0.05)
+
+
+def test_cem_explores_only_while_collecting():
+    networks = make_networks("cem")
+    looking, noisy = (Agent(networks, mode, seed=1) for mode in ("evaluate", "collect"))
+    observation = {"position": np.zeros(3, np.float32)}
+    one, other = looking.act(observation), noisy.act(observation)
+    assert not np.array_equal(one, other)
+    np.testing.assert_allclose(noisy.skill, looking.skill)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("cem", {"planner": {"scope": "shared"}}, "planner.scope"),
+        ("random_skills", {"planner": {"scope": "shared"}}, "planner.scope"),
+        ("lsp", {"planner": {"over": "actions"}}, "skills.dim must be 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(method, changes, message):
+    config = make_config(method, "debug")
+    parts = {name: replace(getattr(config, name), **new) for name, new in changes.items()}
+    with pytest.raises(UserError, match=message):
+        replace(config, **parts).validate()
