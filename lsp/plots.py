@@ -27,6 +27,17 @@ COLORS = {
     "hiro": "#56B4E9",
     "cem": "#7F3C8D",
 }
+# Returns that show no locomotion (docs/tasks.md): standing earns half of what walking does.
+STANDING_STILL = {
+    "quadruped_walk": 500,
+    "quadruped_run": 500,
+    "quadruped_getup_walk": 500,
+    "quadruped_upright_walk": 500,
+    "quadruped_obstacles_walk": 500,
+    "quadruped_reach": 53,
+    "quadruped_obstacles_reach": 54,
+    "quadruped_line": 81,
+}
 _OTHER_COLOR = "#000000"
 _REFERENCE_COLORS = ("#555555", "#8C8C8C", "#B3A36B", "#7B8FA6")
 _DASHES = ("--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
@@ -237,6 +248,9 @@ def _count(number: int, noun: str) -> str:
 
 def _finish(axes: Axes, title: str, ylabel: str = "return", **legend: Any) -> None:
     """Title, labels, grid, and a legend with one entry a label."""
+    if title in STANDING_STILL:
+        label = "standing still"
+        axes.axhline(STANDING_STILL[title], color="#BBBBBB", linestyle=(0, (2, 2)), label=label)
     axes.set_title(title)
     axes.set_xlabel("env steps")
     axes.set_ylabel(ylabel)
