@@ -26,7 +26,9 @@ _WHERE = {
     "load": "api",
     "make_config": "config",
     "make_env": "envs",
+    "TransferConfig": "config",
     "train": "api",
+    "transfer": "api",
 }
 __all__ = list(_WHERE)
 __version__ = "0.1.0"

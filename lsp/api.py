@@ -12,6 +12,7 @@ from typing import Any, Literal
 import gymnasium
 import torch
 
+from lsp.adaptation import begin, check, transferred
 from lsp.agent import Agent
 from lsp.checkpoint import load_newest
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
@@ -51,13 +52,38 @@ def train(
     settings, source = _settings(task, config)
     runtime = runtime or default_runtime(settings.preset)
     prepare_torch(runtime)
-    trainer = Trainer(settings.validate(), RunFolder(Path(logdir)), runtime, source)
+    settings = settings.validate()
+    transfers = settings.transfer.source is not None
+    if transfers:
+        check(settings)  # before there is a folder
+    trainer = Trainer(settings, RunFolder(Path(logdir)), runtime, source)
     try:
+        if transfers and trainer.fresh:
+            begin(trainer)
         with _stopping_on_signals(trainer):
             trainer.run(steps, listen)
     finally:
         trainer.close()
     return trainer.env_steps >= steps
+
+
+def transfer(
+    run: str | Path,
+    task: str,
+    logdir: str | Path,
+    steps: int = 100_000,
+    runtime: RuntimeConfig | None = None,
+    listen: Callable[[Progress], None] = lambda progress: None,
+    **settings: Any,
+) -> bool:
+    """Train on `task`, starting from what the run in `run` has learned; otherwise as `train`.
+
+    `settings` are those of `transferred` (lsp/adaptation.py): `transfer=TransferConfig(...)`,
+    `skill_length`, `horizon`, and top-level fields such as `seed` and `reward`.
+
+    Raises UserError where `train` does, and where nothing can be carried over.
+    """
+    return train(transferred(Path(run), task, **settings), logdir, steps, runtime, listen)
 
 
 def _settings(task: Config | Task, config: Config | None) -> tuple[Config, Task]:

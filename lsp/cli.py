@@ -1,4 +1,4 @@
-"""The command line: `lsp train`, `eval`, `plot`, `collect`, `bench`, `tasks`, `doctor`."""
+"""The command line: `lsp train`, `transfer`, `eval`, `plot`, `collect`, `bench`, `tasks` ..."""
 
 import argparse
 import io
@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from lsp.config import Config, RuntimeConfig, default_runtime, make_config
+from lsp.config import Config, RuntimeConfig, TransferConfig, default_runtime, make_config
 from lsp.errors import UserError
 
 OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
@@ -84,6 +84,62 @@ class Train:
             print(f"Open-loop predictions: {folder.open_loop}")
         if self.video:
             _film(logdir, folder.video)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Train on another task, starting from what a run has learned; the same command resumes."""
+
+    run: Positional[Path]
+    """The run to start from."""
+    task: str
+    """The task to go on with: the same body and observations."""
+    steps: int = 100_000
+    """Env steps on the new task."""
+    logdir: Path | None = None
+    """The new run's folder; without it runs/TASK-from-RUN."""
+    freeze_policy: bool = False
+    """Neither policy nor χ learns any more (section 4.3)."""
+    relabel: bool = False
+    """Start from the run's replay, paid anew for the new task (section 4.3)."""
+    updates: int = 1000
+    """With --relabel: updates before the first step."""
+    reset: tuple[Literal["reward", "value"], ...] = ("reward", "value")
+    """What starts anew: the reward head, and the value's output for the task."""
+    reward: str | None = None
+    """Your own reward, `package.module:function`, in place of the task's."""
+    skill_length: int | None = None
+    """K on the new task; without it the run's own."""
+    horizon: int | None = None
+    """H, agent steps planned on the new task; without it the run's own."""
+    seed: int | None = None
+    """Without it the run's own."""
+    video: bool = False
+    """Film an episode at the end."""
+    runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
+
+    def main(self) -> None:
+        from lsp.adaptation import transferred
+        from lsp.tasks import plain_name
+
+        transfer = TransferConfig(
+            freeze_policy=self.freeze_policy,
+            relabel=self.relabel,
+            updates=self.updates,
+            reset=self.reset,
+        )
+        changes = {} if self.seed is None else {"seed": self.seed}
+        config = transferred(
+            self.run,
+            self.task,
+            transfer,
+            self.skill_length,
+            self.horizon,
+            reward=self.reward,
+            **changes,
+        )
+        logdir = self.logdir or Path("runs") / f"{plain_name(self.task)}-from-{self.run.name}"
+        Train(config, self.steps, logdir, self.video, self.runtime).main()
 
 
 @dataclass(frozen=True)
@@ -302,7 +358,7 @@ def _chosen_config(arguments: Sequence[str]) -> Config:
     return make_config(chosen.method, chosen.preset)
 
 
-Command = Train | Eval | Plot | Collect | Bench | Tasks | Doctor
+Command = Train | Transfer | Eval | Plot | Collect | Bench | Tasks | Doctor
 
 
 def _parse(arguments: Sequence[str]) -> Command:
@@ -315,6 +371,7 @@ def _parse(arguments: Sequence[str]) -> Command:
     bench = subcommand("bench", default=measured, prefix_name=False)
     commands = (
         Annotated[Train, train]
+        | Annotated[Transfer, subcommand("transfer", prefix_name=False)]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Collect, subcommand("collect", prefix_name=False)]

@@ -204,6 +204,22 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """Starting from what another run has learned (section 4.3)."""
+
+    source: str | None = None
+    """Folder of that run; None learns from nothing. All weights carry over."""
+    freeze_policy: bool = False
+    """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
+    reset: tuple[Literal["reward", "value"], ...] = ("reward", "value")
+    """What starts anew: the reward head, and the value's output for the task (ours)."""
+    relabel: bool = False
+    """Start from the source's replay, paid anew for this task (section 4.3)."""
+    updates: int = 1000
+    """Updates on the relabelled replay before the first step (ours)."""
+
+
+@dataclass(frozen=True)
 class RuntimeConfig:
     """Where and how to compute. Not part of a run's identity: it may change when resuming."""
 
@@ -238,6 +254,8 @@ class Config:
     """Env steps that each action is held (Dreamer v1)."""
     num_envs: int = 1
     """Environments to collect from at once; more than one run in processes of their own (ours)."""
+    reward: str | None = None
+    """Your own reward for a dm_control task, `package.module:function` (docs/tasks.md)."""
     render_quality: str = "fast"
     """From pixels: `fast` (no shadows, reflections, multisampling) or `faithful` (dm_control's)."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -249,6 +267,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
     @property
     def has_skills(self) -> bool:
@@ -325,6 +344,7 @@ def _problems(config: Config) -> list[str]:
         "model.stoch": config.model.stoch,
     }
     at_least_zero = {
+        "transfer.updates": config.transfer.updates,
         "seed": config.seed,
         "skills.dim": config.skills.dim,
         "skills.input_noise": config.skills.input_noise,
@@ -355,6 +375,10 @@ def _problems(config: Config) -> list[str]:
             "skills.intrinsic_unit = return needs value.split: without it the "
             "intrinsic reward would be measured against itself"
         )
+    if config.transfer.source is None and config.transfer != TransferConfig():
+        found.append("transfer settings need a transfer.source, the folder of a run")
+    if config.transfer.freeze_policy and config.plans_actions:
+        found.append("transfer.freeze_policy needs a policy, and this method plans actions")
     if planner.scope == "shared" and not config.plans_skills:
         found.append("planner.scope = shared needs skills that are planned")
     if config.plans_actions and config.has_skills:
@@ -536,7 +560,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 _ADDED: dict[type, dict[str, Any]] = {
-    Config: {"num_envs": 1, "render_quality": "fast"},
+    Config: {
+        "num_envs": 1,
+        "render_quality": "fast",
+        "reward": None,
+        "transfer": dataclasses.asdict(TransferConfig()),
+    },
     SkillsConfig: {"source": "planned", "intrinsic": True},
     PlannerConfig: {"over": "skills"},
 }

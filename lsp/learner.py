@@ -45,10 +45,12 @@ class Learner:
         parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
             "model": (networks.world_model, networks.world_model, config.model.learning_rate),
         }
+        frozen = config.transfer.freeze_policy
         if not config.plans_actions:
-            parts["policy"] = networks.policy, twin.policy, config.policy.learning_rate
             parts["value"] = networks.value, twin.value, config.value.learning_rate
-        if config.has_intrinsic:
+        if not config.plans_actions and not frozen:
+            parts["policy"] = networks.policy, twin.policy, config.policy.learning_rate
+        if config.has_intrinsic and not frozen:
             skills = networks.skill_predictor, twin.skill_predictor
             parts["skills"] = (*skills, config.skills.learning_rate)
         self.optimizers, self.computing = dict[str, torch.optim.Adam](), dict[str, list[Tensor]]()
@@ -97,12 +99,16 @@ class Learner:
 
         # Update φ, ψ, χ
         loss, about_policy = policy_loss(rollout, estimates, starts.weight)
-        metrics |= about_plan | about_policy | self.descend("policy", loss)
+        metrics |= about_plan | about_policy
+        if "policy" in self.optimizers:
+            metrics |= self.descend("policy", loss)
         loss, about_value = value_loss(twin, rollout, estimates, starts.weight)
         metrics |= about_value | self.descend("value", loss)
         if config.num_segments:
             loss, about_skills = skill_loss(twin, rollout, plans, zeta, starts.weight, generator)
-            metrics |= about_skills | self.descend("skills", loss)
+            metrics |= about_skills
+            if "skills" in self.optimizers:
+                metrics |= self.descend("skills", loss)
         networks.update_slow_value()
         networks.track_return_size(estimates.returns[..., 0])
         every = config.behavior.rollouts_per_start

@@ -38,7 +38,8 @@ class Progress(NamedTuple):
 
 def env_maker(config: Config, source: Task) -> Callable[[], gymnasium.Env[Any, Any]]:
     """Makes environments for a run's agents; it can be sent to other processes if `source` can."""
-    return partial(make_env, source, config.obs, config.action_repeat, config.render_quality)
+    settings = config.obs, config.action_repeat, config.render_quality, config.reward
+    return partial(make_env, source, *settings)
 
 
 def build_networks(env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu") -> Networks:
@@ -56,7 +57,8 @@ class Trainer:
     `source` is where environments come from if not from the task's name: a function, called for
     each of them.
 
-    Set `stopping` to end `run` after the current step, saved but not evaluated.
+    `fresh` says that nothing was taken up. Set `stopping` to end `run` after the current step,
+    saved but not evaluated.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Trainer:
         if checkpoint:
             self._restore(checkpoint)
         self.metrics.truncate(self.collector.env_steps)
+        self.fresh = checkpoint is None
         self.saved_at = self.evaluated_at = self.collector.env_steps if checkpoint else -1
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
@@ -143,9 +146,10 @@ class Trainer:
         """Updates owed by now: one for every `update_every` env steps since learning began."""
         if self.learning_since is None:
             return 0
-        schedule = self.config.schedule
+        schedule, transfer = self.config.schedule, self.config.transfer
         owed = (self.env_steps - self.learning_since) // schedule.update_every
-        return schedule.pretrain + owed - self.updates
+        first = transfer.updates if transfer.relabel else schedule.pretrain
+        return first + owed - self.updates
 
     def _learn(self) -> None:
         self.means.add(self.learner.update(self.draw_batch()))

@@ -25,7 +25,7 @@ LAYERS = (
     {"baselines"},
     {"evaluation", "prediction"},
     {"trainer", "video"},
-    {"transfer"},
+    {"adaptation"},
     {"api", "bench", "progress"},
     {"experiments"},
     {"cli"},

@@ -13,7 +13,7 @@ choose_gl()  # dm_control reads the choice when it is imported, which the next l
 
 from lsp.envs.action_repeat import ActionRepeat  # noqa: E402
 from lsp.envs.dmc import DMControlEnv, task_names  # noqa: E402
-from lsp.envs.user import Task, make_user_env  # noqa: E402
+from lsp.envs.user import Task, find_reward, make_user_env  # noqa: E402
 from lsp.errors import UserError  # noqa: E402
 from lsp.tasks import register  # noqa: E402
 
@@ -23,7 +23,11 @@ __all__ = ["make_env", "rendering_problem", "task_names"]
 
 
 def make_env(
-    task: Task, obs: str = "proprio", action_repeat: int = 2, render_quality: str = "fast"
+    task: Task,
+    obs: str = "proprio",
+    action_repeat: int = 2,
+    render_quality: str = "fast",
+    reward: str | None = None,
 ) -> gymnasium.Env[Any, Any]:
     """Builds the environment that agents act in: one step is one decision.
 
@@ -34,6 +38,8 @@ def make_env(
       action_repeat: control steps per decision; their rewards are summed.
       render_quality: ``fast`` leaves out shadows, reflections and multisampling; ``faithful``
         renders as dm_control does.
+      reward: a function ``package.module:function`` of (states, actions) that pays instead of the
+        task's own; not for users' tasks, whose states are not known.
 
     Raises:
       UserError: an argument is unknown, or rendering is needed and impossible.
@@ -41,7 +47,10 @@ def make_env(
     if action_repeat < 1:
         raise UserError(f"{task}: action_repeat must be at least 1, not {action_repeat}.")
     if isinstance(task, str) and ":" not in task:
-        env: gymnasium.Env[Any, Any] = DMControlEnv(task, obs, render_quality)
+        pay = None if reward is None else find_reward(reward)
+        env: gymnasium.Env[Any, Any] = DMControlEnv(task, obs, render_quality, pay=pay)
+    elif reward is not None:
+        raise UserError(f"{task}: a reward of your own needs a dm_control task or one of ours.")
     else:
         env = make_user_env(task, obs)
     return ActionRepeat(env, action_repeat)

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isnan
 from typing import Any
 
@@ -50,6 +50,9 @@ _REWARD_NEEDS_MORE = (
 )
 
 
+Pay = Callable[[np.ndarray, np.ndarray], Any]
+
+
 class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A task of the dm_control suite, e.g. ``walker_walk``, or of ``lsp.envs.arena``.
 
@@ -65,6 +68,9 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     ``truncated``. ``reset(seed=...)`` makes the episode a pure function of the seed; the seed is
     replaced for each episode, so the physics model itself is the same in every environment.
 
+    ``pay`` is a reward of your own: a function of states [time, S] after each control step and of
+    the actions [time, A] in [-1, 1] that led there, which returns [time] rewards.
+
     Raises:
       UserError: unknown task, ``obs`` or ``render_quality``; or rendering is needed and impossible.
     """
@@ -77,6 +83,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         obs: str = "proprio",
         render_quality: str = "fast",
         render_mode: str | None = "rgb_array",
+        pay: Pay | None = None,
     ):
         self.domain, self.task_name = split_task(task)
         _check_choice("obs", obs, OBS, task)
@@ -86,6 +93,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
         self.task = task
         self.obs = obs
+        self._pay = pay
         self.render_mode = render_mode
         self._cameras: dict[int, Camera] = {}
         self._camera_id = _CAMERA_IDS.get(self.domain, 0)
@@ -157,14 +165,18 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         task.before_step(self._to_control(action), physics)
         physics.step(self._substeps)
         task.after_step(physics)
-        reward = float(task.get_reward(physics))
+        info = self._info()
+        if self._pay is None:
+            reward = float(task.get_reward(physics))
+        else:
+            reward = float(self._own_reward(info["sim_state"][None], np.asarray(action)[None])[0])
         self._control_steps += 1
         late = self._control_steps >= MAX_CONTROL_STEPS
         discount = None if late else task.get_termination(physics)
         terminated = discount == 0.0
         truncated = late or (discount is not None and not terminated)
         self._running = not (terminated or truncated)
-        return reward, terminated, truncated, self._info()
+        return reward, terminated, truncated, info
 
     def render(self) -> UInt8[np.ndarray, "256 256 3"]:
         """The present state as a frame for people to see.
@@ -188,19 +200,32 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         Raises:
           UserError: the task's reward is not a function of state and action alone.
         """
-        if self.task.startswith(_REWARD_NEEDS_MORE):
+        if self._pay is None and self.task.startswith(_REWARD_NEEDS_MORE):
             raise UserError(
                 f"{self.task}: its reward cannot be recomputed from stored states, because it "
                 "depends on each episode's own target or contact forces; choose another task."
             )
         states = sim_state.reshape(-1, sim_state.shape[-1])
         actions = np.reshape(action, (len(states), -1))
-        if self._arena is not None:
+        rewards: Any
+        if self._pay is not None:
+            rewards = self._own_reward(states, actions)
+        elif self._arena is not None:
             rewards = self._arena.spec.reward(states, self._controls(actions))
         else:
             pairs = zip(states, actions, strict=True)
             rewards = np.array([self._suite_reward(state, action) for state, action in pairs])
         return np.reshape(rewards, sim_state.shape[:-1])
+
+    def _own_reward(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        assert self._pay is not None
+        rewards = np.asarray(self._pay(states, actions), np.float64)
+        if rewards.shape != (len(states),) or not np.isfinite(rewards).all():
+            raise UserError(
+                f"{self.task}: the reward function must return {len(states)} finite numbers for "
+                f"{len(states)} states, not {rewards.size} of shape {rewards.shape}: {rewards.ravel()[:3]}"
+            )
+        return rewards
 
     def _suite_reward(self, sim_state: np.ndarray, action: np.ndarray) -> float:
         if self._reward_physics is None:

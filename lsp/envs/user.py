@@ -76,6 +76,19 @@ class Maker:
         return Maker, (self.task,)
 
 
+def find_reward(reference: str) -> Callable[..., Any]:
+    """A user's own reward, ``package.module:function``; the current folder is importable.
+
+    Raises:
+      UserError: there is no such function.
+    """
+    module, _, name = reference.partition(":")
+    if not name:
+        raise UserError(f"reward '{reference}': write it as package.module:function.")
+    _make_folder_importable()
+    return _find(module, name, f"reward '{reference}'")
+
+
 def task_name(task: Env | Callable[[], Env]) -> str:
     """What a run calls a task that was passed from Python: ``python:module.ClassName``."""
     if isinstance(task, Maker):
@@ -381,10 +394,7 @@ def _find(module_name: str, name: str, task: str) -> Callable[[], Env]:
     except AttributeError as error:
         raise UserError(f"{task}: module '{module_name}' has no '{name}'.") from error
     if not callable(found):
-        raise UserError(
-            f"{task}: '{name}' must be a function or class that makes an environment, "
-            f"not {_short(repr(found))}."
-        )
+        raise UserError(f"{task}: '{name}' must be a function or class, not {_short(repr(found))}.")
     return found
 
 

@@ -1,0 +1,158 @@
+"""Starting from what another run has learned, on another task with the same body (section 4.3)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from lsp.checkpoint import load_newest
+from lsp.config import Config, TransferConfig
+from lsp.envs.dmc import DMControlEnv
+from lsp.errors import UserError
+from lsp.networks import Networks
+from lsp.replay import Episode, Replay
+from lsp.run import RunFolder
+from lsp.trainer import Trainer, env_maker
+
+
+def transferred(
+    source: Path,
+    task: str,
+    transfer: TransferConfig | None = None,
+    skill_length: int | None = None,
+    horizon: int | None = None,
+    **changes: Any,
+) -> Config:
+    """The settings of a run on `task` that starts from the run in `source`: that run's own, with
+    K and H changed where they are given; `changes` replace top-level fields.
+
+    Behaviour learning imagines one skill where H is changed. Raises UserError if `source` is no
+    run, or a method without skills is given K or H.
+    """
+    config = RunFolder(source).read_config()
+    transfer = replace(transfer or TransferConfig(), source=str(source))
+    config = replace(config, task=task, transfer=transfer, **changes)
+    if skill_length is None and horizon is None:
+        return config
+    if not config.has_skills:
+        raise UserError(f"{config.method} has no skills: leave out the skill length and horizon")
+    planner = config.planner
+    length = planner.skill_length if skill_length is None else skill_length
+    planner = replace(planner, skill_length=length, horizon=horizon or planner.horizon)
+    return replace(config, planner=planner, behavior=replace(config.behavior, horizon=length))
+
+
+def check(config: Config) -> None:
+    """Raises UserError, with both spaces, where the source's task has others than this one."""
+    source = _source(config).read_config()
+    if source.task.startswith("python:") or config.task.startswith("python:"):
+        return  # made from Python: the weights will tell
+    pairs = []
+    for each in (source, config):
+        env = env_maker(each, each.task)()
+        pairs.append((env.observation_space, env.action_space))
+        env.close()
+    if pairs[0] != pairs[1]:
+        theirs, ours = (f"{observed}, {acted}" for observed, acted in pairs)
+        raise UserError(
+            f"nothing can be carried over from {source.task} to {config.task}, which observe or do "
+            f"different things: {theirs} against {ours}"
+        )
+
+
+def begin(trainer: Trainer) -> None:
+    """Carry over to a fresh trainer what `config.transfer` says: weights, and with `relabel` the
+    replay, paid anew. From then on the policy acts, in the prefill too.
+
+    Raises UserError if the source has no checkpoint, or its weights, episodes or states are none
+    for this task.
+    """
+    config = trainer.config
+    folder = _source(config)
+    checkpoint = load_newest(folder.checkpoints)
+    if checkpoint is None:
+        raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+    carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
+    trainer.collector.random = False
+    if not config.transfer.relabel:
+        return
+    before = Replay.load(folder.episodes, None, checkpoint.facts["episodes"])
+    rewards = reward_function(trainer.env, config.task)
+    for episode in before.episodes():
+        trainer.replay.add(relabelled(episode, rewards, folder.path))
+    trainer.learning_since = 0
+
+
+def carry_over(networks: Networks, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Take over all weights but those of `config.transfer.reset`, which stay as they are.
+
+    Raises UserError naming a weight that does not fit.
+    """
+    fresh = {name: x.clone() for name, x in networks.state_dict().items()}
+    # ζ of the literal Algorithm 1 has a length that K and H decide.
+    kept = {name for name in fresh if name.startswith("shared_")}
+    if "reward" in networks.config.transfer.reset:
+        kept |= {name for name in fresh if name.startswith("world_model.reward_head.")}
+    taken = {name: weights.get(name) for name in fresh if name not in kept}
+    for name, weight in taken.items():
+        if weight is None or weight.shape != fresh[name].shape:
+            shape = "missing" if weight is None else list(weight.shape)
+            raise UserError(
+                f"{source}: its weights are not those of this run's settings ({name} is {shape}, "
+                f"not {list(fresh[name].shape)})"
+            )
+    networks.load_state_dict(fresh | taken)
+    if "value" in networks.config.transfer.reset and not networks.config.plans_actions:
+        _reset_task_value(networks, fresh)
+
+
+def _reset_task_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
+    """The first output of the value and of its slow copy: the intrinsic one stays."""
+    last = f"net.{len(networks.value.net) - 1}"
+    with torch.no_grad():
+        for head, name in ((networks.value, "value"), (networks.slow_value, "slow_value")):
+            for part in ("weight", "bias"):
+                head.get_parameter(f"{last}.{part}")[0] = fresh[f"{name}.{last}.{part}"][0]
+
+
+Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(states `[time, S]`, actions `[time, A]`) → rewards `[time]`."""
+
+
+def reward_function(env: gymnasium.Env[Any, Any], task: str) -> Rewards:
+    """What `env` pays for stored states. Raises UserError for a task whose states are unknown."""
+    inner = env.unwrapped
+    if not isinstance(inner, DMControlEnv):
+        raise UserError(f"{task}: relabelling needs a dm_control task or one of ours")
+    return inner.reward_at
+
+
+def relabelled(episode: Episode, rewards: Rewards, source: Path) -> Episode:
+    """The episode with the rewards of another task: of each control step, summed over those that
+    an action was held for.
+
+    Raises UserError if the episode holds no simulator states, or others than the task needs.
+    """
+    if "sim_state" not in episode:
+        raise UserError(f"{source}: its episodes hold no simulator states to relabel")
+    states, taken = episode["sim_state"], episode["env_steps"]
+    count, repeat, size = states.shape
+    actions = np.repeat(episode["action"], repeat, axis=0)
+    try:
+        paid = rewards(states.reshape(-1, size), actions).reshape(count, repeat)
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{source}: its simulator states of {size} numbers are not this task's ({error})"
+        ) from error
+    # Where an episode ended within a held action, the last state fills the rest.
+    held = np.arange(repeat) < taken[:, None]
+    return episode | {"reward": np.where(held, paid, 0).sum(1).astype(np.float32)}
+
+
+def _source(config: Config) -> RunFolder:
+    assert config.transfer.source is not None
+    return RunFolder(Path(config.transfer.source))

@@ -1,0 +1,294 @@
+"""Transfer: what is carried over, what starts anew, and old episodes paid for another task."""
+
+import numpy as np
+import pytest
+import torch
+
+import lsp
+from lsp.adaptation import begin, relabelled, reward_function, transferred
+from lsp.checkpoint import load_newest
+from lsp.cli import main
+from lsp.config import Config, RuntimeConfig, TransferConfig, make_config, replace
+from lsp.envs import make_env
+from lsp.envs.dmc import load_control
+from lsp.errors import UserError
+from lsp.planner import standard_plan
+from lsp.run import RunFolder
+from lsp.trainer import Trainer
+
+PLAIN = RuntimeConfig(compile=False, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """For a method, a short run on walker_walk."""
+    made = {}
+
+    def get(method="lsp", task="walker_walk"):
+        if (method, task) not in made:
+            path = tmp_path_factory.mktemp("source") / f"{method}-{task}"
+            config = make_config(method, "debug", task=task)
+            lsp.train(config, path, 1200, PLAIN)
+            made[method, task] = path
+        return made[method, task]
+
+    return get
+
+
+def open_trainer(path, config):
+    return Trainer(config.validate(), RunFolder(path), PLAIN)
+
+
+def weights_of(path):
+    return load_newest(RunFolder(path).checkpoints).tensors["networks"]
+
+
+def changed(one, other):
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
+def test_all_weights_are_carried_over_but_reward_and_task_value(source, tmp_path, method):
+    config = transferred(source(method), "walker_run")
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    before, after = weights_of(source(method)), trainer.networks.state_dict()
+    reset = changed(before, after)
+    heads = {name for name in before if name.startswith("world_model.reward_head")}
+    last = (
+        {}
+        if method == "cem"
+        else {
+            f"{value}.net.{len(trainer.networks.value.net) - 1}.{part}"
+            for value in ("value", "slow_value")
+            for part in ("weight", "bias")
+        }
+    )
+    biases = {name for name in before if name.endswith("bias")}  # fresh ones are zero
+    assert {name for name in heads if "weight" in name} - biases <= reset | {
+        "world_model.reward_head.1.weight"
+    }
+    assert reset <= heads | set(last)
+    for name in last:
+        assert torch.equal(before[name][1:], after[name][1:])  # the intrinsic return
+        assert not torch.equal(before[name][0], after[name][0])
+    assert not any(optimizer.state for optimizer in trainer.learner.optimizers.values())
+    assert (len(trainer.replay), trainer.env_steps) == (0, 0)
+    trainer.close()
+
+
+def test_nothing_is_reset_if_nothing_is_to_be(source, tmp_path):
+    config = transferred(source(), "walker_run", TransferConfig(reset=()))
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    assert not changed(weights_of(source()), trainer.networks.state_dict())
+    trainer.close()
+
+
+def test_the_prefill_is_acted_by_the_transferred_policy(source, tmp_path):
+    trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run"))
+    begin(trainer)
+    assert not trainer.collector.random
+    trainer.run(200)
+    assert trainer.updates == 0  # the prefill counts, and learning waits for its end
+    trainer.close()
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+def test_a_frozen_policy_stays_the_same_bit_for_bit(source, tmp_path, method):
+    transfer = TransferConfig(freeze_policy=True)
+    config = transferred(source(method), "walker_run", transfer)
+    lsp.train(config, tmp_path / "run", 1200, PLAIN)
+    moved = changed(weights_of(source(method)), weights_of(tmp_path / "run"))
+    assert not any(name.startswith(("policy.", "skill_predictor.")) for name in moved)
+    for part in ("world_model.rssm", "world_model.reward_head", "value.", "slow_value."):
+        assert any(name.startswith(part) for name in moved), part
+
+
+def test_the_planner_chooses_otherwise_for_another_task(source, tmp_path):
+    """The policy is the same, the reward is not: re-planning is what adapts."""
+    transfer = TransferConfig(freeze_policy=True, relabel=True, updates=150)
+    config = transferred(source(), "walker_run", transfer, reward="test_adaptation:fall_over")
+    lsp.train(config, tmp_path / "run", 600, PLAIN)
+    plans = []
+    for run in (source(), tmp_path / "run"):
+        agent = lsp.load(run, mode="evaluate")
+        agent.act(
+            {key: np.zeros(x.shape, x.dtype) for key, x in observation_of("walker_run").items()}
+        )
+        plans.append(agent.plan.mean)
+    assert not torch.allclose(*plans, atol=1e-3)
+
+
+def observation_of(task):
+    env = make_env(task)
+    observation, _ = env.reset(seed=0)
+    env.close()
+    return observation
+
+
+def fall_over(states, actions):
+    """A user's own reward: 1 while the torso of the walker is below 0.7 m."""
+    return (states[:, 0] < -0.6).astype(float)
+
+
+def height(states, actions):
+    return states[:, 0] + 0.001 * actions[:, 0]
+
+
+def play(task, steps, repeat=2, seed=0):
+    """An episode as the replay stores it, and its environment."""
+    env = make_env(task, action_repeat=repeat)
+    rng = np.random.default_rng(seed)
+    _, info = env.reset(seed=seed)
+    rows = [(np.zeros(env.action_space.shape, np.float32), 0.0, info)]
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        _, reward, _, _, info = env.step(action)
+        rows.append((action, reward, info))
+    actions, rewards, infos = zip(*rows, strict=True)
+    return {
+        "action": np.stack(actions),
+        "reward": np.array(rewards, np.float32),
+        "sim_state": np.stack([info["sim_state"] for info in infos]),
+        "env_steps": np.array([info["env_steps"] for info in infos], np.int32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("walker_walk", "walker_run"), ("quadruped_upright_walk", "quadruped_reach")],
+)
+def test_relabelled_rewards_are_what_the_target_pays_for_these_states(tmp_path, before, after):
+    episode = play(before, 30)
+    paid = relabelled(episode, reward_function(make_env(after), after), tmp_path)["reward"]
+    env = load_control(*after.split("_", 1))
+    env.reset()
+    for t in range(1, 31):
+        total = 0.0
+        for state in episode["sim_state"][t]:
+            if hasattr(env.task, "goal"):
+                env.task.goal[:] = state[57:60]
+                state = state[:57]
+            with env.physics.reset_context():
+                env.physics.set_state(state)
+            total += float(env.task.get_reward(env.physics))
+        assert paid[t] == pytest.approx(total, rel=1e-6)
+    assert paid[0] == 0
+    assert not np.allclose(paid, episode["reward"])
+
+
+def test_relabelling_for_the_same_task_changes_nothing(tmp_path):
+    for task, repeat in (("walker_walk", 2), ("quadruped_obstacles_reach", 3)):
+        episode = play(task, 20, repeat)
+        again = relabelled(episode, reward_function(make_env(task), task), tmp_path)
+        np.testing.assert_array_equal(again["reward"], episode["reward"])
+
+
+def test_control_steps_after_the_end_are_not_paid(tmp_path):
+    episode = play("walker_walk", 5, repeat=4)
+    episode["env_steps"][-1] = 1  # ended within the last action
+    paid = relabelled(episode, lambda states, actions: np.ones(len(states)), tmp_path)["reward"]
+    assert paid.tolist() == [0, 4, 4, 4, 4, 1]
+
+
+def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
+    transfer = TransferConfig(relabel=True, updates=7)
+    config = transferred(source(), "walker_run", transfer, reward="test_adaptation:height")
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    old = list(RunFolder(source()).episodes.iterdir())
+    assert trainer.replay.num_episodes == len(old)
+    first = next(trainer.replay.episodes())
+    states, actions = first["sim_state"], first["action"]
+    wanted = [sum(height(states[t], np.tile(actions[t], (2, 1)))) for t in range(1, 50)]
+    np.testing.assert_allclose(first["reward"][1:50], wanted, rtol=1e-5)
+    trainer.run(2)
+    assert trainer.updates == 7
+    assert trainer.env.step(actions[1])[1] != 0  # the environment pays the same function
+    trainer.close()
+
+
+def test_a_transferred_run_resumes_exactly(source, tmp_path):
+    config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3))
+    for path, stops in (("whole", [900]), ("broken", [300, 900])):
+        for stop in stops:
+            lsp.train(config, tmp_path / path, stop, PLAIN)
+    assert not changed(weights_of(tmp_path / "whole"), weights_of(tmp_path / "broken"))
+
+
+def test_skills_may_be_held_longer_on_the_new_task(source, tmp_path):
+    config = transferred(source(), "walker_run", skill_length=30, horizon=120)
+    assert (config.planner.skill_length, config.planner.horizon) == (30, 120)
+    assert (config.behavior_horizon, config.plan_length) == (30, 4)
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    trainer.run(80)
+    assert trainer.agent.plan.mean.shape == standard_plan(1, 4, 3, torch.device("cpu")).mean.shape
+    trainer.close()
+
+
+def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["transfer", str(source()), "--task", "walker_run", "--freeze-policy", "--relabel"]
+    main([*arguments, "--updates", "2", "--steps", "400", "--no-compile", "--seed", "5"])
+    run = tmp_path / "runs" / f"walker_run-from-{source().name}"
+    assert "Evaluation after 400 env steps" in capsys.readouterr().out
+    config = RunFolder(run).read_config()
+    assert (config.task, config.seed, config.transfer.source) == ("walker_run", 5, str(source()))
+    main([*arguments, "--updates", "2", "--steps", "500", "--no-compile", "--seed", "5"])
+    with pytest.raises(SystemExit):
+        main([*arguments, "--updates", "3", "--steps", "500", "--no-compile", "--seed", "5"])
+    assert "holds another run (transfer.updates: 2 → 3)" in capsys.readouterr().err
+
+
+def refused(message, *arguments, **settings):
+    with pytest.raises(UserError, match=message):
+        lsp.transfer(*arguments, runtime=PLAIN, **settings)
+
+
+def test_another_observation_space_is_refused_with_both(source, tmp_path):
+    both = r"walker_walk to cheetah_run.*'orientations'.*against.*'position'"
+    refused(both, source(), "cheetah_run", tmp_path / "run", 100)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
+    run = tmp_path / "run"
+    refused("not a run", tmp_path / "nowhere", "walker_run", run, 100)
+    refused("no skills", source("dreamer"), "walker_run", run, 100, skill_length=30)
+    refused("module:function", source(), "walker_run", run, 100, reward="height")
+    refused("no 'nothing'", source(), "walker_run", run, 100, reward="test_adaptation:nothing")
+    refused(
+        "needs a policy",
+        source("cem"),
+        "walker_run",
+        run,
+        100,
+        transfer=TransferConfig(freeze_policy=True),
+    )
+    with pytest.raises(UserError, match=r"need a transfer\.source"):
+        Config(transfer=TransferConfig(relabel=True)).validate()
+    assert not run.exists()
+
+
+def test_weights_of_other_sizes_are_refused(source, tmp_path):
+    config = transferred(source(), "walker_run")
+    config = replace(config, model=replace(config.model, deter=20))
+    with pytest.raises(UserError, match=r"weights are not those.*rssm"):
+        lsp.train(config, tmp_path / "run", 100, PLAIN)
+
+
+def wrong_shape(states, actions):
+    return 1.0
+
+
+def test_a_reward_function_must_return_a_number_for_each_state(source, tmp_path):
+    refused(
+        "must return",
+        source(),
+        "walker_run",
+        tmp_path / "run",
+        100,
+        reward="test_adaptation:wrong_shape",
+    )
