@@ -222,8 +222,8 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         rewards = np.asarray(self._pay(states, actions), np.float64)
         if rewards.shape != (len(states),) or not np.isfinite(rewards).all():
             raise UserError(
-                f"{self.task}: the reward function must return {len(states)} finite numbers for "
-                f"{len(states)} states, not {rewards.size} of shape {rewards.shape}: {rewards.ravel()[:3]}"
+                f"{self.task}: the reward function must return one finite number for each of "
+                f"{len(states)} states, not shape {rewards.shape}: {rewards.ravel()[:3]}"
             )
         return rewards
 
