@@ -1,4 +1,4 @@
-"""The command line: `lsp train`, `transfer`, `eval`, `plot`, `collect`, `bench`, `tasks` ..."""
+"""The command line: `lsp train`, `transfer`, `eval`, `plot`, `sweep`, `reproduce` ..."""
 
 import argparse
 import io
@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -15,10 +15,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, Suppress, arg, subcommand
 
 from lsp.config import Config, RuntimeConfig, TransferConfig, default_runtime, make_config
 from lsp.errors import UserError
+from lsp.experiments.engines import Execution, Outcome
 
 OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
 
@@ -295,6 +296,86 @@ class Doctor:
         print_report()
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Train every task with every method and seed; the same command again does what is missing.
+
+    `--task` and `--method` take lists, `walker_walk,cheetah_run`; all other settings are those of
+    `lsp train`, for every run.
+    """
+
+    config: Annotated[Config, arg(name="")]
+    seeds: str = "0"
+    """Such as 0-4, or 0,3,7; in place of --seed."""
+    steps: int = 100_000
+    """Env steps of each run."""
+    execution: Annotated[Execution, arg(name="")] = field(default_factory=Execution)
+    runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
+    configs: Suppress[tuple[Config, ...]] = ()
+    """The settings once for each method."""
+
+    def main(self) -> None:
+        from lsp.experiments.grid import grid, listing, parse_seeds
+
+        tasks = self.config.task.split(",")
+        runs = grid(self.configs, tasks, parse_seeds(self.seeds), self.steps)
+        execution = self.execution
+        if execution.dry_run:
+            print("\n".join(listing(runs, execution.storage, execution.at_once)))
+            return
+        _exit_unless_done(execution.carry_out(runs, self.runtime))
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """A figure of the paper: train what is missing of its runs, then draw it and write its table.
+
+    Figures share their runs. What is not finished is drawn as far as it is, and says so.
+    """
+
+    target: Positional[str]
+    """fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
+    scale: str
+    """`paper` (its steps, three seeds, preset paper) or `small` (hours of two cores)."""
+    seeds: str | None = None
+    """Such as 0-4; without it the scale's own."""
+    run: bool = True
+    """--no-run only draws what is there."""
+    out: Path | None = None
+    """Folder of figures and tables; without it figures/ in the storage."""
+    execution: Annotated[Execution, arg(name="")] = field(default_factory=Execution)
+    runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
+
+    def main(self) -> None:
+        from lsp.experiments.grid import listing, parse_seeds
+        from lsp.experiments.reproduce import draw, find_scale, find_targets, runs_of
+
+        scale, execution = find_scale(self.scale), self.execution
+        if self.seeds is not None:
+            scale = replace(scale, seeds=tuple(parse_seeds(self.seeds)))
+        targets = find_targets(self.target, scale)
+        runs = runs_of(targets)
+        if execution.dry_run:
+            print("\n".join(listing(runs, execution.storage, execution.at_once)))
+            return
+        outcome = Outcome({}, False)
+        if self.run:
+            outcome = execution.carry_out(runs, self.runtime)
+        if not outcome.stopped:
+            out = self.out or execution.storage / "figures"
+            for picture in draw(targets, execution.storage, out):
+                print(picture)
+        _exit_unless_done(outcome)
+
+
+def _exit_unless_done(outcome: Outcome) -> None:
+    """Exit code 1 where runs failed, or were stopped."""
+    if outcome.stopped:
+        print("Stopped and saved. The same command goes on.")
+    if outcome.stopped or outcome.failed:
+        raise SystemExit(1)
+
+
 def _draw_tasks(folder: Path) -> None:
     import imageio.v3
 
@@ -349,37 +430,68 @@ def _with_steps(arguments: Sequence[str], steps: int, logdir: Path) -> str:
     return shlex.join([_program(), *rest, "--steps", str(steps), "--logdir", str(logdir)])
 
 
-def _chosen_config(arguments: Sequence[str]) -> Config:
-    """The preset and method that the flags name, as defaults for all other flags."""
+def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Config:
+    """The preset and method that the flags name, as defaults for all other flags; of several
+    methods the first, or `method`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="fast", nargs="?")
     parser.add_argument("--method", default="lsp", nargs="?")
     chosen, _ = parser.parse_known_args(arguments)
-    return make_config(chosen.method, chosen.preset)
+    if arguments[0] == "sweep":
+        method = method or str(chosen.method).split(",")[0]
+    return make_config(method or chosen.method, chosen.preset)
 
 
-Command = Train | Transfer | Eval | Plot | Collect | Bench | Tasks | Doctor
+Command = Train | Transfer | Eval | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor
 
 
-def _parse(arguments: Sequence[str]) -> Command:
-    configured = bool(arguments) and arguments[0] in ("train", "bench")
-    config = _chosen_config(arguments) if configured else make_config()
+def _parse(arguments: Sequence[str], method: str | None = None) -> Command:
+    """`method` instead of the one that the flags name: for each of those of a sweep."""
+    configured = bool(arguments) and arguments[0] in ("train", "bench", "sweep")
+    config = _chosen_config(arguments, method) if configured else make_config()
     runtime = default_runtime(config.preset)
     train = subcommand("train", default=Train(config, runtime=runtime), prefix_name=False)
     # A body with more readings and joints than the walker's.
     measured = Bench(replace(config, task="quadruped_walk"), runtime=runtime)
     bench = subcommand("bench", default=measured, prefix_name=False)
+    scaled = Reproduce(tyro.MISSING, tyro.MISSING, runtime=_chosen_scale(arguments))
+    reproduce = subcommand("reproduce", default=scaled, prefix_name=False)
+    sweep = subcommand("sweep", default=Sweep(config, runtime=runtime), prefix_name=False)
     commands = (
         Annotated[Train, train]
         | Annotated[Transfer, subcommand("transfer", prefix_name=False)]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
+        | Annotated[Sweep, sweep]
+        | Annotated[Reproduce, reproduce]
         | Annotated[Collect, subcommand("collect", prefix_name=False)]
         | Annotated[Bench, bench]
         | Annotated[Tasks, subcommand("tasks", prefix_name=False)]
         | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
     )
-    return tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
+    command: Command = tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
+    if isinstance(command, Sweep) and method is None:
+        return replace(command, configs=tuple(_for_each_method(command, arguments)))
+    return command
+
+
+def _for_each_method(sweep: Sweep, arguments: Sequence[str]) -> Iterator[Config]:
+    """The settings of each of its methods: the flags change each one's own."""
+    for method in sweep.config.method.split(","):
+        parsed = _parse(arguments, method)
+        assert isinstance(parsed, Sweep)
+        yield replace(parsed.config, method=method)
+
+
+def _chosen_scale(arguments: Sequence[str]) -> RuntimeConfig:
+    """How runs are computed at the scale that the flags name."""
+    from lsp.experiments.targets import SCALES
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--scale", nargs="?")
+    chosen, _ = parser.parse_known_args(arguments)
+    scale = SCALES.get(chosen.scale)
+    return RuntimeConfig() if scale is None else default_runtime(scale.preset)
 
 
 def _parse_in_one_line(arguments: Sequence[str]) -> Command:

@@ -67,8 +67,8 @@ def plot_runs(runs: Sequence[Path], out: Path) -> None:
             if run.task == task:
                 _draw_run(axes, run)
         axes.plot([], [], color="#999999", linewidth=0.8, label="training episodes")
-        _finish(axes, task)
-    _save(figure, out)
+        finish(axes, task)
+    save_figure(figure, out)
 
 
 def plot_skills(run: Path, out: Path) -> None:
@@ -91,9 +91,9 @@ def plot_skills(run: Path, out: Path) -> None:
             "skills/mutual_information_given_start": "planned z, given the start",
         },
     )
-    _finish(information, "mutual information, estimated", "nats")
+    finish(information, "mutual information, estimated", "nats")
     _draw_metrics(log_q, lines, {"skills/log_q": "log q(z | states, start)"})
-    _finish(log_q, "backward skill predictor", "nats")
+    finish(log_q, "backward skill predictor", "nats")
     _draw_metrics(
         effect,
         lines,
@@ -102,8 +102,8 @@ def plot_skills(run: Path, out: Path) -> None:
             "skills/noise": "over noise, skill fixed",
         },
     )
-    _finish(effect, "spread of imagined returns", "standard deviation of the return")
-    _save(figure, out)
+    finish(effect, "spread of imagined returns", "standard deviation of the return")
+    save_figure(figure, out)
 
 
 def plot_results(folder: Path, out: Path, reference: Path | None = None) -> None:
@@ -135,20 +135,20 @@ def plot_results(folder: Path, out: Path, reference: Path | None = None) -> None
     for (method, *variant), seeds in ours.items():
         label = f"{method} ({', '.join(variant)}, {_count(len(seeds), 'seed')})"
         style = dashes[tuple(variant)]
-        _draw_seeds(axes, seeds, label, _color(method), linestyle=style, zorder=3, markersize=4)
+        _draw_seeds(axes, seeds, label, color_of(method), linestyle=style, zorder=3, markersize=4)
     axes.set_xlim(0, last * 1.02)
     # Beside the axes: the published curves leave no empty corner.
-    _finish(axes, folder.name, loc="upper left", bbox_to_anchor=(1, 1))
-    _save(figure, out)
+    finish(axes, folder.name, loc="upper left", bbox_to_anchor=(1, 1))
+    save_figure(figure, out)
 
 
 def _draw_run(axes: Axes, run: Run) -> None:
-    color = _color(run.method)
+    color = color_of(run.method)
     episodes = run.lines("episode")
-    axes.plot(*_curve(episodes, "episode/return"), color=color, alpha=0.25, linewidth=0.8, zorder=1)
+    axes.plot(*curve(episodes, "episode/return"), color=color, alpha=0.25, linewidth=0.8, zorder=1)
     evaluations = run.lines("eval")
-    steps, mean = _curve(evaluations, "eval/return")
-    std = np.nan_to_num(_curve(evaluations, "eval/std")[1])
+    steps, mean = curve(evaluations, "eval/return")
+    std = np.nan_to_num(curve(evaluations, "eval/std")[1])
     axes.plot(steps, mean, color=color, marker="o", markersize=4, label=run.method, zorder=3)
     axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
 
@@ -157,11 +157,11 @@ def _draw_metrics(axes: Axes, lines: list[dict[str, Any]], labels: dict[str, str
     measured = {key: label for key, label in labels.items() if any(key in x for x in lines)}
     colors = (COLORS["lsp"], COLORS["dreamer"], "#009E73")
     for (key, label), color in zip(measured.items(), colors):
-        axes.plot(*_curve(lines, key), color=color, linewidth=1.3, label=label)
+        axes.plot(*curve(lines, key), color=color, linewidth=1.3, label=label)
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
 
 
-def _curve(lines: Iterable[dict[str, Any]], key: str) -> Curve:
+def curve(lines: Iterable[dict[str, Any]], key: str) -> Curve:
     """Env steps and values of one metric; a null is a gap in the curve."""
     points = sorted((line["env_steps"], line[key]) for line in lines if line.get(key) is not None)
     steps, values = np.array(points, dtype=float).reshape(-1, 2).T
@@ -184,7 +184,7 @@ def _seed_curves(
     return dict(curves)
 
 
-def _over_seeds(seeds: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
+def over_seeds(seeds: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
     """Env steps where every seed has values `[steps]`, and the values there `[seeds, steps]`."""
     first = max(steps[0] for steps, _ in seeds)
     last = min(steps[-1] for steps, _ in seeds)
@@ -197,7 +197,7 @@ def _draw_seeds(
     axes: Axes, seeds: list[Curve], label: str, color: str, band: float = 0.15, **line: Any
 ) -> None:
     """The seeds' mean as a line, their minimum and maximum as a band of opacity `band`."""
-    steps, values = _over_seeds(seeds)
+    steps, values = over_seeds(seeds)
     axes.plot(steps, values.mean(0), color=color, label=label, marker="o", **line)
     if len(seeds) > 1:
         low, high = values.min(0), values.max(0)
@@ -238,7 +238,7 @@ def _read_reference(path: Path, task: str, observed: set[str]) -> list[dict[str,
         raise UserError(f"cannot read {path} ({error.strerror}): check the path") from error
 
 
-def _color(method: str) -> str:
+def color_of(method: str) -> str:
     return COLORS.get(method, _OTHER_COLOR)
 
 
@@ -246,7 +246,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _finish(axes: Axes, title: str, ylabel: str = "return", **legend: Any) -> None:
+def finish(axes: Axes, title: str, ylabel: str = "return", **legend: Any) -> None:
     """Title, labels, grid, and a legend with one entry a label."""
     if title in STANDING_STILL:
         label = "standing still"
@@ -263,7 +263,7 @@ def _finish(axes: Axes, title: str, ylabel: str = "return", **legend: Any) -> No
         axes.legend(entries.values(), entries.keys(), frameon=False, fontsize="small", **legend)
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
     """Write in one step: a crash never leaves half a picture."""
     scratch = out.with_name(out.name + ".tmp")
     kind = out.suffix.lstrip(".") or "no ending"

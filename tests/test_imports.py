@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 LAYERS = (
     {"errors", "tasks"},
     {"config"},
-    {"nets", "distributions", "returns", "envs", "metrics"},
+    {"nets", "distributions", "returns", "envs", "metrics", "statistics"},
     {"observations", "replay", "results"},
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
     {"imagination"},
@@ -33,7 +33,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 WITHOUT_TORCH = {"errors", "tasks", "config", "envs", "replay", "metrics", "results", "plots"}
-WITHOUT_TORCH |= {"doctor"}
+WITHOUT_TORCH |= {"doctor", "statistics"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "eval", "exec", "builtins.eval", "builtins.exec"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

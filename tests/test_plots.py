@@ -49,8 +49,10 @@ def table(folder, method, points):
 def drawn(monkeypatch):
     """The figures that were saved."""
     figures = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda fig, out: (figures.append(fig), save(fig, out)))
+    save = plots.save_figure
+    monkeypatch.setattr(
+        plots, "save_figure", lambda fig, out: (figures.append(fig), save(fig, out))
+    )
     return figures
 
 

@@ -1,0 +1,127 @@
+"""Learning curves of many runs, and the table of where they ended."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lsp import plots
+from lsp.experiments.targets import Curve, Target
+from lsp.metrics import read_metrics
+from lsp.statistics import iqm, probability_of_improvement
+
+HEADER = (
+    "panel",
+    "curve",
+    "seeds",
+    "env_steps",
+    "of",
+    "iqm",
+    "low",
+    "high",
+    "lsp_better",
+    "lsp_better_low",
+    "lsp_better_high",
+)
+_COLUMNS = 3
+_STYLES = {"lsp, policy fixed": {"color": "#004C73", "linestyle": "--"}}
+
+
+def draw_curves(target: Target, storage: Path, out: Path) -> None:
+    """A panel for each task: IQM over seeds of the evaluations, with 95 % bootstrap intervals."""
+    panels = list(dict.fromkeys(curve.panel for curve in target.curves))
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.4 * columns, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for each in axes[len(panels) :]:
+        each.remove()
+    for panel, each in zip(panels, axes):
+        for curve in (x for x in target.curves if x.panel == panel):
+            _draw(each, curve, storage)
+        plots.finish(each, panel)
+    figure.suptitle(f"{target.title}{partial_note(target, storage)}")
+    plots.save_figure(figure, out)
+
+
+def partial_note(target: Target, storage: Path) -> str:
+    """What a title says where runs are missing or unfinished."""
+    runs = target.runs
+    done = sum(run.finished(storage) for run in runs)
+    return "" if done == len(runs) else f"\npartial: {done} of {len(runs)} runs finished"
+
+
+def write_table(target: Target, storage: Path, out: Path) -> None:
+    """`out` as CSV and, beside it, as Markdown: where each line stands at the last env step that
+    all its seeds have, and how probably a run of lsp beats it there."""
+    rows: list[tuple[str, ...]] = [HEADER]
+    for curve in target.curves:
+        lsp = next((x for x in target.curves if x.panel == curve.panel and x.label == "lsp"), None)
+        rows.append(_row(curve, lsp, storage))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(out, text.getvalue())
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(HEADER))
+    note = partial_note(target, storage).strip()
+    write_text(out.with_suffix(".md"), "\n".join([*lines, *(["", note] if note else [])]) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def evaluations(curve: Curve, storage: Path) -> list[plots.Curve]:
+    """Env steps and returns of each seed that has been evaluated."""
+    found = []
+    for run in curve.runs:
+        folder = run.folder(storage)
+        lines = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
+        steps, values = plots.curve((x for x in lines if x["kind"] == "eval"), "eval/return")
+        kept = steps <= run.steps * 1.01  # another figure may have trained it further
+        if kept.any():
+            found.append((steps[kept], values[kept]))
+    return found
+
+
+def _draw(axes: Axes, curve: Curve, storage: Path) -> None:
+    seeds = evaluations(curve, storage)
+    if not seeds:
+        axes.plot([], [], color="#CCCCCC", label=f"{curve.label}: nothing yet")
+        return
+    steps, values = plots.over_seeds(seeds)
+    middle = iqm([values.T])
+    style: dict[str, Any] = {"color": plots.color_of(curve.label)} | _STYLES.get(curve.label, {})
+    label = f"{curve.label} ({len(seeds)} of {len(curve.runs)} seeds)"
+    axes.plot(steps, middle.value, label=label, marker="o", markersize=3, **style)
+    axes.fill_between(steps, middle.low, middle.high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _row(curve: Curve, lsp: Curve | None, storage: Path) -> tuple[str, ...]:
+    seeds = evaluations(curve, storage)
+    names = (curve.panel, curve.label, f"{len(seeds)}/{len(curve.runs)}")
+    wanted = str(curve.runs[0].steps)
+    if not seeds:
+        return (*names, "0", wanted, *[""] * 6)
+    steps, values = plots.over_seeds(seeds)
+    middle = iqm([values[:, -1]])
+    better = [""] * 3
+    against = evaluations(lsp, storage) if lsp is not None and lsp is not curve else []
+    if against:
+        ours = _at(against, steps[-1])
+        better = [_text(x, 2) for x in probability_of_improvement([ours], [values[:, -1]])]
+    return (*names, f"{steps[-1]:.0f}", wanted, *(_text(x, 1) for x in middle), *better)
+
+
+def _at(seeds: Sequence[plots.Curve], step: float) -> np.ndarray:
+    return np.array([np.interp(step, steps, values) for steps, values in seeds])
+
+
+def _text(value: float, digits: int) -> str:
+    return "" if np.isnan(value) else f"{value:.{digits}f}"

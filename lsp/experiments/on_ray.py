@@ -1,0 +1,115 @@
+"""Runs as tasks of a Ray cluster, which schedules, places and retries them."""
+
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from lsp.config import RuntimeConfig
+from lsp.errors import UserError
+from lsp.experiments.engines import Outcome
+from lsp.experiments.grid import Run
+from lsp.experiments.screen import Screen
+from lsp.experiments.work import job, perform_job
+
+RETRIES = 3  # times that a run whose process or node died goes on from its checkpoint
+_POLL = 1.0  # seconds
+
+
+def run_on_ray(
+    runs: Sequence[Run],
+    storage: Path,
+    jobs: int,
+    runtime: RuntimeConfig,
+    screen: Screen,
+    address: str | None,
+) -> Outcome:
+    """Carry out `runs` on the cluster at `address`, or on this machine with `jobs` at once.
+
+    Raises UserError where Ray is not installed, or the cluster cannot be reached.
+    """
+    ray, threads = _connected(address, jobs, runtime), runtime.threads or 1
+    gpus = 1 if runtime.device.startswith("cuda") else 0
+    resources = {"num_cpus": threads, "num_gpus": gpus, "max_calls": 1}
+    task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **resources)(_task)
+    results: dict[str, Any] = {}
+    for run in runs:
+        # Ray starts a task when what it is given is there: a transfer waits for its source.
+        source = results.get(run.source.name) if run.source else None
+        log = str(run.log(storage))
+        results[run.name] = task.options(name=run.name).remote(
+            job(run, storage, runtime), log, source
+        )
+    named = {results[run.name]: run for run in runs}
+    failed: dict[str, str] = {}
+    try:
+        _follow(ray, named, failed, screen, storage)
+    except KeyboardInterrupt:
+        screen.say("Stopping: every run saves itself.")
+        for result in named:
+            ray.cancel(result, force=False)
+        ray.wait(list(named), num_returns=len(named))
+        return Outcome(failed, stopped=True)
+    finally:
+        ray.shutdown()
+    return Outcome(failed, stopped=False)
+
+
+def _task(text: str, log: str, source: str | None) -> str | None:
+    """In a worker: one run. Returns what is wrong with it where trying again would not help."""
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    if source:
+        return f"its source failed: {source}"
+    with open(log, "a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            reached = perform_job(text, lambda line: print(line, file=file, flush=True))
+        except UserError as error:
+            return str(error)
+    return None if reached else "stopped"
+
+
+def _follow(
+    ray: Any, named: dict[Any, Run], failed: dict[str, str], screen: Screen, storage: Path
+) -> None:
+    """Report each result as it comes."""
+    left = list(named)
+    while left:
+        ended, left = ray.wait(left, timeout=_POLL)
+        for result in ended:
+            run = named[result]
+            why = _why(ray, result)
+            if why is None:
+                screen.finished(run)
+            else:
+                failed[run.name] = why
+                screen.given_up(run, why)
+        screen.update(named[x] for x in left if named[x].log(storage).exists())
+
+
+def _why(ray: Any, result: Any) -> str | None:
+    """Why a run failed; None if it did not."""
+    try:
+        return ray.get(result)
+    except ray.exceptions.RayError as error:
+        return str(error).strip().splitlines()[-1]
+
+
+def _connected(address: str | None, jobs: int, runtime: RuntimeConfig) -> Any:
+    """Ray, initialised."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "--engine ray needs Ray: pip install 'latent-skill-planning[ray]'"
+        ) from None
+    cpus = {} if address else {"num_cpus": jobs * (runtime.threads or 1)}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, **cpus)
+    except TypeError:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster at {address} ({error}): start one with ray start"
+        ) from error
+    return ray

@@ -1,0 +1,199 @@
+"""The runs behind each figure of the paper, and their lengths at each scale."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from lsp.config import METHODS, Config, TransferConfig, make_config
+from lsp.experiments.grid import Run, unique
+
+PIXEL_TASKS = ("cheetah_run", "quadruped_run", "walker_run")
+STATE_TASKS = (
+    "quadruped_getup_walk",
+    "quadruped_upright_walk",
+    "quadruped_reach",
+    "quadruped_obstacles_reach",
+    "walker_walk",
+    "hopper_hop",
+)
+SINGLE_METHODS = ("lsp", "dreamer", "hiro", "random_skills", "rand_skills_init")
+COVE_SKILL_LENGTH, COVE_HORIZON = 30, 120  # A.2
+COVE_SHOWN = 40_000  # env steps of figure 8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is spent: a preset, seeds, and env steps.
+
+    Attributes:
+        single: of a task on its own, which a transfer starts from as well.
+        obstacles: of walking among obstacles, before the cove (A.2).
+        transfer: on the new task of figure 5.
+        cove: on the cove.
+    """
+
+    preset: str
+    seeds: tuple[int, ...]
+    single: int
+    obstacles: int
+    transfer: int
+    cove: int
+
+
+SCALES = {
+    "paper": Scale("paper", (0, 1, 2), 1_000_000, 500_000, 500_000, 100_000),
+    "small": Scale("fast", (0,), 100_000, 100_000, 60_000, 60_000),
+    "debug": Scale("debug", (0,), 2_000, 2_000, 2_000, 2_000),
+}
+"""`debug` shows that everything runs, for tests."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Runs that are one line of a figure: the same but for their seeds."""
+
+    panel: str
+    label: str
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure of the paper: what it shows, and the lines or runs that it shows it with."""
+
+    name: str
+    title: str
+    curves: tuple[Curve, ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Seed by seed, so that every line has one early; sources before their transfers."""
+        all_runs = [run for curve in self.curves for run in curve.runs]
+        return unique(sorted(all_runs, key=lambda run: run.config.seed))
+
+
+def target(name: str, scale: Scale) -> Target:
+    """`fig4` … `fig10` at a scale."""
+    title, curves = TARGETS[name]
+    return Target(name, title, tuple(curves(scale)))
+
+
+def _single(
+    scale: Scale,
+    panel: str,
+    task: str,
+    methods: Sequence[str],
+    obs: str = "proprio",
+    steps: int | None = None,
+) -> list[Curve]:
+    """A line for each of `methods` that there is."""
+    return [
+        Curve(panel, method, _runs(scale, method, task, steps or scale.single, obs))
+        for method in methods
+        if method in METHODS
+    ]
+
+
+def _runs(
+    scale: Scale, method: str, task: str, steps: int, obs: str = "proprio"
+) -> tuple[Run, ...]:
+    config = make_config(method, scale.preset, task=task, obs=obs)
+    return tuple(Run(replace(config, seed=seed), steps) for seed in scale.seeds)
+
+
+def _transferred(
+    curve: Curve,
+    task: str,
+    steps: int,
+    label: str = "",
+    freeze: bool = False,
+    relabel: bool = False,
+) -> Curve:
+    """The line of the runs of `curve`, gone on with on another task."""
+    transfer = TransferConfig(freeze_policy=freeze, relabel=relabel)
+    if curve.runs[0].config.preset == "debug":
+        transfer = replace(transfer, updates=10)
+    runs = tuple(
+        Run(replace(source.config, task=task, transfer=transfer), steps, source)
+        for source in curve.runs
+    )
+    return Curve(curve.panel, label or curve.label, runs)
+
+
+def _figure4(scale: Scale) -> list[Curve]:
+    from_pixels = [method for method in SINGLE_METHODS if method != "hiro"]  # section 4.2
+    curves: list[Curve] = []
+    for task in PIXEL_TASKS:
+        curves += _single(scale, f"{task}, pixels", task, from_pixels, "pixels")
+    for task in STATE_TASKS:
+        curves += _single(scale, task, task, SINGLE_METHODS)
+    return curves
+
+
+def _figure5(scale: Scale) -> list[Curve]:
+    curves: list[Curve] = []
+    for source, task, relabel in (
+        ("quadruped_getup_walk", "quadruped_getup_reach", False),
+        ("quadruped_upright_walk", "quadruped_reach", True),
+    ):
+        panel = f"{source} → {task}" + (", relabelled" if relabel else "")
+        for line in _single(scale, panel, source, ("lsp", "dreamer", "hiro")):
+            curves.append(_transferred(line, task, scale.transfer, relabel=relabel))
+            if line.label == "lsp":
+                label = "lsp, policy fixed"
+                curves.append(_transferred(line, task, scale.transfer, label, True, relabel))
+    return curves
+
+
+def _figure6b(scale: Scale) -> list[Curve]:
+    task = "quadruped_getup_walk"
+    return _single(scale, task, task, ("lsp", "dreamer", "no_mi"))
+
+
+def _figure7(scale: Scale) -> list[Curve]:
+    """The lsp run of figure 5, right: from walking to reaching. One seed is shown."""
+    curve = next(x for x in _figure5(scale) if "relabelled" in x.panel and x.label == "lsp")
+    return [replace(curve, runs=curve.runs[:1])]
+
+
+def _cove(scale: Scale) -> list[Curve]:
+    panel, task = "quadruped_obstacles_walk → quadruped_cove", "quadruped_cove"
+    walking = ("dreamer", "lsp")
+    dreamer, lsp = _single(scale, panel, "quadruped_obstacles_walk", walking, steps=scale.obstacles)
+    frozen = _transferred(lsp, task, scale.cove, "lsp, policy fixed", freeze=True)
+    runs = tuple(replace(run, config=_longer_skills(run.config)) for run in frozen.runs)
+    return [_transferred(dreamer, task, scale.cove), replace(frozen, runs=runs)]
+
+
+def _longer_skills(config: Config) -> Config:
+    """K and H of the cove; behaviour learning imagines one skill, as `lsp transfer` has it."""
+    planner = replace(config.planner, skill_length=COVE_SKILL_LENGTH, horizon=COVE_HORIZON)
+    behavior = replace(config.behavior, horizon=COVE_SKILL_LENGTH)
+    return replace(config, planner=planner, behavior=behavior)
+
+
+def _figure8(scale: Scale) -> list[Curve]:
+    return [replace(curve, runs=curve.runs[:1]) for curve in _cove(scale)]
+
+
+def _figure10(scale: Scale) -> list[Curve]:
+    task = "quadruped_upright_walk"
+    (noisy,) = _single(scale, "", task, ("lsp",))
+    runs = tuple(
+        replace(run, config=replace(run.config, skills=replace(run.config.skills, input_noise=0.0)))
+        for run in noisy.runs
+    )
+    return [
+        replace(noisy, label="lsp", runs=noisy.runs[:1]),
+        replace(noisy, label="lsp, no noise on the skill predictor's input", runs=runs[:1]),
+    ]
+
+
+TARGETS: dict[str, tuple[str, Callable[[Scale], list[Curve]]]] = {
+    "fig4": ("Single tasks", _figure4),
+    "fig5": ("Transfer", _figure5),
+    "fig6b": ("Without the mutual information reward", _figure6b),
+    "fig7": ("Skills after a transfer, held for 40 agent steps", _figure7),
+    "fig8": ("The first 40,000 env steps on the cove", _figure8),
+    "fig9": ("Transfer to the cove", _cove),
+    "fig10": ("Skills with and without noise on the skill predictor's input", _figure10),
+}
