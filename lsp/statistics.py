@@ -13,7 +13,7 @@ from scipy.stats import bootstrap, trim_mean
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 
-Scores = Float[np.ndarray, "*batch runs"]
+Scores = Float[np.ndarray, "*_batch _runs"]
 """Of the runs of one task, or of one env step of it; the batch is of independent questions."""
 
 
@@ -37,18 +37,18 @@ def probability_of_improvement(ours: Sequence[Scores], theirs: Sequence[Scores])
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
         pairs = zip(samples[:count], samples[count:], strict=True)
-        return np.mean([_wins(x, y) for x, y in pairs], axis=0)
+        return np.asarray(np.mean([_wins(x, y) for x, y in pairs], axis=0))
 
     return _estimate(statistic, [*ours, *theirs])
 
 
 def _trimmed_mean(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-    return trim_mean(np.concatenate(samples, axis=-1), 0.25, axis=-1)
+    return np.asarray(trim_mean(np.concatenate(samples, axis=-1), 0.25, axis=-1))
 
 
 def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     ours, theirs = ours[..., :, None], theirs[..., None, :]
-    return np.mean((ours > theirs) + 0.5 * (ours == theirs), axis=(-2, -1))
+    return np.asarray(np.mean((ours > theirs) + 0.5 * (ours == theirs), axis=(-2, -1)))
 
 
 def _estimate(statistic: Any, samples: Sequence[Scores]) -> Estimate:

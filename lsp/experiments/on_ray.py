@@ -103,13 +103,10 @@ def _connected(address: str | None, jobs: int, runtime: RuntimeConfig) -> Any:
         raise UserError(
             "--engine ray needs Ray: pip install 'latent-skill-planning[ray]'"
         ) from None
-    cpus = {} if address else {"num_cpus": jobs * (runtime.threads or 1)}
+    here = {"num_cpus": jobs * (runtime.threads or 1), "include_dashboard": False}
     try:
-        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, **cpus)
-    except TypeError:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address or "local", log_to_driver=False, **({} if address else here))
     except (ConnectionError, ValueError) as error:
-        raise UserError(
-            f"no Ray cluster at {address} ({error}): start one with ray start"
-        ) from error
+        said = str(error).splitlines()[0]
+        raise UserError(f"no Ray cluster at {address} ({said}): start one with ray start") from error
     return ray

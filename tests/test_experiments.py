@@ -1,0 +1,398 @@
+"""Sweeps and the paper's figures: what a run is called, who carries it out, what is drawn."""
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsp.adaptation import transferred
+from lsp.cli import _parse, main
+from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config
+from lsp.envs.quadruped import Measurements
+from lsp.errors import UserError
+from lsp.experiments import local
+from lsp.experiments.engines import Execution, Outcome, cores
+from lsp.experiments.grid import Run, grid, parse_seeds, unique
+from lsp.experiments.reproduce import draw, find_targets, runs_of
+from lsp.experiments.screen import Screen, last_line
+from lsp.experiments.skill_shows import hold, skill_grid, spread
+from lsp.experiments.targets import SCALES, TARGETS
+from lsp.experiments.trajectories import episode_states
+from lsp.experiments.work import perform
+from lsp.metrics import read_metrics
+
+RUNTIME = RuntimeConfig(threads=1, compile=False)
+
+
+def debug_run(steps: int = 1000, method: str = "lsp", **changes) -> Run:
+    return Run(make_config(method, "debug", task="walker_walk", **changes), steps)
+
+
+def call(command: str) -> None:
+    main(shlex.split(command))
+
+
+def perform_here(runs, storage) -> None:
+    """An engine for tests: this process, which has imported everything already."""
+    argv = sys.argv
+    for run in runs:
+        perform(run, storage.resolve(), RUNTIME, lambda line: None)
+    sys.argv = argv
+
+
+# Names
+
+
+def test_the_name_of_a_run_stays():
+    # Another name would have everybody's runs done again.
+    assert debug_run().name == "walker_walk-lsp-debug-s0-915aab76"
+
+
+def test_the_length_is_no_part_of_the_name():
+    assert debug_run(1000).name == debug_run(2000).name
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"obs": "pixels"}, {"action_repeat": 1}, {"task": "walker_run"}]
+)
+def test_every_setting_is_part_of_the_name(changes):
+    config = debug_run().config
+    nested = replace(config, planner=replace(config.planner, horizon=20))
+    names = {debug_run().name, Run(replace(config, **changes), 1).name, Run(nested, 1).name}
+    assert len(names) == 3
+
+
+def test_a_transfer_is_named_by_its_source_and_the_length_of_that():
+    config = make_config("lsp", "debug", task="walker_run")
+    sources = [None, debug_run(1000), debug_run(2000), debug_run(1000, seed=1)]
+    assert len({Run(config, 500, source).name for source in sources}) == 4
+
+
+def test_a_shared_run_is_done_once_for_its_longest_length():
+    source = debug_run(1000)
+    transfer = Run(make_config("lsp", "debug", task="walker_run"), 500, source)
+    runs = unique([debug_run(400), transfer, debug_run(200)])
+    assert [(run.name, run.steps) for run in runs] == [(source.name, 1000), (transfer.name, 500)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_of_a_run_gives_its_settings(method, tmp_path):
+    source = debug_run(method=method)
+    config = replace(
+        source.config,
+        task="walker_run",
+        transfer=TransferConfig(relabel=True, reset=()),
+        value=replace(source.config.value, layer_norm=False),
+        policy=replace(source.config.policy, layers=(8, 4)),
+        behavior=replace(source.config.behavior, num_starts=None, lambda_=0.5),
+    )
+    run = Run(config, 700, source)
+    parsed = _parse(run.command(tmp_path))
+    assert parsed.config == run.settings(tmp_path)
+    assert (parsed.steps, parsed.logdir) == (700, run.folder(tmp_path))
+
+
+def test_a_run_survives_the_way_to_another_process():
+    run = Run(make_config("dreamer", "debug", task="walker_run"), 500, debug_run())
+    assert Run.from_dict(run.to_dict()) == run
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0-2", [0, 1, 2]), ("3", [3]), ("0-1,5", [0, 1, 5])])
+def test_seeds_are_ranges_and_lists(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1"])
+def test_seeds_that_are_none_are_refused(text):
+    with pytest.raises(UserError, match="--seeds"):
+        parse_seeds(text)
+
+
+# The grid
+
+
+def test_flags_change_each_methods_own_settings():
+    sweep = _parse(shlex.split("sweep --preset debug --method lsp,dreamer --skills.layers 8"))
+    lsp, dreamer = sweep.configs
+    assert (lsp.skills.dim, dreamer.skills.dim) == (3, 0)
+    assert lsp.skills.layers == dreamer.skills.layers == (8,)
+
+
+def test_a_grid_is_tasks_times_methods_times_seeds():
+    configs = [make_config(method, "debug") for method in ("lsp", "dreamer")]
+    runs = grid(configs, ["walker_walk", "walker_run"], [0, 1], 100)
+    assert len({run.name for run in runs}) == len(runs) == 8
+    assert [run.config.seed for run in runs] == [0] * 4 + [1] * 4
+
+
+def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
+    storage = tmp_path / "runs"
+    settings = "--task walker_walk,walker_run --method lsp,dreamer --seeds 0-2 --steps 126000"
+    call(f"sweep {settings} --storage {storage} --jobs 2 --dry-run")
+    said = capsys.readouterr().out
+    assert said.count("env steps  walker_") == 12
+    # 6 · 126000 / 35 s and 6 · 126000 / 65 s.
+    assert "12 runs, 12 to do: 9.2 hours of one thread, about 4.6 hours with 2 at once" in said
+    assert not storage.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("sweep --method lsp,dreamr", "unknown method 'dreamr'"),
+        ("sweep --seeds x --dry-run", "--seeds x"),
+        ("sweep --jobs 0 --dry-run", "--jobs"),
+        ("reproduce fig3 --scale small", "unknown target 'fig3'"),
+        ("reproduce fig4 --scale huge", "unknown scale 'huge'"),
+    ],
+)
+def test_mistakes_are_one_line(command, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        call(command)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_threads_share_the_cores():
+    assert Execution(jobs=1).runtime(RuntimeConfig()).threads == cores()
+    assert Execution(jobs=10 * cores()).runtime(RuntimeConfig()).threads == 1
+    assert Execution().runtime(RuntimeConfig(threads=3)).threads == 3
+
+
+# Carrying runs out
+
+
+def test_a_sweep_trains_what_is_missing_and_only_that(tmp_path, capsys):
+    command = (
+        "sweep --preset debug --task walker_walk --method lsp,dreamer --steps 600 --jobs 2 "
+        f"--storage {tmp_path}"
+    )
+    call(command)
+    folders = sorted(tmp_path.glob("walker_walk-*"))
+    assert [folder.name.split("-")[1] for folder in folders] == ["dreamer", "lsp"]
+    before = [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in folders]
+    assert "(2 of 2)" in capsys.readouterr().out
+    call(command)
+    assert [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in folders] == before
+    assert capsys.readouterr().out == ""
+
+
+class Killing(Screen):
+    """Kills a run's process once, as soon as there is a checkpoint."""
+
+    def __init__(self, storage, pool_running):
+        super().__init__(storage, 1, None)
+        self.processes = pool_running
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    started, start = [], local._start
+
+    def remember(run, storage, runtime):
+        started.append(start(run, storage, runtime))
+        return started[-1]
+
+    monkeypatch.setattr(local, "_start", remember)
+    screen = Killing(tmp_path, started)
+
+    def kill(running):
+        if len(started) == 1 and run.reached(tmp_path) >= 1000:
+            started[0].kill()
+
+    screen.update = kill
+    (tmp_path / "logs").mkdir()
+    run = debug_run(4000)
+    outcome = local.run_locally([run], tmp_path, 1, RUNTIME, screen)
+    assert outcome == Outcome({}, False)
+    assert len(started) == 2
+    assert run.finished(tmp_path)
+    assert "died (exit -9)" in screen.lines[0]
+    assert "on from 0 env steps" not in screen.lines[0]
+    steps = [x["env_steps"] for x in read_metrics(run.folder(tmp_path)) if x["kind"] == "train"]
+    assert steps == list(range(200, 4001, 200))
+
+
+def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, capsys):
+    runs = [
+        Run(make_config("lsp", "debug", task="walker_wak"), 200),
+        debug_run(200),
+    ]
+    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, runs[0])
+    outcome = Execution(storage=tmp_path, jobs=2).carry_out([*runs, transfer], RUNTIME)
+    assert set(outcome.failed) == {runs[0].name, transfer.name}
+    assert "Unknown task 'walker_wak'" in outcome.failed[runs[0].name]
+    assert "its source" in outcome.failed[transfer.name]
+    assert runs[1].finished(tmp_path)
+    assert capsys.readouterr().out.count("failed: ") == 2
+
+
+def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path):
+    source = debug_run(400)
+    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, source)
+    outcome = Execution(storage=tmp_path, jobs=2).carry_out([source, transfer], RUNTIME)
+    assert outcome == Outcome({}, False)
+    assert transfer.finished(tmp_path)
+    # What `lsp transfer` would have recorded.
+    expected = transferred(source.folder(tmp_path), "walker_run")
+    assert transfer.settings(tmp_path) == expected
+
+
+def test_a_source_of_another_length_is_refused(tmp_path):
+    perform_here([debug_run(400)], tmp_path)
+    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, debug_run(200))
+    with pytest.raises(UserError, match=r"trained for 400 env steps, and .* starts from 200"):
+        perform_here([transfer], tmp_path)
+
+
+def test_ctrl_c_saves_every_run(tmp_path):
+    command = (
+        "sweep --preset debug --task walker_walk --seeds 0-1 --steps 1000000 --jobs 2 "
+        f"--storage {tmp_path}"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lsp", *shlex.split(command)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    logs = [tmp_path / "logs" / f"{debug_run(seed=seed).name}.log" for seed in (0, 1)]
+    deadline = time.monotonic() + 120
+    while not all("env steps" in last_line(log) for log in logs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Stopped and saved" in said
+    for seed in (0, 1):
+        assert debug_run(seed=seed).reached(tmp_path) > 0
+
+
+def test_two_processes_do_not_train_the_same_run_at_once(tmp_path):
+    run = debug_run(600)
+    (tmp_path / "logs").mkdir()
+    processes = [local._start(run, tmp_path, RUNTIME) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    steps = [x["env_steps"] for x in read_metrics(run.folder(tmp_path)) if x["kind"] == "train"]
+    assert steps == [200, 400, 600]
+
+
+# The paper's figures
+
+
+def test_every_target_lists_its_runs(tmp_path):
+    for scale in SCALES.values():
+        targets = find_targets("all", scale)
+        assert [target.name for target in targets] == list(TARGETS)
+        for run in runs_of(targets):
+            run.settings(tmp_path).validate()
+
+
+def test_figures_share_their_runs():
+    scale = SCALES["small"]
+    names = {t.name: {run.name for run in t.runs} for t in find_targets("all", scale)}
+    assert names["fig7"] <= names["fig5"]
+    assert names["fig8"] <= names["fig9"]
+    assert len(names["fig10"] & names["fig4"]) == 1
+    assert len(names["fig6b"] & names["fig4"]) == 2
+
+
+def test_no_source_is_trained_further_by_another_figure():
+    for scale in SCALES.values():
+        lengths = {run.name: run.steps for run in runs_of(find_targets("all", scale))}
+        for run in runs_of(find_targets("all", scale)):
+            if run.source:
+                assert lengths[run.source.name] == run.source.steps
+
+
+def test_the_cove_holds_skills_as_long_as_the_paper():
+    (target,) = find_targets("fig9", SCALES["paper"])
+    lsp = target.curves[1].runs[0].config
+    assert (lsp.planner.skill_length, lsp.planner.horizon, lsp.behavior.horizon) == (30, 120, 30)
+    assert lsp.transfer.freeze_policy
+    assert target.curves[1].runs[0].source.steps == 500_000
+
+
+def test_a_figure_without_runs_says_so(tmp_path):
+    for target in find_targets("all", SCALES["debug"]):
+        (picture,) = draw([target], tmp_path, tmp_path / "figures")
+        assert picture.stat().st_size > 5000
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Path:
+    """Where the figures of this module share their runs."""
+    return tmp_path_factory.mktemp("experiments")
+
+
+def reproduced(name: str, storage: Path) -> Path:
+    targets = find_targets(name, SCALES["debug"])
+    perform_here(runs_of(targets), storage)
+    (picture,) = draw(targets, storage, storage / "figures")
+    return picture
+
+
+def test_figure_6b(storage):
+    picture = reproduced("fig6b", storage)
+    with picture.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["curve"] for row in rows] == ["lsp", "dreamer", "no_mi"]
+    assert [row["env_steps"] for row in rows] == ["2000"] * 3
+    assert rows[1]["lsp_better"] in ("0.00", "0.50", "1.00")
+    assert "partial" not in picture.with_suffix(".md").read_text()
+
+
+def test_figures_8_and_9(storage):
+    reproduced("fig9", storage)
+    picture = reproduced("fig8", storage)
+    assert picture.stat().st_size > 20_000
+    (target,) = find_targets("fig8", SCALES["debug"])
+    (states, *_) = episode_states(target.curves[1].runs[0], storage, 10_000)
+    now = Measurements(states)
+    assert len(states) == 501  # a start and 500 agent steps
+    assert np.linalg.norm(now.position[0, :2]) < 0.1
+    np.testing.assert_allclose(now.goal[0], (3, 0, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fig4", "fig5", "fig7", "fig10"])
+def test_every_other_figure(name, storage):
+    picture = reproduced(name, storage)
+    assert picture.stat().st_size > 20_000
+    assert picture.with_suffix(".csv").exists()
+    assert "partial" not in picture.with_suffix(".md").read_text()
+
+
+def test_skills_start_alike_and_are_held(tmp_path):
+    run = Run(make_config("lsp", "debug", task="quadruped_upright_walk"), 0)
+    perform_here([run], tmp_path)
+    states = hold(run.folder(tmp_path), skill_grid(3), steps=4)
+    assert states.shape == (9, 5, 60)
+    assert (states[:, 0] == states[0, 0]).all()
+    assert spread(states) > 0
+
+
+def test_the_spread_is_the_mean_distance_of_pairs():
+    states = np.zeros((3, 2, 60))
+    states[:, :, 3] = 1  # upright
+    states[1, -1, 0], states[2, -1, 1] = 3, 4
+    assert spread(states) == pytest.approx((3 + 4 + 5) / 3)
+
+
+def test_skills_form_a_grid():
+    assert len(np.unique(skill_grid(3), axis=0)) == 9
+    assert len(np.unique(skill_grid(1), axis=0)) == 9
+    assert (skill_grid(3)[4] == 0).all()

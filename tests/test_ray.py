@@ -1,0 +1,63 @@
+"""The Ray engine; skipped where Ray is not installed (pip install latent-skill-planning[ray])."""
+
+import sys
+import threading
+import time
+
+import pytest
+
+from lsp.config import RuntimeConfig, make_config
+from lsp.errors import UserError
+from lsp.experiments.engines import Execution, Outcome
+from lsp.experiments.grid import Run
+
+RUNTIME = RuntimeConfig(threads=1, compile=False)
+
+
+def debug_run(steps, seed, task="walker_walk", source=None):
+    return Run(make_config("lsp", "debug", task=task, seed=seed), steps, source)
+
+
+def test_without_ray_it_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'latent-skill-planning\[ray\]'"):
+        Execution("ray", storage=tmp_path).carry_out([debug_run(200, 0)], RUNTIME)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_that_goes_away_costs_no_run(tmp_path):
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=1)
+    runs = [debug_run(3000, seed) for seed in range(5)]
+    runs.append(debug_run(400, 0, "walker_run", runs[0]))
+
+    def remove_half_way() -> None:
+        deadline = time.monotonic() + 120
+        while sum(run.reached(tmp_path) > 0 for run in runs) < 3 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        cluster.remove_node(node, allow_graceful=False)
+
+    remover = threading.Thread(target=remove_half_way)
+    remover.start()
+    try:
+        execution = Execution("ray", storage=tmp_path, address=cluster.address)
+        outcome = execution.carry_out(runs, RUNTIME)
+    finally:
+        remover.join()
+        cluster.shutdown()
+    assert outcome == Outcome({}, False)
+    assert all(run.finished(tmp_path) for run in runs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_done_is_not_tried_again(tmp_path):
+    pytest.importorskip("ray")
+    wrong = debug_run(200, 0, "walker_wak")
+    runs = [wrong, debug_run(200, 0), debug_run(200, 0, "walker_run", wrong)]
+    outcome = Execution("ray", storage=tmp_path, jobs=1).carry_out(runs, RUNTIME)
+    assert "Unknown task" in outcome.failed[wrong.name]
+    assert "its source failed" in outcome.failed[runs[2].name]
+    assert runs[1].finished(tmp_path)
