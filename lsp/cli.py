@@ -333,9 +333,9 @@ class Reproduce:
     Figures share their runs. What is not finished is drawn as far as it is, and says so.
     """
 
-    target: Positional[str]
+    target: Positional[str] = ""
     """fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
-    scale: str
+    scale: str = "small"
     """`paper` (its steps, three seeds, preset paper) or `small` (hours of two cores)."""
     seeds: str | None = None
     """Such as 0-4; without it the scale's own."""
@@ -454,7 +454,7 @@ def _parse(arguments: Sequence[str], method: str | None = None) -> Command:
     # A body with more readings and joints than the walker's.
     measured = Bench(replace(config, task="quadruped_walk"), runtime=runtime)
     bench = subcommand("bench", default=measured, prefix_name=False)
-    scaled = Reproduce(tyro.MISSING, tyro.MISSING, runtime=_chosen_scale(arguments))
+    scaled = Reproduce(runtime=_chosen_scale(arguments))
     reproduce = subcommand("reproduce", default=scaled, prefix_name=False)
     sweep = subcommand("sweep", default=Sweep(config, runtime=runtime), prefix_name=False)
     commands = (
@@ -488,7 +488,7 @@ def _chosen_scale(arguments: Sequence[str]) -> RuntimeConfig:
     from lsp.experiments.targets import SCALES
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--scale", nargs="?")
+    parser.add_argument("--scale", default="small", nargs="?")
     chosen, _ = parser.parse_known_args(arguments)
     scale = SCALES.get(chosen.scale)
     return RuntimeConfig() if scale is None else default_runtime(scale.preset)

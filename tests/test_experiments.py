@@ -150,7 +150,7 @@ def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
         ("sweep --method lsp,dreamr", "unknown method 'dreamr'"),
         ("sweep --seeds x --dry-run", "--seeds x"),
         ("sweep --jobs 0 --dry-run", "--jobs"),
-        ("reproduce fig3 --scale small", "unknown target 'fig3'"),
+        ("reproduce fig3 --scale small", "no such target 'fig3'"),
         ("reproduce fig4 --scale huge", "unknown scale 'huge'"),
     ],
 )

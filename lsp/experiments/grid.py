@@ -166,12 +166,12 @@ def _flags(base: Any, changed: Any, prefix: str = "") -> list[str]:
         if is_dataclass(before):
             flags += _flags(before, now, f"{prefix}{each.name}.")
         elif before != now:
-            flags += _flag(prefix, each.name.strip("_").replace("_", "-"), now, hints[each.name])
+            flags += _flag(prefix, each.name, now, hints[each.name])
     return flags
 
 
 def _flag(prefix: str, name: str, value: Any, hint: Any) -> list[str]:
     if hint is bool:
-        return [f"--{prefix}{name}" if value else f"--{prefix}no-{name}"]
+        return [f"--{prefix}{'' if value else 'no-'}{name.replace('_', '-')}"]
     values = value if isinstance(value, tuple) else (value,)
     return [f"--{prefix}{name}", *map(str, values)]

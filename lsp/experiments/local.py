@@ -38,6 +38,9 @@ def run_locally(
         screen.say("Stopping: every run saves itself; again to kill them.")
         pool.stop()
         return Outcome(pool.failed, stopped=True)
+    except BaseException:  # such as a screen that is gone: nobody would stop them later
+        pool.stop()
+        raise
     return Outcome(pool.failed, stopped=False)
 
 

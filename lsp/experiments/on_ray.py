@@ -108,5 +108,7 @@ def _connected(address: str | None, jobs: int, runtime: RuntimeConfig) -> Any:
         ray.init(address=address or "local", log_to_driver=False, **({} if address else here))
     except (ConnectionError, ValueError) as error:
         said = str(error).splitlines()[0]
-        raise UserError(f"no Ray cluster at {address} ({said}): start one with ray start") from error
+        raise UserError(
+            f"no Ray cluster at {address} ({said}): start one with ray start"
+        ) from error
     return ray

@@ -18,7 +18,7 @@ def find_scale(name: str) -> Scale:
 def find_targets(name: str, scale: Scale) -> list[Target]:
     """One figure, or `all`. Raises UserError for an unknown one."""
     if name != "all" and name not in TARGETS:
-        raise UserError(f"unknown target {name!r}: choose one of {', '.join(TARGETS)}, all")
+        raise UserError(f"no such target {name!r}: choose one of {', '.join(TARGETS)}, all")
     return [target(each, scale) for each in (TARGETS if name == "all" else [name])]
 
 

@@ -3,8 +3,10 @@
 `python -m lsp.experiments.work` takes a job as JSON on its standard input.
 """
 
+import ctypes
 import fcntl
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ STOPPED = 3
 """Exit code of a run that was asked to stop, and saved."""
 MISTAKE = 2
 """Exit code of a run that would fail again."""
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 Say = Callable[[str], None]
 
@@ -63,8 +67,15 @@ def perform_job(text: str, say: Say) -> bool:
     return perform(Run.from_dict(values["run"]), Path(values["storage"]), runtime, say)
 
 
+def _end_with_parent() -> None:
+    """Be told to save and stop where the sweep itself is killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main() -> None:
     """A job from standard input; says how it goes on standard output."""
+    _end_with_parent()
     try:
         reached = perform_job(sys.stdin.read(), lambda line: print(line, flush=True))
     except UserError as error:
