@@ -115,8 +115,8 @@ def _row(curve: Curve, lsp: Curve | None, storage: Path) -> tuple[str, ...]:
     against = evaluations(lsp, storage) if lsp is not None and lsp is not curve else []
     if against:
         ours = _at(against, steps[-1])
-        better = [_text(x, 2) for x in probability_of_improvement([ours], [values[:, -1]])]
-    return (*names, f"{steps[-1]:.0f}", wanted, *(_text(x, 1) for x in middle), *better)
+        better = [_text(float(x), 2) for x in probability_of_improvement([ours], [values[:, -1]])]
+    return (*names, f"{steps[-1]:.0f}", wanted, *(_text(float(x), 1) for x in middle), *better)
 
 
 def _at(seeds: Sequence[plots.Curve], step: float) -> np.ndarray:
