@@ -420,8 +420,6 @@ def _hiro_problems(config: Config) -> list[str]:
             "method hiro needs --obs proprio: HIRO has not been shown to work from images "
             "(Nachum et al. 2018), and LSP's paper has no curves of it from pixels"
         )
-    if hiro.goals not in ("skills", "states"):
-        found.append(f"hiro.goals must be skills or states, not {hiro.goals}")
     if hiro.goals == "skills" and not config.has_skills:
         found.append("hiro.goals = skills needs skills.dim of at least 1")
     counts = {name: getattr(hiro, name) for name in ("worker_updates", "actor_every", "candidates")}

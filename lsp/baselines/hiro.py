@@ -171,7 +171,7 @@ def action_errors(
     carried = goals[:, None].expand(-1, steps, -1, -1)
     if not networks.has_skills:
         # h applied step by step telescopes: what is left of the change is s_0 + g - s_j.
-        carried = networks.carry_goal(segments.state[0], carried, state)
+        carried = networks.carry_goal(state[:, :1].expand_as(state), carried, state)
     error = (networks.choose_action(state, carried) - segments.action).square().sum(-1)
     return (segments.within * error).sum(1)
 
