@@ -13,6 +13,7 @@ from lsp.checkpoint import load_newest
 from lsp.config import Config, TransferConfig
 from lsp.envs.dmc import DMControlEnv
 from lsp.errors import UserError
+from lsp.methods import AnyNetworks
 from lsp.networks import Networks
 from lsp.replay import Episode, Replay
 from lsp.run import RunFolder
@@ -87,7 +88,7 @@ def begin(trainer: Trainer) -> None:
     trainer.learning_since = 0
 
 
-def carry_over(networks: Networks, weights: dict[str, torch.Tensor], source: Path) -> None:
+def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: Path) -> None:
     """Take over all weights but those of `config.transfer.reset`, which stay as they are.
 
     Raises UserError naming a weight that does not fit.
@@ -106,7 +107,9 @@ def carry_over(networks: Networks, weights: dict[str, torch.Tensor], source: Pat
                 f"not {list(fresh[name].shape)})"
             )
     networks.load_state_dict(fresh | taken)
-    if "value" in networks.config.transfer.reset and not networks.config.plans_actions:
+    if not isinstance(networks, Networks) or networks.config.plans_actions:
+        return  # HIRO's critics start from what they were
+    if "value" in networks.config.transfer.reset:
         _reset_task_value(networks, fresh)
 
 

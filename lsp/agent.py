@@ -135,6 +135,10 @@ class Agent:
     def _column(self, mask: np.ndarray) -> Tensor:
         return torch.as_tensor(mask, device=self.networks.device)[:, None]
 
+    def notes(self) -> dict[str, np.ndarray]:
+        """What replayed rows need besides observations and actions, `[num_envs, ...]`: nothing."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """Everything that acting depends on, for a checkpoint."""
         return {

@@ -13,16 +13,15 @@ import gymnasium
 import torch
 
 from lsp.adaptation import begin, check, transferred
-from lsp.agent import Agent
 from lsp.checkpoint import load_newest
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.envs.user import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.evaluation import Evaluation
 from lsp.evaluation import evaluate as evaluate_networks
-from lsp.networks import Networks
+from lsp.methods import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.run import RunFolder
-from lsp.trainer import Progress, Trainer, build_networks, env_maker
+from lsp.trainer import Progress, Trainer, env_maker
 from lsp.video import VideoWriter
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -144,7 +143,7 @@ def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def load_networks(logdir: str | Path, device: str = "cpu", env: Task | None = None) -> Networks:
+def load_networks(logdir: str | Path, device: str = "cpu", env: Task | None = None) -> AnyNetworks:
     """The networks of a run's newest checkpoint. Raises UserError where there is none, where the
     task was passed from Python and `env` is not, and where `env` is another task."""
     folder = RunFolder(Path(logdir))
@@ -180,12 +179,12 @@ def load(
     seed: int = 0,
     device: str = "cpu",
     env: Task | None = None,
-) -> Agent:
+) -> AnyAgent:
     """The agent of a run: `agent.act(observation)`, `agent.reset()` when an episode begins.
 
     A run on a task that was passed from Python needs it again, as `env`.
     """
-    return Agent(load_networks(logdir, device, env), mode, num_envs, seed)
+    return build_agent(load_networks(logdir, device, env), mode, num_envs, seed)
 
 
 def evaluate(

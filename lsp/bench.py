@@ -21,6 +21,8 @@ from lsp.checkpoint import load_newest
 from lsp.config import Config, RuntimeConfig, make_config, to_dict
 from lsp.errors import UserError
 from lsp.flops import update_flops
+from lsp.learner import Learner
+from lsp.networks import Networks
 from lsp.run import RunFolder
 from lsp.trainer import Progress, Trainer
 
@@ -107,6 +109,8 @@ def bench(
         raise UserError(
             f"repeats must be at least 1 and env-steps at least 0: {repeats}, {env_steps}"
         )
+    if config.method == "hiro":
+        raise UserError("bench measures world models and planners, and method hiro has neither")
     schedule = replace(config.schedule, prefill=FILL, pretrain=0, eval_every=0, log_every=FILL)
     config = replace(config, schedule=schedule).validate()
     with tempfile.TemporaryDirectory() as folder:
@@ -120,11 +124,12 @@ def bench(
             first_update = time.monotonic() - began
             for _ in range(WARM_UP - 1):
                 update(trainer)
-            gemm = Gemm(config, trainer.learner.fast.twin.dtype, runtime.device)
+            networks, learner = _parts(trainer)
+            gemm = Gemm(config, learner.fast.twin.dtype, runtime.device)
             times = time_updates(trainer, runtime, repeats, gemm)
             acting = time_acting(trainer, runtime)
             rate = end_to_end(trainer, env_steps) if env_steps else None
-            flops = update_flops(trainer.networks)
+            flops = update_flops(networks)
         finally:
             trainer.close()
     seconds = times.update / 1000
@@ -159,10 +164,10 @@ def time_updates(
     trainer: Trainer, runtime: RuntimeConfig, repeats: int, gemm: "Gemm"
 ) -> UpdateTimes:
     """Whole updates and their parts in turn, with the peak measured between them."""
-    learner, config = trainer.learner, trainer.config
-    device = trainer.networks.device
+    (networks, learner), config = _parts(trainer), trainer.config
+    device = networks.device
     data = {key: torch.as_tensor(x).to(device) for key, x in trainer.draw_batch().items()}
-    model, is_terminal = trainer.networks.world_model, data["is_terminal"]
+    model, is_terminal = networks.world_model, data["is_terminal"]
     count = config.behavior.num_starts
 
     def learn_model() -> None:
@@ -182,9 +187,16 @@ def time_updates(
     return UpdateTimes(median(updates), median(models), median(planners) if planners else None)
 
 
+def _parts(trainer: Trainer) -> tuple[Networks, Learner]:
+    """Of a method that has a world model."""
+    assert isinstance(trainer.networks, Networks)
+    assert isinstance(trainer.learner, Learner)
+    return trainer.networks, trainer.learner
+
+
 def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
     """Milliseconds of each agent step while collecting, on observations of the replay."""
-    agent = Agent(trainer.networks, "collect")
+    agent = Agent(_parts(trainer)[0], "collect")
     rows = trainer.replay.sample(1, trainer.config.replay.length, np.random.default_rng(0))
     observations = [
         {key[4:]: x[0, t] for key, x in rows.items() if key.startswith("obs/")}

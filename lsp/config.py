@@ -162,6 +162,50 @@ class BehaviorConfig:
 
 
 @dataclass(frozen=True)
+class HiroConfig:
+    """The baseline HIRO (Nachum et al. 2018, "Data-Efficient Hierarchical Reinforcement Learning");
+    other methods do not read it. "HIRO" is its released code, "TD3" Fujimoto et al. 2018. How long
+    a goal is held, what skills are and how q learns is in `planner.skill_length` and `skills`."""
+
+    goals: Literal["skills", "states"] = "skills"
+    """What the manager chooses: `skills`, with LSP's intrinsic reward (section 4.1), or changes of
+    the observation, HIRO's own."""
+    goal_range: float = 1.0
+    """A goal's coordinates lie in ± this: a skill's, or in standard deviations of the normalised
+    observation (ours; HIRO: a range by hand for each of 15 coordinates of the ant)."""
+    manager_reward: float = 0.1
+    """The manager is paid a segment's sum of task rewards times this (HIRO)."""
+    candidates: int = 8
+    """Gaussian draws among the goals that relabelling chooses from (HIRO)."""
+    candidate_std: float = 0.5
+    """Their standard deviation, in units of `goal_range` (HIRO)."""
+    worker_updates: int = 10
+    """TD3 updates of the worker, batch `replay.batch`, in each update; the manager and q have one.
+    With `schedule.update_every` = 10 that is one per env step, and per 10 env steps (HIRO)."""
+    layers: tuple[int, ...] = (300, 300)
+    """Hidden layers of all actors and critics (HIRO)."""
+    discount: float = 0.99
+    """γ of the worker per agent step, of the manager per segment (HIRO)."""
+    slow_rate: float = 0.005
+    """Share of actor and critics that their slow copies take over (TD3, HIRO)."""
+    actor_every: int = 2
+    """Updates of the critics for one of the actor and the slow copies (TD3, HIRO)."""
+    target_noise: float = 0.2
+    """Std of the noise on target actions, in ±1 (TD3, HIRO)."""
+    target_clip: float = 0.5
+    """The noise on target actions stays within this (TD3, HIRO)."""
+    worker_noise: float = 0.1
+    """Std of the Gaussian added to actions while collecting (TD3; HIRO's 1.0 in ±30 is 0.03)."""
+    manager_noise: float = 1.0
+    """Std of the Gaussian added to goals while collecting, in units of `goal_range` (HIRO: 1.0, on
+    coordinates with ranges from 0.3 to 10)."""
+    critic_rate: float = 1e-3
+    """Adam, critics (HIRO, TD3)."""
+    actor_rate: float = 1e-4
+    """Adam, actors (HIRO)."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """What all optimisers share."""
 
@@ -243,7 +287,8 @@ class Config:
     """A dm_control task, `domain_task`."""
     method: str = "lsp"
     """`lsp`; `dreamer` (no skills); `random_skills`, `rand_skills_init` and `no_mi` (LSP without
-    planning, without both, without the intrinsic reward); `cem` (plans actions)."""
+    planning, without both, without the intrinsic reward); `cem` (plans actions); `hiro` (no model:
+    a manager chooses skills or states)."""
     preset: str = "fast"
     """`paper`, `fast` (sized for a laptop) or `debug` (seconds)."""
     obs: str = "proprio"
@@ -264,6 +309,7 @@ class Config:
     skills: SkillsConfig = field(default_factory=SkillsConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+    hiro: HiroConfig = field(default_factory=HiroConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -379,6 +425,8 @@ def _problems(config: Config) -> list[str]:
         found.append("transfer settings need a transfer.source, the folder of a run")
     if config.transfer.freeze_policy and config.plans_actions:
         found.append("transfer.freeze_policy needs a policy, and this method plans actions")
+    if config.transfer.freeze_policy and config.method == "hiro":
+        found.append("transfer.freeze_policy needs a planner that adapts, which hiro lacks")
     if planner.scope == "shared" and not config.plans_skills:
         found.append("planner.scope = shared needs skills that are planned")
     if config.plans_actions and config.has_skills:
@@ -387,6 +435,32 @@ def _problems(config: Config) -> list[str]:
         )
     if not 0 < config.value.slow_rate <= 1:
         found.append(f"value.slow_rate must lie in (0, 1], not {config.value.slow_rate}")
+    return found + (_hiro_problems(config) if config.method == "hiro" else [])
+
+
+def _hiro_problems(config: Config) -> list[str]:
+    """What is wrong with `config` for HIRO alone."""
+    hiro, length, found = config.hiro, config.planner.skill_length, []
+    if config.obs == "pixels":
+        found.append(
+            "method hiro needs --obs proprio: HIRO has not been shown to work from images "
+            "(Nachum et al. 2018), and LSP's paper has no curves of it from pixels"
+        )
+    if hiro.goals == "skills" and not config.has_skills:
+        found.append("hiro.goals = skills needs skills.dim of at least 1")
+    counts = {name: getattr(hiro, name) for name in ("worker_updates", "actor_every", "candidates")}
+    found += [f"hiro.{k} must be at least 1, not {v}" for k, v in counts.items() if v < 1]
+    if not hiro.layers or min(hiro.layers) < 1:
+        found.append(f"hiro.layers needs sizes of at least 1, not {hiro.layers}")
+    if hiro.goal_range <= 0:
+        found.append(f"hiro.goal_range must be above 0, not {hiro.goal_range}")
+    # Wherever a sequence begins, a whole segment and a step after it must lie in it.
+    least = max(2 * length, length + 2)
+    if config.replay.length < least:
+        found.append(
+            f"replay.length must be at least {least} for segments of {length} steps "
+            f"(planner.skill_length), not {config.replay.length}"
+        )
     return found
 
 
@@ -531,6 +605,24 @@ def _cem(config: Config) -> Config:
     )
 
 
+def _hiro(config: Config) -> Config:
+    """A model-free hierarchy; the numbers are those of HIRO's released code in every preset."""
+    schedule = replace(config.schedule, pretrain=0)
+    replay = ReplayConfig(batch=100, length=20, capacity=200_000)
+    if config.preset == "debug":
+        hiro = replace(config.hiro, layers=(16, 16), worker_updates=3)
+        replay = replace(replay, batch=4)
+    else:
+        hiro, schedule = config.hiro, replace(schedule, update_every=10)
+    return replace(
+        config,
+        hiro=hiro,
+        replay=replay,
+        schedule=schedule,
+        optimizer=replace(config.optimizer, epsilon=1e-8),  # TF1's Adam
+    )
+
+
 METHODS = {
     "lsp": _lsp,
     "dreamer": _dreamer,
@@ -538,6 +630,7 @@ METHODS = {
     "rand_skills_init": _rand_skills_init,
     "no_mi": _no_mi,
     "cem": _cem,
+    "hiro": _hiro,
 }
 """What each method changes in a preset."""
 
@@ -564,7 +657,8 @@ _ADDED: dict[type, dict[str, Any]] = {
         "num_envs": 1,
         "render_quality": "fast",
         "reward": None,
-        "transfer": dataclasses.asdict(TransferConfig()),
+        "transfer": to_dict(TransferConfig()),
+        "hiro": to_dict(HiroConfig()),
     },
     SkillsConfig: {"source": "planned", "intrinsic": True},
     PlannerConfig: {"over": "skills"},

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from lsp.agent import Agent
-from lsp.networks import Networks
+from lsp.methods import AnyAgent, AnyNetworks, build_agent
 
 
 class Evaluation(NamedTuple):
@@ -35,7 +34,7 @@ def episode_seeds(count: int) -> list[int]:
 
 
 def evaluate(
-    networks: Networks,
+    networks: AnyNetworks,
     make_env: Callable[[], gymnasium.Env[Any, Any]],
     episodes: int,
     seed: int = 0,
@@ -47,14 +46,14 @@ def evaluate(
     """
     envs = [make_env() for _ in range(episodes)]
     try:
-        return _run(Agent(networks, "evaluate", episodes, seed), envs, on_frame)
+        return _run(build_agent(networks, "evaluate", episodes, seed), envs, on_frame)
     finally:
         for env in envs:
             env.close()
 
 
 def _run(
-    agent: Agent,
+    agent: AnyAgent,
     envs: list[gymnasium.Env[Any, Any]],
     on_frame: Callable[[np.ndarray], None] | None,
 ) -> Evaluation:

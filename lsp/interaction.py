@@ -1,18 +1,32 @@
 """Environment interaction of Algorithm 1: act, record, hand whole episodes to the replay."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from lsp.agent import Agent
 from lsp.envs.workers import Environments, Step
 from lsp.errors import UserError
 from lsp.replay import Replay
 
 Rows = list[dict[str, Any]]
 """Arrays and numpy scalars by key, one entry for each agent step so far."""
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """What collecting asks of an agent; `lsp.agent.Agent` is the first of them.
+
+    `notes` are arrays `[num_envs, ...]` that belong to the last action of each env, zeros where
+    none was taken yet; they go into its row of the replay. The keys are always the same.
+    """
+
+    networks: Any
+
+    def begin(self, index: int) -> None: ...
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray: ...
+    def notes(self) -> dict[str, np.ndarray]: ...
 
 
 class EpisodeSummary(NamedTuple):
@@ -30,7 +44,7 @@ class Collector:
     up again by repeating its actions.
     """
 
-    def __init__(self, envs: Environments, agent: Agent, replay: Replay, seed: int):
+    def __init__(self, envs: Environments, agent: Actor, replay: Replay, seed: int):
         self.envs, self.agent, self.replay, self.seed = envs, agent, replay, seed
         self.action_dim = agent.networks.action_dim
         self.random = True
@@ -72,15 +86,21 @@ class Collector:
         return int(words[0] >> 1)  # some environments refuse seeds above 2^31
 
     def _actions(self) -> Float[np.ndarray, "envs action"]:
-        if self.random:
-            shape = self.envs.count, self.action_dim
-            return self.rng.uniform(-1, 1, shape).astype(np.float32)
+        if self.random and not self.agent.notes():
+            return self._random_actions()
         last = [rows[-1] for rows in self.rows]
         keys = [key for key in last[0] if key.startswith("obs/")]
-        return self.agent.act({key[4:]: np.stack([row[key] for row in last]) for key in keys})
+        actions = self.agent.act({key[4:]: np.stack([row[key] for row in last]) for key in keys})
+        # An agent that takes notes is asked in any case: its goals stand beside random actions.
+        return self._random_actions() if self.random else actions
+
+    def _random_actions(self) -> Float[np.ndarray, "envs action"]:
+        shape = self.envs.count, self.action_dim
+        return self.rng.uniform(-1, 1, shape).astype(np.float32)
 
     def _record(self, index: int, step: Step, action: np.ndarray) -> None:
-        """Append row t: observation t, the action that led to it, the reward on arrival."""
+        """Append row t: observation t, the action that led to it with the agent's notes on it,
+        the reward on arrival."""
         rows = self.rows[index]
         row: dict[str, Any] = {f"obs/{key}": x for key, x in step.observation.items()} | {
             "action": np.asarray(action, np.float32),
@@ -89,6 +109,7 @@ class Collector:
             "is_terminal": np.bool_(step.terminated),
             "env_steps": np.int32(step.info["env_steps"]),
         }
+        row |= {key: x[index] for key, x in self.agent.notes().items()}
         if "sim_state" in step.info:
             row["sim_state"] = step.info["sim_state"]
         rows.append(row)

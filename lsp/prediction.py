@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import imageio.v3
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsp.networks import Networks
 from lsp.replay import Replay
@@ -30,8 +30,9 @@ class Prediction(NamedTuple):
     open_loop: Film
 
 
-def has_images(networks: Networks) -> bool:
-    return bool(networks.world_model.preprocess.images)
+def has_images(networks: nn.Module) -> TypeGuard[Networks]:
+    """Whether there is a world model, and it sees images."""
+    return isinstance(networks, Networks) and bool(networks.world_model.preprocess.images)
 
 
 @torch.no_grad()

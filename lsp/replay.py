@@ -93,8 +93,9 @@ class Replay:
         Args:
           episode: arrays of T+1 rows: ``obs/<key>``, ``action`` float32 [T+1, A] (zeros in row 0),
             ``reward`` float32 (on arrival; 0 in row 0), ``is_first`` and ``is_terminal`` bool,
-            ``env_steps`` int32 (control steps taken to arrive; 0 in row 0), and where known
-            ``sim_state`` float64 [T+1, repeat, S]. float64 observations are stored as float32,
+            ``env_steps`` int32 (control steps taken to arrive; 0 in row 0), where known
+            ``sim_state`` float64 [T+1, repeat, S], and whatever else the agent notes of each
+            action, the same keys in every episode. float64 observations are stored as float32,
             images stay uint8. Arrays are copied.
 
         Raises:
@@ -117,7 +118,7 @@ class Replay:
 
         Returns:
           [batch, length, ...] per key: ``obs/<key>``, ``action``, ``reward``, ``is_first``,
-          ``is_terminal``. The arrays are copies.
+          ``is_terminal``, the agent's notes. The arrays are copies.
 
         Raises:
           UserError: fewer than ``length`` rows are stored.

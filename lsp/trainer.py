@@ -9,8 +9,6 @@ import gymnasium
 import numpy as np
 import torch
 
-from lsp.acceleration import fast_path
-from lsp.agent import Agent
 from lsp.checkpoint import Checkpoint, load_newest, save
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
@@ -18,9 +16,8 @@ from lsp.envs.user import Task
 from lsp.envs.workers import Environments, InProcess, Workers
 from lsp.evaluation import evaluate
 from lsp.interaction import Collector, EpisodeSummary
-from lsp.learner import Learner
+from lsp.methods import build_agent, build_learner, build_networks
 from lsp.metrics import MetricsLogger
-from lsp.networks import Networks
 from lsp.prediction import has_images, write_film
 from lsp.replay import Replay
 from lsp.run import RunFolder
@@ -40,15 +37,6 @@ def env_maker(config: Config, source: Task) -> Callable[[], gymnasium.Env[Any, A
     """Makes environments for a run's agents; it can be sent to other processes if `source` can."""
     settings = config.obs, config.action_repeat, config.render_quality, config.reward
     return partial(make_env, source, *settings)
-
-
-def build_networks(env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu") -> Networks:
-    """Networks for the spaces of `env`."""
-    spaces = env.observation_space
-    assert isinstance(spaces, gymnasium.spaces.Dict)
-    shapes = {key: space.shape or () for key, space in spaces.items()}
-    assert env.action_space.shape is not None
-    return Networks(shapes, env.action_space.shape[0], config).to(device)
 
 
 class Trainer:
@@ -74,11 +62,11 @@ class Trainer:
         self.stopping = False
         torch.manual_seed(config.seed)
         self.env = self.make_env()
-        folder.open(config, runtime)  # after the env: an unknown task leaves no folder behind
         self.networks = build_networks(self.env, config, runtime.device)
-        self.learner = Learner(self.networks, config.seed, fast_path(self.networks, runtime))
+        folder.open(config, runtime)  # now: what cannot be learned leaves no folder behind
+        self.learner = build_learner(self.networks, config.seed, runtime)
         self.sampler = np.random.default_rng([config.seed, 2])
-        self.agent = Agent(self.networks, "collect", config.num_envs, config.seed + 1)
+        self.agent = build_agent(self.networks, "collect", config.num_envs, config.seed + 1)
         self.learning_since: int | None = None
         self.updates = 0
         self.seconds = 0.0

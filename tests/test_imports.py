@@ -23,6 +23,7 @@ LAYERS = (
     {"checkpoint"},
     {"interaction", "run"},
     {"baselines"},
+    {"methods"},
     {"evaluation", "prediction"},
     {"trainer", "video"},
     {"adaptation"},

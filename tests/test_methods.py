@@ -65,7 +65,7 @@ def skill_parameters(networks):
     return names, networks.policy.net[0].in_features - networks.world_model.features
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"hiro"}))  # it has no model
 def test_every_method_learns_and_acts(method):
     _, metrics = live(method)
     assert all(torch.isfinite(value).all() for value in metrics.values())

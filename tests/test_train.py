@@ -166,6 +166,7 @@ def unbroken(tmp_path_factory):
         ("rand_skills_init", 112),
         ("no_mi", 112),
         ("cem", 112),
+        ("hiro", 112),
     ],
 )
 def test_it_does_not_matter_where_a_run_is_broken_off(tmp_path, unbroken, method, stop):

@@ -86,7 +86,7 @@ def find_reward(reference: str) -> Callable[..., Any]:
     if not name:
         raise UserError(f"reward '{reference}': write it as package.module:function.")
     _make_folder_importable()
-    return _find(module, name, f"reward '{reference}'")
+    return _find(module, name, f"reward '{reference}'", "a function of (states, actions)")
 
 
 def task_name(task: Env | Callable[[], Env]) -> str:
@@ -377,7 +377,12 @@ def _make_registered(identifier: str, task: str) -> Env:
     return with_pictures
 
 
-def _find(module_name: str, name: str, task: str) -> Callable[[], Env]:
+def _find(
+    module_name: str,
+    name: str,
+    task: str,
+    wanted: str = "a function or class that makes an environment",
+) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -394,7 +399,7 @@ def _find(module_name: str, name: str, task: str) -> Callable[[], Env]:
     except AttributeError as error:
         raise UserError(f"{task}: module '{module_name}' has no '{name}'.") from error
     if not callable(found):
-        raise UserError(f"{task}: '{name}' must be a function or class, not {_short(repr(found))}.")
+        raise UserError(f"{task}: '{name}' must be {wanted}, not {_short(repr(found))}.")
     return found
 
 

@@ -1,0 +1,51 @@
+"""What a run is made of, by its method: networks, a learner and agents.
+
+Most methods share one world model and differ in settings; HIRO has no model at all.
+"""
+
+from typing import Any, Literal
+
+import gymnasium
+
+from lsp.acceleration import fast_path
+from lsp.agent import Agent
+from lsp.baselines.hiro import HiroLearner, HiroNetworks
+from lsp.baselines.hiro_agent import HiroAgent
+from lsp.config import Config, RuntimeConfig
+from lsp.learner import Learner
+from lsp.networks import Networks
+
+AnyNetworks = Networks | HiroNetworks
+AnyLearner = Learner | HiroLearner
+AnyAgent = Agent | HiroAgent
+
+
+def build_networks(
+    env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu"
+) -> AnyNetworks:
+    """Networks for the spaces of `env`. Raises UserError where the method cannot see them."""
+    spaces = env.observation_space
+    assert isinstance(spaces, gymnasium.spaces.Dict)
+    shapes = {key: space.shape or () for key, space in spaces.items()}
+    assert env.action_space.shape is not None
+    kind = HiroNetworks if config.method == "hiro" else Networks
+    return kind(shapes, env.action_space.shape[0], config).to(device)
+
+
+def build_learner(networks: AnyNetworks, seed: int, runtime: RuntimeConfig) -> AnyLearner:
+    """A learner for these networks, as fast as the machine allows."""
+    if isinstance(networks, HiroNetworks):
+        return HiroLearner(networks, seed)
+    return Learner(networks, seed, fast_path(networks, runtime))
+
+
+def build_agent(
+    networks: AnyNetworks,
+    mode: Literal["collect", "evaluate"] = "evaluate",
+    num_envs: int | None = None,
+    seed: int = 0,
+) -> AnyAgent:
+    """An agent of its own generator, seeded with `seed`."""
+    if isinstance(networks, HiroNetworks):
+        return HiroAgent(networks, mode, num_envs, seed)
+    return Agent(networks, mode, num_envs, seed)
