@@ -77,6 +77,6 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "The index of CPU builds cannot be used from here: taking $$torch from pip's default index"; \
 	fi; \
 	$(PIP) install -c constraints.txt "$$torch"
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e '.[ray,dev]'
 	@rm -f $(VENV)/.unfinished
 	@touch $(STAMP)

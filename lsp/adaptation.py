@@ -78,6 +78,7 @@ def begin(trainer: Trainer) -> None:
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
+    trainer.folder.write_source(folder.read_config(), checkpoint.env_steps)
     trainer.collector.random = False
     if not config.transfer.relabel:
         return

@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lsp.errors import UserError
-from lsp.results import Run, read_run, read_table
+from lsp.results import TRANSFERS, Run, read_run, read_table
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = {
     "lsp": "#0072B2",
+    "lsp-frozen": "#004C73",
     "dreamer": "#D55E00",
     "random_skills": "#009E73",
     "no_mi": "#CC79A7",
@@ -67,6 +68,7 @@ def plot_runs(runs: Sequence[Path], out: Path) -> None:
             if run.task == task:
                 _draw_run(axes, run)
         axes.plot([], [], color="#999999", linewidth=0.8, label="training episodes")
+        mark_standing_still(axes, task)
         finish(axes, task)
     save_figure(figure, out)
 
@@ -107,13 +109,14 @@ def plot_skills(run: Path, out: Path) -> None:
 
 
 def plot_results(folder: Path, out: Path, reference: Path | None = None) -> None:
-    """Draw a task's committed tables, and published curves up to the same number of env steps.
+    """Draw a task's committed tables, and published curves up to the same number of env steps; or
+    the tables of transfers to it.
 
     Each curve is the mean over seeds, its band their minimum and maximum, where all seeds have
     values.
 
     Args:
-        folder: results/<task>, with one table a method.
+        folder: results/<task>, with one table a method, or transfer_from_<source> in it.
         out: the picture to write.
         reference: CSV of published curves: algorithm,task,obs,env_steps,seed,score,source.
 
@@ -121,25 +124,44 @@ def plot_results(folder: Path, out: Path, reference: Path | None = None) -> None
         UserError: `folder` holds no table, or a file is not what it should be.
     """
     tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.csv"))}
-    rows = [row | {"method": method} for method, table in tables.items() for row in table]
+    rows = [
+        row | {"method": method, "variant": _variant(row)}
+        for method, table in tables.items()
+        for row in table
+    ]
     if not rows:
         raise UserError(f"{folder} holds no results: lsp collect RUN --out {folder.parent} first")
+    task, title = folder.name, folder.name
+    if task.startswith(TRANSFERS):
+        task = folder.parent.name
+        title = f"{folder.name.removeprefix(TRANSFERS)} → {task}"
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
     last = max(int(row["env_steps"]) for row in rows)
     if reference is not None:
         observed = {row["obs"] for row in rows}
-        _draw_reference(axes, _read_reference(reference, folder.name, observed), last)
-    ours = _seed_curves(rows, ("method", "obs", "preset"), "eval_return")
-    dashes = dict(zip(sorted({key[1:] for key in ours}), itertools.cycle(("-", *_DASHES))))
-    for (method, *variant), seeds in ours.items():
-        label = f"{method} ({', '.join(variant)}, {_count(len(seeds), 'seed')})"
-        style = dashes[tuple(variant)]
+        _draw_reference(axes, _read_reference(reference, task, observed), last)
+    ours = _seed_curves(rows, ("method", "variant"), "eval_return")
+    dashes = dict(zip(sorted({variant for _, variant in ours}), itertools.cycle(("-", *_DASHES))))
+    for (method, variant), seeds in ours.items():
+        label = f"{method} ({variant}, {_count(len(seeds), 'seed')})"
+        style = dashes[variant]
         _draw_seeds(axes, seeds, label, color_of(method), linestyle=style, zorder=3, markersize=4)
     axes.set_xlim(0, last * 1.02)
+    mark_standing_still(axes, task)
     # Beside the axes: the published curves leave no empty corner.
-    finish(axes, folder.name, loc="upper left", bbox_to_anchor=(1, 1))
+    finish(axes, title, loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, out)
+
+
+def _variant(row: dict[str, str]) -> str:
+    """What tells curves of a method apart."""
+    text = f"{row['obs']}, {row['preset']}"
+    if row.get("source_steps"):
+        text += f", after {int(row['source_steps']):,}"
+    if row.get("skill_length"):
+        text += f", K {row['skill_length']}, H {row['horizon']}"
+    return text
 
 
 def _draw_run(axes: Axes, run: Run) -> None:
@@ -239,18 +261,22 @@ def _read_reference(path: Path, task: str, observed: set[str]) -> list[dict[str,
 
 
 def color_of(method: str) -> str:
-    return COLORS.get(method, _OTHER_COLOR)
+    return COLORS.get(method.removesuffix("-relabel"), _OTHER_COLOR)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def mark_standing_still(axes: Axes, task: str) -> None:
+    """A line where a return shows locomotion; nothing for tasks that pay only for moving."""
+    if task in STANDING_STILL:
+        height, dashes = STANDING_STILL[task], (0, (2, 2))
+        axes.axhline(height, color="#BBBBBB", linestyle=dashes, label="standing still")
+
+
 def finish(axes: Axes, title: str, ylabel: str = "return", **legend: Any) -> None:
     """Title, labels, grid, and a legend with one entry a label."""
-    if title in STANDING_STILL:
-        label = "standing still"
-        axes.axhline(STANDING_STILL[title], color="#BBBBBB", linestyle=(0, (2, 2)), label=label)
     axes.set_title(title)
     axes.set_xlabel("env steps")
     axes.set_ylabel(ylabel)

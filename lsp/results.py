@@ -1,6 +1,7 @@
-"""From run folders to the CSV files that are committed: results/<task>/<method>.csv.
+"""From run folders to the CSV files that are committed: results/<task>/<method>.csv, and for
+transfers results/<task>/transfer_from_<source>/<method>[-frozen][-relabel].csv.
 
-Beside the tables of a task, `commands.md` holds the exact command of each run in them.
+Beside the tables of a folder, `commands.md` holds the exact command of each run in them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ HEADER = (
     "threads",
     "commit",
 )
+START = ("source_steps", "skill_length", "horizon")
+"""What only the tables of transfers have."""
+TRANSFER_HEADER = (*HEADER, *START)
+TRANSFERS = "transfer_from_"
 COMMANDS = "commands.md"
 _COMMANDS_INTRO = (
     "# Commands\n\n"
@@ -49,12 +54,14 @@ class Run:
         config: the settings as nested dictionaries (config.json).
         info: how it was started: command, commit, threads, versions (run.json).
         metrics: the lines of metrics.jsonl.
+        source: what a transfer started from (source.json); empty for others.
     """
 
     folder: Path
     config: dict[str, Any]
     info: dict[str, Any]
     metrics: list[dict[str, Any]]
+    source: dict[str, Any]
 
     @property
     def task(self) -> str:
@@ -67,9 +74,26 @@ class Run:
         return self.config["method"]
 
     @property
-    def folder_name(self) -> str:
-        """The task's name as one of a folder: users' tasks have colons, dots and slashes."""
-        return plain_name(self.task)
+    def line(self) -> str:
+        """The method, and how a transfer of it differs from the plain one: "lsp-frozen"."""
+        transfer = self.config.get("transfer", {})
+        frozen = "-frozen" if transfer.get("freeze_policy") else ""
+        return f"{self.method}{frozen}{'-relabel' if transfer.get('relabel') else ''}"
+
+    @property
+    def place(self) -> Path:
+        """Of its table under all results. Users' tasks have colons, dots and slashes."""
+        task = Path(plain_name(self.task))
+        return task / f"{TRANSFERS}{plain_name(self.source['task'])}" if self.source else task
+
+    @property
+    def start(self) -> dict[str, str]:
+        """The columns that only a transfer has."""
+        if not self.source:
+            return {}
+        planner = self.config["planner"] if self.config["skills"]["dim"] else {}
+        values = self.source["env_steps"], planner.get("skill_length"), planner.get("horizon")
+        return {key: _number(value, 0) for key, value in zip(START, values)}
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The metrics of one kind: "train", "episode" or "eval"."""
@@ -89,14 +113,21 @@ def read_run(folder: Path) -> Run:
         users = key == "task" and ":" in str(config[key])  # made plain before it names a folder
         if not users and not re.fullmatch(r"\w[\w-]*", str(config[key])):
             raise UserError(f"{folder}/config.json: {key} {config[key]!r} is not a plain name")
-    return Run(folder, config, info, read_metrics(folder))
+    return Run(folder, config, info, read_metrics(folder), _read_source(folder, config))
+
+
+def _read_source(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    if not config.get("transfer", {}).get("source"):
+        return {}
+    _read_json(folder, "config.json", ("planner", "skills"))
+    return _read_json(folder, "source.json", ("task", "env_steps"))
 
 
 def collect(runs: Sequence[Path], out: Path) -> list[Path]:
     """Write the evaluations of `runs` into the tables under `out`; return the files written.
 
-    A table's rows of the same observations, preset and seed are replaced by the run's, all others
-    stay. Nothing is written unless every run can be read.
+    A table's rows of the same observations, preset and seed (and start, of a transfer) are replaced
+    by the run's, all others stay. Nothing is written unless every run can be read.
 
     Raises:
         UserError: a folder is not a run's, has no evaluation, or two runs claim the same rows.
@@ -105,9 +136,9 @@ def collect(runs: Sequence[Path], out: Path) -> list[Path]:
     _refuse_duplicates(read)
     texts: dict[Path, str] = {}
     for run in read:
-        table = out / run.folder_name / f"{run.method}.csv"
-        texts[table] = _with_rows(table, texts.get(table), _rows(run))
-        commands = out / run.folder_name / COMMANDS
+        table = out / run.place / f"{run.line}.csv"
+        texts[table] = _with_rows(table, texts.get(table), run)
+        commands = out / run.place / COMMANDS
         texts[commands] = _with_command(commands, texts.get(commands), run)
     for path, text in texts.items():
         _write(path, text)
@@ -118,7 +149,7 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a results table, as text.
 
     Raises:
-        UserError: its header is not `HEADER`.
+        UserError: its header is neither `HEADER` nor `TRANSFER_HEADER`.
     """
     return _parse_table(path, path.read_text(encoding="utf-8"))
 
@@ -140,7 +171,7 @@ def _read_json(folder: Path, name: str, required: Iterable[str]) -> dict[str, An
 def _refuse_duplicates(runs: list[Run]) -> None:
     seen: dict[tuple[str, ...], Path] = {}
     for run in runs:
-        key = (run.task, _heading(run))
+        key = (str(run.place), _heading(run))
         if key in seen:
             raise UserError(
                 f"{seen[key]} and {run.folder} are both {run.task}, {_heading(run)}: collect one"
@@ -169,7 +200,7 @@ def _row(run: Run, line: dict[str, Any]) -> Row:
         "wall_hours": _number(line.get("wall_hours"), 4),
         "threads": str(run.info["threads"]),
         "commit": _commit(run),
-    }
+    } | run.start
 
 
 def _number(value: float | int | None, digits: int) -> str:
@@ -181,15 +212,16 @@ def _commit(run: Run) -> str:
     return f"{commit}+dirty" if commit and run.info["dirty"] else commit
 
 
-def _with_rows(path: Path, text: str | None, rows: list[Row]) -> str:
-    """The table's text with `rows` in place of those of the same run."""
+def _with_rows(path: Path, text: str | None, run: Run) -> str:
+    """The table's text with the run's rows in place of those that it had there."""
     if text is None and path.is_file():
         text = path.read_text(encoding="utf-8")
-    old = _parse_table(path, text) if text is not None else []
+    rows, old = _rows(run), _parse_table(path, text) if text is not None else []
     replaced = {_run_key(row) for row in rows}
     kept = [row for row in old if _run_key(row) not in replaced]
     table = io.StringIO()
-    writer = csv.DictWriter(table, HEADER, lineterminator="\n")
+    header = TRANSFER_HEADER if run.source else HEADER
+    writer = csv.DictWriter(table, header, lineterminator="\n")
     writer.writeheader()
     ordered = sorted(kept + rows, key=_sort_key)
     writer.writerows(ordered)
@@ -198,22 +230,30 @@ def _with_rows(path: Path, text: str | None, rows: list[Row]) -> str:
 
 def _parse_table(path: Path, text: str) -> list[Row]:
     reader = csv.DictReader(io.StringIO(text))
-    if tuple(reader.fieldnames or ()) != HEADER:
-        raise UserError(f"{path} is not a results table: its header must be {','.join(HEADER)}")
+    wanted = TRANSFER_HEADER if path.parent.name.startswith(TRANSFERS) else HEADER
+    if tuple(reader.fieldnames or ()) != wanted:
+        raise UserError(f"{path} is not a results table: its header must be {','.join(wanted)}")
     return list(reader)
 
 
-def _run_key(row: Row) -> tuple[str, str, str]:
-    return row["obs"], row["preset"], row["seed"]
+def _run_key(row: Row) -> tuple[str, ...]:
+    start = (row.get(key, "") for key in START)
+    return row["obs"], row["preset"], row["seed"], *start
 
 
-def _sort_key(row: Row) -> tuple[str, str, int, int]:
-    return row["obs"], row["preset"], int(row["seed"]), int(row["env_steps"])
+def _sort_key(row: Row) -> tuple[Any, ...]:
+    start = (int(row.get(key) or 0) for key in START)
+    return row["obs"], row["preset"], int(row["seed"]), *start, int(row["env_steps"])
 
 
 def _heading(run: Run) -> str:
     config = run.config
-    return f"{run.method}, {config['obs']}, {config['preset']}, seed {config['seed']}"
+    heading = f"{run.line}, {config['obs']}, {config['preset']}, seed {config['seed']}"
+    if not run.source:
+        return heading
+    steps, length, horizon = run.start.values()
+    planned = f", K {length}, H {horizon}" if length else ""
+    return f"{heading}, after {steps} env steps of {run.source['task']}{planned}"
 
 
 def _with_command(path: Path, text: str | None, run: Run) -> str:

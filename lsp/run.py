@@ -21,8 +21,8 @@ PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
 class RunFolder:
     """Paths inside a run's folder.
 
-    config.json, run.json (provenance), metrics.jsonl, tensorboard/, episodes/, checkpoints/,
-    curve.png, skills.png, open_loop.gif (from pixels), video.mp4
+    config.json, run.json (provenance), source.json (of a transfer), metrics.jsonl, tensorboard/,
+    episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from pixels), video.mp4
     """
 
     def __init__(self, path: Path):
@@ -61,6 +61,13 @@ class RunFolder:
             raise UserError(f"{self.path} is not a run: it has no readable config.json") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}") from error
+
+    def write_source(self, config: Config, env_steps: int) -> None:
+        """Note what a transfer started from: another run's settings, and how far it was. That run
+        may go on later, or away."""
+        keys = ("task", "method", "preset", "seed")
+        source = {key: getattr(config, key) for key in keys}
+        _write(self.path / "source.json", source | {"env_steps": env_steps})
 
     def open(self, config: Config, runtime: RuntimeConfig) -> None:
         """Make the folder for a new run, or check that it holds this very run.

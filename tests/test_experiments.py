@@ -302,7 +302,7 @@ def test_every_target_lists_its_runs(tmp_path):
 
 
 def test_figures_share_their_runs():
-    scale = SCALES["small"]
+    scale = replace(SCALES["small"], seeds=(0,))
     names = {t.name: {run.name for run in t.runs} for t in find_targets("all", scale)}
     assert names["fig7"] <= names["fig5"]
     assert names["fig8"] <= names["fig9"]
@@ -350,7 +350,7 @@ def test_figure_6b(storage):
     with picture.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["curve"] for row in rows] == ["lsp", "dreamer", "no_mi"]
-    assert [row["env_steps"] for row in rows] == ["2000"] * 3
+    assert [row["env_steps"] for row in rows] == ["400"] * 3
     assert rows[1]["lsp_better"] in ("0.00", "0.50", "1.00")
     assert "partial" not in picture.with_suffix(".md").read_text()
 
@@ -367,7 +367,6 @@ def test_figures_8_and_9(storage):
     np.testing.assert_allclose(now.goal[0], (3, 0, 0))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4", "fig5", "fig7", "fig10"])
 def test_every_other_figure(name, storage):
     picture = reproduced(name, storage)

@@ -8,7 +8,7 @@ import pytest
 from lsp import plots
 from lsp.errors import UserError
 from lsp.metrics import MetricsLogger
-from lsp.results import HEADER
+from lsp.results import HEADER, TRANSFER_HEADER
 
 
 def make_run(folder, method="lsp", task="walker_walk", episodes=True, skills=True):
@@ -132,6 +132,23 @@ def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path, drawn)
     assert line.get_label() == "lsp (proprio, fast, 2 seeds)"
     low_high = drawn[0].axes[0].collections[0].get_paths()[0].get_extents()
     assert (low_high.y0, low_high.y1) == (0, 350)
+
+
+def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(tmp_path, drawn):
+    folder = tmp_path / "quadruped_reach" / "transfer_from_quadruped_upright_walk"
+    rows = [
+        ("proprio", "fast", 0, 100, value, 1, "", 10, 1, 1, "abc", 250000, length, 4 * length)
+        for value, length in ((5, 10), (7, 30))
+    ]
+    write_csv(folder / "lsp-frozen.csv", TRANSFER_HEADER, rows)
+    plots.plot_results(folder, tmp_path / "out.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_title() == "quadruped_upright_walk → quadruped_reach"
+    lines = curves(axes)
+    assert lines["standing still"].get_ydata()[0] == 53
+    for value, length in ((5, 10), (7, 30)):
+        label = f"lsp-frozen (proprio, fast, after 250,000, K {length}, H {4 * length}, 1 seed)"
+        assert lines[label].get_xydata().tolist() == [[100, value]]
 
 
 def test_published_curves_are_those_of_the_task_and_clipped_to_our_steps(tmp_path, drawn):

@@ -1,11 +1,14 @@
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
+from lsp.config import TransferConfig, make_config, to_dict
 from lsp.errors import UserError
 from lsp.metrics import MetricsLogger
 from lsp.results import collect, read_table
+from lsp.run import RunFolder
 
 HEADER = "obs,preset,seed,env_steps,eval_return,eval_std,success,episodes,wall_hours,threads,commit"
 EVAL = {"eval/return": 400.256, "eval/std": 20.0, "eval/success": None, "eval/episodes": 10}
@@ -93,6 +96,54 @@ def test_commands_are_kept_once_a_run(tmp_path):
     collect(runs[1:], tmp_path / "out")
     assert "--other" in path.read_text()
     assert "--task walker_walk --seed 2\n" not in path.read_text()
+
+
+def make_transfer(folder, *, seed=0, length=10, **transfer):
+    """A run of lsp on quadruped_reach that another one on quadruped_walk came before."""
+    config = make_config("lsp", "fast", task="quadruped_reach", seed=seed)
+    planner = replace(config.planner, skill_length=length, horizon=4 * length)
+    config = replace(config, transfer=TransferConfig("gone", **transfer), planner=planner)
+    make_run(folder, [(100, 1.0)], seed=seed)
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    RunFolder(folder).write_source(make_config("lsp", "fast", task="quadruped_walk"), 250_000)
+    return folder
+
+
+def test_transfers_have_tables_of_their_own(tmp_path):
+    out = tmp_path / "out"
+    runs = [
+        make_transfer(tmp_path / "plain"),
+        make_transfer(tmp_path / "frozen", freeze_policy=True),
+        make_transfer(tmp_path / "relabelled", relabel=True),
+        make_transfer(tmp_path / "both", relabel=True, freeze_policy=True),
+    ]
+    collect(runs, out)
+    folder = out / "quadruped_reach" / "transfer_from_quadruped_walk"
+    tables = ["lsp", "lsp-frozen", "lsp-frozen-relabel", "lsp-relabel"]
+    assert sorted(path.stem for path in folder.glob("*.csv")) == tables
+    assert (folder / "lsp-frozen.csv").read_text().splitlines() == [
+        HEADER + ",source_steps,skill_length,horizon",
+        "proprio,fast,0,100,1.00,20.00,,10,0.2500,1,abc123,250000,10,40",
+    ]
+    commands = (folder / "commands.md").read_text()
+    heading = "## lsp-frozen, proprio, fast, seed 0, after 250000 env steps of quadruped_walk"
+    assert f"{heading}, K 10, H 40\n" in commands
+
+
+def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path):
+    lengths = (10, 30)
+    runs = [make_transfer(tmp_path / f"{length}", length=length) for length in lengths]
+    for run in [*runs, runs[0]]:
+        collect([run], tmp_path)
+    (table,) = tmp_path.glob("quadruped_reach/*/lsp.csv")
+    assert [row["horizon"] for row in read_table(table)] == ["40", "120"]
+
+
+def test_a_transfer_without_its_source_is_refused(tmp_path):
+    run = make_transfer(tmp_path / "run")
+    (run / "source.json").unlink()
+    with pytest.raises(UserError, match=r"run has no source\.json"):
+        collect([run], tmp_path / "out")
 
 
 def test_nothing_is_written_unless_every_run_is_good(tmp_path):

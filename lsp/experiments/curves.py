@@ -29,7 +29,7 @@ HEADER = (
     "lsp_better_high",
 )
 _COLUMNS = 3
-_STYLES = {"lsp, policy fixed": {"color": "#004C73", "linestyle": "--"}}
+_STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle": "--"}}
 
 
 def draw_curves(target: Target, storage: Path, out: Path) -> None:
@@ -42,8 +42,10 @@ def draw_curves(target: Target, storage: Path, out: Path) -> None:
     for each in axes[len(panels) :]:
         each.remove()
     for panel, each in zip(panels, axes):
-        for curve in (x for x in target.curves if x.panel == panel):
+        shown = [curve for curve in target.curves if curve.panel == panel]
+        for curve in shown:
             _draw(each, curve, storage)
+        plots.mark_standing_still(each, shown[0].runs[0].config.task)
         plots.finish(each, panel)
     figure.suptitle(f"{target.title}{partial_note(target, storage)}")
     plots.save_figure(figure, out)

@@ -103,9 +103,11 @@ def _connected(address: str | None, jobs: int, runtime: RuntimeConfig) -> Any:
         raise UserError(
             "--engine ray needs Ray: pip install 'latent-skill-planning[ray]'"
         ) from None
+    # What a cluster that is there already has decided for itself.
     here = {"num_cpus": jobs * (runtime.threads or 1), "include_dashboard": False}
+    settings: dict[str, Any] = {} if address else here
     try:
-        ray.init(address=address or "local", log_to_driver=False, **({} if address else here))
+        ray.init(address=address or "local", log_to_driver=False, **settings)
     except (ConnectionError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise UserError(

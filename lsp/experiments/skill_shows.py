@@ -17,6 +17,7 @@ from lsp.errors import UserError
 from lsp.experiments.curves import partial_note, write_text
 from lsp.experiments.grid import Run
 from lsp.experiments.targets import Curve, Target
+from lsp.networks import Networks
 from lsp.video import VideoWriter
 
 STEPS = 40  # agent steps that each skill is held (figure 7)
@@ -52,9 +53,11 @@ def skill_grid(dim: int) -> Float[np.ndarray, "skills dim"]:
 
 def hold(folder: Path, skills: Float[np.ndarray, "skills dim"], steps: int = STEPS) -> States:
     """Simulator states where each skill is held for `steps` agent steps, start included: all from
-    one start, without exploration. Raises UserError if the run has no checkpoint."""
+    one start, without exploration. Raises UserError if the run has no checkpoint, or no skills."""
     networks = load_networks(folder)
     config = networks.config
+    if not isinstance(networks, Networks) or not config.has_skills:
+        raise UserError(f"{folder}: {config.method} has no skills to hold: name a run of lsp")
     agent = _HeldSkills(networks, "evaluate", len(skills), SEED)
     agent.held = torch.as_tensor(skills, device=networks.device)
     settings = config.task, config.obs, config.action_repeat, config.render_quality

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lsp.config import METHODS, Config, TransferConfig, make_config
+from lsp.config import Config, TransferConfig, make_config
 from lsp.experiments.grid import Run, unique
 
 PIXEL_TASKS = ("cheetah_run", "quadruped_run", "walker_run")
+SOURCES = ("quadruped_getup_walk", "quadruped_upright_walk")
 STATE_TASKS = (
-    "quadruped_getup_walk",
-    "quadruped_upright_walk",
+    *SOURCES,
     "quadruped_reach",
     "quadruped_obstacles_reach",
     "walker_walk",
+    "walker_run",
     "hopper_hop",
 )
 SINGLE_METHODS = ("lsp", "dreamer", "hiro", "random_skills", "rand_skills_init")
@@ -25,26 +26,28 @@ class Scale:
     """How much is spent: a preset, seeds, and env steps.
 
     Attributes:
-        single: of a task on its own, which a transfer starts from as well.
-        obstacles: of walking among obstacles, before the cove (A.2).
+        single: of a task on its own.
+        source: of a task that a transfer starts from, wherever it is shown: figures share runs.
         transfer: on the new task of figure 5.
         cove: on the cove.
+        eval_every: between evaluations.
     """
 
     preset: str
     seeds: tuple[int, ...]
     single: int
-    obstacles: int
+    source: int
     transfer: int
     cove: int
+    eval_every: int = 10_000
 
 
 SCALES = {
     "paper": Scale("paper", (0, 1, 2), 1_000_000, 500_000, 500_000, 100_000),
-    "small": Scale("fast", (0,), 100_000, 100_000, 60_000, 60_000),
-    "debug": Scale("debug", (0,), 2_000, 2_000, 2_000, 2_000),
+    "small": Scale("fast", (0, 1, 2), 100_000, 250_000, 100_000, 60_000),
+    "debug": Scale("debug", (0,), 400, 1000, 400, 1000, eval_every=400),
 }
-"""`debug` shows that everything runs, for tests."""
+"""`debug` shows that everything runs, for tests; its sources hold a whole episode to relabel."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,10 @@ def _single(
     obs: str = "proprio",
     steps: int | None = None,
 ) -> list[Curve]:
-    """A line for each of `methods` that there is."""
+    """A line for each of `methods`."""
     return [
         Curve(panel, method, _runs(scale, method, task, steps or scale.single, obs))
         for method in methods
-        if method in METHODS
     ]
 
 
@@ -97,6 +99,7 @@ def _runs(
     scale: Scale, method: str, task: str, steps: int, obs: str = "proprio"
 ) -> tuple[Run, ...]:
     config = make_config(method, scale.preset, task=task, obs=obs)
+    config = replace(config, schedule=replace(config.schedule, eval_every=scale.eval_every))
     return tuple(Run(replace(config, seed=seed), steps) for seed in scale.seeds)
 
 
@@ -125,18 +128,19 @@ def _figure4(scale: Scale) -> list[Curve]:
     for task in PIXEL_TASKS:
         curves += _single(scale, f"{task}, pixels", task, from_pixels, "pixels")
     for task in STATE_TASKS:
-        curves += _single(scale, task, task, SINGLE_METHODS)
+        steps = scale.source if task in SOURCES else scale.single
+        curves += _single(scale, task, task, SINGLE_METHODS, steps=steps)
     return curves
 
 
 def _figure5(scale: Scale) -> list[Curve]:
     curves: list[Curve] = []
     for source, task, relabel in (
-        ("quadruped_getup_walk", "quadruped_getup_reach", False),
-        ("quadruped_upright_walk", "quadruped_reach", True),
+        (SOURCES[0], "quadruped_getup_reach", False),
+        (SOURCES[1], "quadruped_reach", True),
     ):
         panel = f"{source} → {task}" + (", relabelled" if relabel else "")
-        for line in _single(scale, panel, source, ("lsp", "dreamer", "hiro")):
+        for line in _single(scale, panel, source, ("lsp", "dreamer", "hiro"), steps=scale.source):
             curves.append(_transferred(line, task, scale.transfer, relabel=relabel))
             if line.label == "lsp":
                 label = "lsp, policy fixed"
@@ -145,12 +149,12 @@ def _figure5(scale: Scale) -> list[Curve]:
 
 
 def _figure6b(scale: Scale) -> list[Curve]:
-    task = "quadruped_getup_walk"
-    return _single(scale, task, task, ("lsp", "dreamer", "no_mi"))
+    task = SOURCES[0]
+    return _single(scale, task, task, ("lsp", "dreamer", "no_mi"), steps=scale.source)
 
 
 def _figure7(scale: Scale) -> list[Curve]:
-    """The lsp run of figure 5, right: from walking to reaching. One seed is shown."""
+    """The lsp run of figure 5, right: from walking to reaching. The first seed is shown."""
     curve = next(x for x in _figure5(scale) if "relabelled" in x.panel and x.label == "lsp")
     return [replace(curve, runs=curve.runs[:1])]
 
@@ -158,7 +162,7 @@ def _figure7(scale: Scale) -> list[Curve]:
 def _cove(scale: Scale) -> list[Curve]:
     panel, task = "quadruped_obstacles_walk → quadruped_cove", "quadruped_cove"
     walking = ("dreamer", "lsp")
-    dreamer, lsp = _single(scale, panel, "quadruped_obstacles_walk", walking, steps=scale.obstacles)
+    dreamer, lsp = _single(scale, panel, "quadruped_obstacles_walk", walking, steps=scale.source)
     frozen = _transferred(lsp, task, scale.cove, "lsp, policy fixed", freeze=True)
     runs = tuple(replace(run, config=_longer_skills(run.config)) for run in frozen.runs)
     return [_transferred(dreamer, task, scale.cove), replace(frozen, runs=runs)]
@@ -176,8 +180,8 @@ def _figure8(scale: Scale) -> list[Curve]:
 
 
 def _figure10(scale: Scale) -> list[Curve]:
-    task = "quadruped_upright_walk"
-    (noisy,) = _single(scale, "", task, ("lsp",))
+    task = SOURCES[1]
+    (noisy,) = _single(scale, "", task, ("lsp",), steps=scale.source)
     runs = tuple(
         replace(run, config=replace(run.config, skills=replace(run.config.skills, input_noise=0.0)))
         for run in noisy.runs
