@@ -350,7 +350,7 @@ def test_figure_6b(storage):
     with picture.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["curve"] for row in rows] == ["lsp", "dreamer", "no_mi"]
-    assert [row["env_steps"] for row in rows] == ["400"] * 3
+    assert [row["env_steps"] for row in rows] == ["1000"] * 3
     assert rows[1]["lsp_better"] in ("0.00", "0.50", "1.00")
     assert "partial" not in picture.with_suffix(".md").read_text()
 
