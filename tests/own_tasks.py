@@ -14,8 +14,8 @@ TIME_LIMIT = 100
 class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A point in a square of side 2 must reach a goal, which ends the episode.
 
-    Coming closer to it than ever before pays, at most 1 a step. With `pictures` a 32x32 image
-    shows point and goal too.
+    Every step costs the distance that is left. With `pictures` a 32x32 image shows point and goal
+    too.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
@@ -27,7 +27,7 @@ class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         spaces: dict[str, gymnasium.Space[Any]] = {
             "position": square,
             "goal": square,
-            "closest": Box(0, 3, (), np.float64),
+            "time_left": Box(0, 1, (), np.float64),
         }
         if pictures:
             spaces["image"] = Box(0, 255, (32, 32, 3), np.uint8)
@@ -36,25 +36,23 @@ class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.position, self.goal = self.np_random.uniform(-1, 1, (2, 2))
-        self.closest, self.time = self.distance(), 0
+        self.time = 0
         return self.observe(), {}
 
     def step(self, action):
         self.position = np.clip(self.position + action, -1, 1)
         self.time += 1
-        nearer = max(0.0, self.closest - self.distance())
-        self.closest -= nearer
-        reached = self.closest < RADIUS
+        distance = self.distance()
+        reached = distance < RADIUS
         truncated = not reached and self.time >= TIME_LIMIT
-        reward = nearer / (STEP * np.sqrt(2))
-        return self.observe(), reward, reached, truncated, {"success": reached}
+        return self.observe(), -distance, reached, truncated, {"success": reached}
 
     def distance(self):
         return float(np.linalg.norm(self.position - self.goal))
 
     def observe(self):
         seen = {"position": self.position.copy(), "goal": self.goal.copy()}
-        seen["closest"] = np.float64(self.closest)
+        seen["time_left"] = np.float64(1 - self.time / TIME_LIMIT)
         return seen | {"image": self.picture(32)} if self.pictures else seen
 
     def render(self):

@@ -246,7 +246,6 @@ def test_seeds_and_options_pass_through():
 def place(task, position, goal):
     """Point and goal of a `Reach` where they are wanted."""
     task.position[:], task.goal[:] = position, goal
-    task.closest = task.distance()
 
 
 def test_action_repeat_counts_env_steps_and_stops_at_the_end():
@@ -259,7 +258,7 @@ def test_action_repeat_counts_env_steps_and_stops_at_the_end():
         total += reward
         steps.append(info["env_steps"])
     assert steps == [3, 3, 3, 1]  # ten steps of 0.1 leave less than 0.2
-    assert total == pytest.approx(10 / np.sqrt(2))
+    assert total == pytest.approx(-sum(range(1, 11)) / 10)
     assert not truncated
     assert info["success"] is True
 
@@ -659,7 +658,7 @@ def test_vectors_and_images_are_learned_side_by_side(tmp_path):
     assert train(reach_with_pictures, tmp_path / "run", 250)
     last = [x for x in read_metrics(tmp_path / "run") if "model/loss" in x][-1]
     errors = {key for key in last if key.startswith("model/error/")}
-    assert errors == {f"model/error/{key}" for key in ("closest", "goal", "image", "position")}
+    assert errors == {f"model/error/{key}" for key in ("goal", "image", "position", "time_left")}
 
 
 @pytest.mark.parametrize(
