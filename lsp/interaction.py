@@ -30,10 +30,12 @@ class Actor(Protocol):
 
 
 class EpisodeSummary(NamedTuple):
-    """A finished training episode: summed reward, and its length in env steps."""
+    """A finished training episode: summed reward, its length in env steps, and for tasks with a
+    goal whether it was reached."""
 
     total: float
     env_steps: int
+    success: bool | None
 
 
 class Collector:
@@ -53,6 +55,7 @@ class Collector:
         self.begun = 0
         self.numbers = [0] * envs.count
         self.rows: list[Rows] = [[] for _ in range(envs.count)]
+        self.success: list[bool | None] = [None] * envs.count
 
     def step(self) -> list[EpisodeSummary]:
         """One agent step in every env; begins episodes where none is under way.
@@ -65,6 +68,8 @@ class Collector:
         for index, (step, action) in enumerate(zip(steps, actions, strict=True)):
             self._record(index, step, action)
             self.env_steps += int(step.info["env_steps"])
+            if "success" in step.info:
+                self.success[index] = bool(self.success[index] or step.info["success"])
         ended = [i for i, step in enumerate(steps) if step.terminated or step.truncated]
         return [self._finish(index) for index in ended]
 
@@ -74,6 +79,7 @@ class Collector:
             return
         for index in idle:
             self.numbers[index] = self.begun
+            self.success[index] = None
             self.begun += 1
             self.agent.begin(index)
         begun = self.envs.reset({index: self._episode_seed(index) for index in idle})
@@ -118,7 +124,8 @@ class Collector:
         episode = stack(self.rows[index])
         self.replay.add(episode)
         self.rows[index] = []
-        return EpisodeSummary(float(episode["reward"].sum()), int(episode["env_steps"].sum()))
+        total, env_steps = float(episode["reward"].sum()), int(episode["env_steps"].sum())
+        return EpisodeSummary(total, env_steps, self.success[index])
 
     def unfinished(self) -> dict[str, np.ndarray]:
         """The rows of all episodes under way, one env's after the other's, for a checkpoint."""
@@ -133,6 +140,7 @@ class Collector:
             "begun": self.begun,
             "numbers": list(self.numbers),
             "lengths": [len(rows) for rows in self.rows],
+            "success": list(self.success),
         }
 
     def restore(self, facts: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> None:
@@ -147,6 +155,7 @@ class Collector:
         count, done = len(rows["action"]) if rows else 0, self.replay.num_episodes
         self.begun = facts.get("begun", done + (count > 0))
         self.numbers = list(facts.get("numbers", [done]))
+        self.success = list(facts.get("success", self.success))
         start = 0
         for index, length in enumerate(facts.get("lengths", [count])):
             mine = range(start, start + length)

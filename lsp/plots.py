@@ -36,6 +36,7 @@ STANDING_STILL = {
     "quadruped_upright_walk": 500,
     "quadruped_obstacles_walk": 500,
     "quadruped_reach": 53,
+    "quadruped_getup_reach": 53,
     "quadruped_obstacles_reach": 54,
     "quadruped_line": 81,
 }

@@ -150,11 +150,10 @@ class Trainer:
 
     def _end_episode(self, finished: EpisodeSummary) -> None:
         self.last_return = finished.total
-        self.metrics.write(
-            "episode",
-            self.env_steps,
-            {"episode/return": finished.total, "episode/length": finished.env_steps},
-        )
+        values = {"episode/return": finished.total, "episode/length": finished.env_steps}
+        if finished.success is not None:
+            values["episode/success"] = float(finished.success)
+        self.metrics.write("episode", self.env_steps, values)
         filled = self.env_steps >= self.config.schedule.prefill
         if filled and self.learning_since is None and len(self.replay) >= self.config.replay.length:
             self.learning_since = self.env_steps

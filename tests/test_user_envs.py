@@ -582,6 +582,8 @@ def test_a_run_on_an_env_that_was_passed_learns_when_episodes_end(reached):
             terminal.append(bool(episode["is_terminal"][-1]))
             assert episode["obs/goal"].dtype == np.float32
     assert len(terminal) >= 4
+    reaching = [x["episode/success"] for x in lines if x["kind"] == "episode"]
+    assert reaching == [float(x) for x in terminal]
 
 
 def test_the_same_call_resumes(reached, tmp_path):

@@ -65,12 +65,16 @@ def write_table(target: Target, storage: Path, out: Path) -> None:
     for curve in target.curves:
         lsp = next((x for x in target.curves if x.panel == curve.panel and x.label == "lsp"), None)
         rows.append(_row(curve, lsp, storage))
+    write_rows(rows, out, partial_note(target, storage).strip())
+
+
+def write_rows(rows: Sequence[Sequence[str]], out: Path, note: str = "") -> None:
+    """A table, its header first, as CSV in `out` and as Markdown beside it, with a note below."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(out, text.getvalue())
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(HEADER))
-    note = partial_note(target, storage).strip()
+    lines.insert(1, "|" + "---|" * len(rows[0]))
     write_text(out.with_suffix(".md"), "\n".join([*lines, *(["", note] if note else [])]) + "\n")
 
 

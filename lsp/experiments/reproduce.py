@@ -31,6 +31,7 @@ def draw(targets: Sequence[Target], storage: Path, out: Path) -> list[Path]:
     """Draw each figure from what is there, and write its table; return the pictures."""
     from lsp.experiments.curves import draw_curves, write_table
     from lsp.experiments.skill_shows import draw_skills
+    from lsp.experiments.speed import write_speeds, write_successes
     from lsp.experiments.trajectories import draw_trajectories
 
     pictures = []
@@ -42,5 +43,9 @@ def draw(targets: Sequence[Target], storage: Path, out: Path) -> list[Path]:
             drawing = draw_trajectories if each.name == "fig8" else draw_curves
             drawing(each, storage, picture)
             write_table(each, storage, picture.with_suffix(".csv"))
+        if each.name == "fig5":
+            write_speeds(each, storage, out / "fig5-speed.csv")
+        if each.name == "fig9":
+            write_successes(each, storage, out / "fig9-success.csv")
         pictures.append(picture)
     return pictures

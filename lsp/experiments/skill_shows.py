@@ -14,7 +14,7 @@ from lsp.api import load_networks
 from lsp.envs import make_env, rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
-from lsp.experiments.curves import partial_note, write_text
+from lsp.experiments.curves import partial_note, write_rows
 from lsp.experiments.grid import Run
 from lsp.experiments.targets import Curve, Target
 from lsp.networks import Networks
@@ -92,16 +92,13 @@ def draw_skills(target: Target, storage: Path, out: Path) -> None:
     rendered their ways; and, in a folder beside `out`, a film of each skill."""
     figure = Figure(figsize=(7.5 * len(target.curves), 8.2), layout="constrained")
     parts = figure.subfigures(1, len(target.curves), squeeze=False)[0]
-    rows = ["| run | spread over skills, m | with one skill and other noise, m |", "|---|---|---|"]
+    rows = [("run", "spread over skills (m)", "with one skill and other noise (m)")]
     for part, curve in zip(parts, target.curves):
         over, within = _draw_run(part, curve, storage, out)
-        rows.append(f"| {curve.label} | {over} | {within} |")
+        rows.append((curve.label, over, within))
     figure.suptitle(f"{target.title}{partial_note(target, storage)}")
     plots.save_figure(figure, out)
-    write_text(out.with_suffix(".md"), "\n".join(rows) + "\n")
-    cells = [row.strip("| ").replace(", m", " (m)").replace(",", ";") for row in rows]
-    csv = "\n".join(row.replace(" | ", ",") for row in cells if "---" not in row)
-    write_text(out.with_suffix(".csv"), csv + "\n")
+    write_rows(rows, out.with_suffix(".csv"))
 
 
 def _draw_run(figure: SubFigure, curve: Curve, storage: Path, out: Path) -> tuple[str, str]:
