@@ -334,7 +334,7 @@ class Reproduce:
     """
 
     target: Positional[str] = ""
-    """fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
+    """methods, fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
     scale: str = "small"
     """`paper` (its steps, three seeds, preset paper) or `small` (hours of two cores)."""
     seeds: str | None = None

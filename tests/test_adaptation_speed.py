@@ -76,7 +76,7 @@ def test_speeds_compare_lines_of_the_same_panel(tmp_path):
 
 def test_successes_are_shares_of_the_episodes_in_each_ten_thousand_steps(tmp_path):
     (target,) = find_targets("fig9", SCALES["small"])
-    dreamer, lsp = target.curves
+    lsp = target.curves[1]
     write_run(lsp.runs[0], tmp_path, episodes=[(1000, 0.0), (10_000, 1.0), (31_000, 1.0)])
     write_run(lsp.runs[1], tmp_path, episodes=[(2000, 0.0), (9000, 0.0), (32_000, 1.0)])
     np.testing.assert_allclose(success_shares(lsp, tmp_path), [0.25, np.nan, np.nan, 1.0])

@@ -367,7 +367,7 @@ def test_figures_8_and_9(storage):
     np.testing.assert_allclose(now.goal[0], (3, 0, 0))
 
 
-@pytest.mark.parametrize("name", ["fig4", "fig5", "fig7", "fig10"])
+@pytest.mark.parametrize("name", ["methods", "fig4", "fig5", "fig7", "fig10"])
 def test_every_other_figure(name, storage):
     picture = reproduced(name, storage)
     assert picture.stat().st_size > 20_000

@@ -120,12 +120,13 @@ def _row(curve: Curve, lsp: Curve | None, storage: Path) -> tuple[str, ...]:
     better = [""] * 3
     against = evaluations(lsp, storage) if lsp is not None and lsp is not curve else []
     if against:
-        ours = _at(against, steps[-1])
+        ours = at(against, steps[-1])
         better = [_text(float(x), 2) for x in probability_of_improvement([ours], [values[:, -1]])]
     return (*names, f"{steps[-1]:.0f}", wanted, *(_text(float(x), 1) for x in middle), *better)
 
 
-def _at(seeds: Sequence[plots.Curve], step: float) -> np.ndarray:
+def at(seeds: Sequence[plots.Curve], step: float) -> np.ndarray:
+    """Each seed's value at an env step, linear between its evaluations."""
     return np.array([np.interp(step, steps, values) for steps, values in seeds])
 
 

@@ -1,6 +1,6 @@
 """From the name of a figure to the figure: its runs, then what they show."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from lsp.errors import UserError
@@ -28,24 +28,33 @@ def runs_of(targets: Iterable[Target]) -> list[Run]:
 
 
 def draw(targets: Sequence[Target], storage: Path, out: Path) -> list[Path]:
-    """Draw each figure from what is there, and write its table; return the pictures."""
+    """Draw each figure from what is there, and write its tables; return the pictures."""
+    for each in targets:
+        for name, make in _products(each.name).items():
+            make(each, storage, out / name)
+    return [out / f"{each.name}.png" for each in targets]
+
+
+Product = Callable[[Target, Path, Path], None]
+"""Of (target, storage, file to write)."""
+
+
+def _products(name: str) -> dict[str, Product]:
+    """What is made for a target, by the names of its files."""
+    from lsp.experiments.comparison import write_comparison
     from lsp.experiments.curves import draw_curves, write_table
     from lsp.experiments.skill_shows import draw_skills
     from lsp.experiments.speed import write_speeds, write_successes
     from lsp.experiments.trajectories import draw_trajectories
 
-    pictures = []
-    for each in targets:
-        picture = out / f"{each.name}.png"
-        if each.name in ("fig7", "fig10"):
-            draw_skills(each, storage, picture)
-        else:
-            drawing = draw_trajectories if each.name == "fig8" else draw_curves
-            drawing(each, storage, picture)
-            write_table(each, storage, picture.with_suffix(".csv"))
-        if each.name == "fig5":
-            write_speeds(each, storage, out / "fig5-speed.csv")
-        if each.name == "fig9":
-            write_successes(each, storage, out / "fig9-success.csv")
-        pictures.append(picture)
-    return pictures
+    picture, table = f"{name}.png", f"{name}.csv"
+    curves: dict[str, Product] = {picture: draw_curves, table: write_table}
+    special: dict[str, dict[str, Product]] = {
+        "methods": curves | {"methods-comparison.csv": write_comparison},
+        "fig5": curves | {"fig5-speed.csv": write_speeds},
+        "fig7": {picture: draw_skills},
+        "fig8": {picture: draw_trajectories, table: write_table},
+        "fig9": curves | {"fig9-success.csv": write_successes},
+        "fig10": {picture: draw_skills},
+    }
+    return special.get(name, curves)

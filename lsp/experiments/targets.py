@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lsp.config import Config, TransferConfig, make_config
+from lsp.config import METHODS, Config, TransferConfig, make_config
 from lsp.experiments.grid import Run, unique
 
 PIXEL_TASKS = ("cheetah_run", "quadruped_run", "walker_run")
@@ -17,6 +17,7 @@ STATE_TASKS = (
     "hopper_hop",
 )
 SINGLE_METHODS = ("lsp", "dreamer", "hiro", "random_skills", "rand_skills_init")
+METHOD_TASKS = ("walker_walk", "cheetah_run")
 COVE_SKILL_LENGTH, COVE_HORIZON = 30, 120  # A.2
 COVE_SHOWN = 40_000  # env steps of figure 8
 
@@ -61,7 +62,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure of the paper: what it shows, and the lines or runs that it shows it with."""
+    """A figure: what it shows, and the lines or runs that it shows it with."""
 
     name: str
     title: str
@@ -75,7 +76,7 @@ class Target:
 
 
 def target(name: str, scale: Scale) -> Target:
-    """`fig4` … `fig10` at a scale."""
+    """`methods` or `fig4` … `fig10` at a scale."""
     title, curves = TARGETS[name]
     return Target(name, title, tuple(curves(scale)))
 
@@ -130,6 +131,17 @@ def _figure4(scale: Scale) -> list[Curve]:
     for task in STATE_TASKS:
         steps = scale.source if task in SOURCES else scale.single
         curves += _single(scale, task, task, SINGLE_METHODS, steps=steps)
+    return curves
+
+
+def _methods(scale: Scale) -> list[Curve]:
+    """Every method. cem plans anew for every action: one seed, evaluated twice."""
+    curves: list[Curve] = []
+    for task in METHOD_TASKS:
+        others = [method for method in METHODS if method != "cem"]
+        curves += _single(scale, task, task, others)
+        once = replace(scale, seeds=scale.seeds[:1], eval_every=scale.single // 2)
+        curves += _single(once, task, task, ("cem",))
     return curves
 
 
@@ -193,6 +205,7 @@ def _figure10(scale: Scale) -> list[Curve]:
 
 
 TARGETS: dict[str, tuple[str, Callable[[Scale], list[Curve]]]] = {
+    "methods": ("All methods", _methods),
     "fig4": ("Single tasks", _figure4),
     "fig5": ("Transfer", _figure5),
     "fig6b": ("Without the mutual information reward", _figure6b),

@@ -1,0 +1,64 @@
+"""Methods over several tasks, from runs whose returns are known."""
+
+import csv
+
+import pytest
+
+from lsp.experiments.comparison import standing, write_comparison
+from lsp.experiments.reproduce import find_targets
+from lsp.experiments.targets import SCALES
+from lsp.metrics import MetricsLogger
+
+
+@pytest.fixture
+def target():
+    (found,) = find_targets("methods", SCALES["small"])
+    return found
+
+
+def write_runs(target, storage, task, method, curves):
+    """One run for each of `curves`, dictionaries of env steps and returns."""
+    line = next(x for x in target.curves if (x.panel, x.label) == (task, method))
+    for run, curve in zip(line.runs, curves):
+        folder = run.folder(storage)
+        folder.mkdir(parents=True)
+        logger = MetricsLogger(folder)
+        for step, value in curve.items():
+            logger.write("eval", step, {"eval/return": value})
+        logger.close()
+
+
+def test_a_method_is_looked_at_over_all_its_tasks(target, tmp_path):
+    write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}, {100_000: 800}])
+    write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: 400}, {100_000: 300}])
+    found = standing(target, "lsp", tmp_path)
+    assert (found.tasks, found.runs) == (2, 4)
+    assert found.middle.value == 600  # the middle two of four
+    assert found.middle.low >= 550  # drawn anew within each task, not across them
+    assert found.middle.high <= 650
+    assert found.ours_better is None
+
+
+def test_ours_is_compared_task_by_task_where_both_have_been_evaluated(target, tmp_path):
+    write_runs(target, tmp_path, "walker_walk", "lsp", [{50_000: 500, 100_000: 900}] * 2)
+    write_runs(target, tmp_path, "cheetah_run", "lsp", [{50_000: 100, 100_000: 400}] * 2)
+    write_runs(target, tmp_path, "walker_walk", "no_mi", [{50_000: 400}, {50_000: 600}])
+    write_runs(target, tmp_path, "cheetah_run", "no_mi", [{50_000: 300, 100_000: 300}] * 2)
+    found = standing(target, "no_mi", tmp_path)
+    # Against 400 and 600 at 50k env steps one of two, against 300 at 100k always.
+    assert found.ours_better.value == pytest.approx((0.5 + 1) / 2)
+    assert standing(target, "dreamer", tmp_path) == (0, 0, None, None)
+
+
+def test_the_table_has_every_method(target, tmp_path):
+    write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}] * 3)
+    write_runs(target, tmp_path, "walker_walk", "cem", [{100_000: 500}])
+    write_comparison(target, tmp_path, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {x.label for x in target.curves}
+    assert (rows["cem"]["runs"], rows["cem"]["iqm"], rows["cem"]["low"]) == ("1", "500.0", "")
+    assert rows["cem"]["lsp_better"] == "1.00"
+    assert rows["hiro"]["iqm"] == ""
+    assert (tmp_path / "out.png").stat().st_size > 5000
+    assert "partial: 0 of" in (tmp_path / "out.md").read_text()
