@@ -454,12 +454,14 @@ def _parse(arguments: Sequence[str], method: str | None = None) -> Command:
     # A body with more readings and joints than the walker's.
     measured = Bench(replace(config, task="quadruped_walk"), runtime=runtime)
     bench = subcommand("bench", default=measured, prefix_name=False)
+    started = Transfer(tyro.MISSING, tyro.MISSING, runtime=_runtime_of_source(arguments))
+    transfer = subcommand("transfer", default=started, prefix_name=False)
     scaled = Reproduce(runtime=_chosen_scale(arguments))
     reproduce = subcommand("reproduce", default=scaled, prefix_name=False)
     sweep = subcommand("sweep", default=Sweep(config, runtime=runtime), prefix_name=False)
     commands = (
         Annotated[Train, train]
-        | Annotated[Transfer, subcommand("transfer", prefix_name=False)]
+        | Annotated[Transfer, transfer]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]
@@ -481,6 +483,15 @@ def _for_each_method(sweep: Sweep, arguments: Sequence[str]) -> Iterator[Config]
         parsed = _parse(arguments, method)
         assert isinstance(parsed, Sweep)
         yield replace(parsed.config, method=method)
+
+
+def _runtime_of_source(arguments: Sequence[str]) -> RuntimeConfig:
+    """How a transfer is computed by default: as the preset of the run that is named has it."""
+    from lsp.run import RunFolder
+
+    named = (Path(each) for each in arguments[1:] if (Path(each) / "config.json").is_file())
+    run = next(named, None) if arguments[:1] == ["transfer"] else None
+    return RuntimeConfig() if run is None else default_runtime(RunFolder(run).read_config().preset)
 
 
 def _chosen_scale(arguments: Sequence[str]) -> RuntimeConfig:

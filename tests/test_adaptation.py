@@ -7,8 +7,15 @@ import torch
 import lsp
 from lsp.adaptation import begin, relabelled, reward_function, transferred
 from lsp.checkpoint import load_newest
-from lsp.cli import main
-from lsp.config import Config, RuntimeConfig, TransferConfig, make_config, replace
+from lsp.cli import _parse, main
+from lsp.config import (
+    Config,
+    RuntimeConfig,
+    TransferConfig,
+    default_runtime,
+    make_config,
+    replace,
+)
 from lsp.envs import make_env
 from lsp.envs.dmc import load_control
 from lsp.errors import UserError
@@ -240,6 +247,12 @@ def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--updates", "3", "--steps", "500", "--no-compile", "--seed", "5"])
     assert "holds another run (transfer.updates: 2 → 3)" in capsys.readouterr().err
+
+
+def test_a_transfer_is_computed_as_its_sources_preset_has_it(source):
+    command = _parse(["transfer", str(source()), "--task", "walker_run", "--threads", "1"])
+    assert command.runtime == replace(default_runtime("debug"), threads=1)
+    assert not command.runtime.compile
 
 
 def refused(message, *arguments, **settings):
