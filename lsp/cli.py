@@ -1,4 +1,5 @@
-"""The command line: `lsp train`, `transfer`, `eval`, `plot`, `sweep`, `reproduce` ..."""
+"""Latent skill planning: train, evaluate and compare agents. With any command, `--debug` shows
+where an error comes from."""
 
 import argparse
 import io
@@ -6,19 +7,21 @@ import shlex
 import shutil
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import tyro
 from tyro.conf import Positional, Suppress, arg, subcommand
 
 from lsp.config import Config, RuntimeConfig, TransferConfig, default_runtime, make_config
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError, said
 from lsp.experiments.engines import Execution, Outcome
 
 OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
@@ -509,15 +512,50 @@ def _parse_in_one_line(arguments: Sequence[str]) -> Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    """Run one command; a user's mistake is one line on stderr and exit code 2.
+
+    Anything else that goes wrong is one line and exit code 1. `--debug` shows the traceback too.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
     try:
-        _parse_in_one_line(arguments).main()
+        with _warnings_in_one_line():
+            _parse_in_one_line([each for each in arguments if each != "--debug"]).main()
     except BrokenPipeError:  # of a reader that has seen enough, such as head
         sys.stderr.close()
+    except KeyboardInterrupt as error:
+        _fail(error, "stopped", 130, debug)
     except UserError as error:
-        print(f"lsp: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(error, str(error), 2, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(error, f"{where}{error.strerror or said(error)}", 2, debug)
+    except Exception as error:
+        _fail(error, f"{said(error)} (an error of lsp: --debug shows where)", 1, debug)
+
+
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    print(f"lsp: {message}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What a run survives is said each time; all other warnings as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        show = warnings.showwarning
+
+        def say(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, RunWarning):
+                print(f"lsp: warning: {message}", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *rest, **more)
+
+        warnings.showwarning = say
+        yield
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 # planner stands low because it gets the model as a function and knows nothing of networks.
 LAYERS = (
     {"errors", "tasks"},
-    {"config"},
+    {"config", "storage"},
     {"nets", "distributions", "returns", "envs", "metrics", "statistics"},
     {"observations", "replay", "results"},
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
@@ -33,8 +33,18 @@ LAYERS = (
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-WITHOUT_TORCH = {"errors", "tasks", "config", "envs", "replay", "metrics", "results", "plots"}
-WITHOUT_TORCH |= {"doctor", "statistics"}
+WITHOUT_TORCH = {
+    "errors",
+    "tasks",
+    "config",
+    "envs",
+    "replay",
+    "metrics",
+    "results",
+    "plots",
+    "storage",
+}
+WITHOUT_TORCH |= {"doctor", "statistics", "storage"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "eval", "exec", "builtins.eval", "builtins.exec"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
