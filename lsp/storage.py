@@ -55,7 +55,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an `.npz` with a checksum for each array; a crash leaves the old file or the new one.
     Raises OSError."""
     packed = io.BytesIO()  # a full disk must not leave numpy with an archive it cannot close
-    np.savez(packed, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(packed, allow_pickle=False, **arrays)
     write_bytes(path, packed.getbuffer())
 
 
