@@ -41,6 +41,8 @@ class Train:
     """The run's folder; without it runs/TASK-METHOD-PRESET-SEED."""
     video: bool = False
     """Film an episode at the end."""
+    force: bool = False
+    """Go on with these settings where the folder's run has others, as far as they fit."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
@@ -53,7 +55,7 @@ class Train:
         name = f"{plain_name(config.task)}-{config.method}-{config.preset}-{config.seed}"
         logdir = self.logdir or Path("runs") / name
         with show_progress(self.steps) as show:
-            reached = api.train(config, logdir, self.steps, self.runtime, show)
+            reached = api.train(config, logdir, self.steps, self.runtime, show, force=self.force)
         command = shlex.join([_program(), *sys.argv[1:]])
         print(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
         if not reached:
@@ -120,6 +122,8 @@ class Transfer:
     """Without it the run's own."""
     video: bool = False
     """Film an episode at the end."""
+    force: bool = False
+    """Go on with these settings where the folder's run has others, as far as they fit."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
@@ -143,7 +147,7 @@ class Transfer:
             **changes,
         )
         logdir = self.logdir or Path("runs") / f"{plain_name(self.task)}-from-{self.run.name}"
-        Train(config, self.steps, logdir, self.video, self.runtime).main()
+        Train(config, self.steps, logdir, self.video, self.force, self.runtime).main()
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ class Eval:
     """Film the first one into the run's folder."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
+    trust: bool = False
+    """Run the code that the run's settings name: a task or reward of your own."""
 
     def main(self) -> None:
         from lsp import api
@@ -165,7 +171,7 @@ class Eval:
 
         api.prepare_torch(RuntimeConfig(device=self.device))
         video = RunFolder(self.run).video if self.video else None
-        outcome = api.evaluate(self.run, self.episodes, video, self.device)
+        outcome = api.evaluate(self.run, self.episodes, video, self.device, trust=self.trust)
         for number, total in enumerate(outcome.returns):
             print(f"episode {number}: return {total:.1f}, {outcome.lengths[number]} env steps")
         if outcome.success is not None:
@@ -242,6 +248,8 @@ class Bench:
     """Env steps to train end to end; 0 leaves that out."""
     json: Path | None = None
     """Write the figures and all settings here."""
+    trust: bool = False
+    """With --run: run the code that its settings name, a task or reward of your own."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
@@ -254,6 +262,7 @@ class Bench:
         config = self.config
         if self.run is not None:
             config = RunFolder(self.run).read_config()
+            api.check_trust(RunFolder(self.run), config, None, self.trust)
         if self.sizes is not None:
             config = self._workload(self.sizes)
         report = bench(config, self.runtime, self.repeats, self.env_steps, self.run)
@@ -413,7 +422,7 @@ def _film(logdir: Path, video: Path) -> None:
     try:
         if problem := rendering_problem():
             raise UserError(problem)
-        api.evaluate(logdir, episodes=1, video=video)
+        api.evaluate(logdir, episodes=1, video=video, trust=True)
         print(f"Video: {video}")
     except UserError as error:
         print(f"No video: {error}")

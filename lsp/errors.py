@@ -1,6 +1,8 @@
 """What a user is meant to see when something is wrong: an exception, and a warning."""
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -8,6 +10,14 @@ class UserError(Exception):
 
     The command line prints the message and exits with code 2; from Python it is raised as it is.
     """
+
+
+class NotFinite(UserError):
+    """Learning or acting gave NaN or infinity; `arrays` are what they were given."""
+
+    def __init__(self, message: str, arrays: Mapping[str, Any]):
+        super().__init__(message)
+        self.arrays = arrays
 
 
 class RunWarning(UserWarning):

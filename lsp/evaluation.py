@@ -39,14 +39,16 @@ def evaluate(
     episodes: int,
     seed: int = 0,
     on_frame: Callable[[np.ndarray], None] | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run `episodes` episodes with an agent of its own, which `seed` seeds.
 
-    `on_frame` is given a picture of the first episode at every agent step.
+    `on_frame` is given a picture of the first episode at every agent step. `on_step` is
+    called there too, and may raise to end the evaluation.
     """
     envs = [make_env() for _ in range(episodes)]
     try:
-        return _run(build_agent(networks, "evaluate", episodes, seed), envs, on_frame)
+        return _run(build_agent(networks, "evaluate", episodes, seed), envs, on_frame, on_step)
     finally:
         for env in envs:
             env.close()
@@ -56,6 +58,7 @@ def _run(
     agent: AnyAgent,
     envs: list[gymnasium.Env[Any, Any]],
     on_frame: Callable[[np.ndarray], None] | None,
+    on_step: Callable[[], None],
 ) -> Evaluation:
     count = len(envs)
     seeds = episode_seeds(count)
@@ -63,6 +66,7 @@ def _run(
     returns, lengths, running = np.zeros(count), np.zeros(count, int), np.ones(count, bool)
     success: list[bool | None] = [None] * count
     while running.any():
+        on_step()
         if on_frame is not None and running[0]:
             on_frame(np.asarray(envs[0].render()))
         batch = {key: np.stack([o[key] for o in observations]) for key in observations[0]}

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 # planner stands low because it gets the model as a function and knows nothing of networks.
 LAYERS = (
     {"errors", "tasks"},
-    {"config", "storage"},
+    {"config", "storage", "lock"},
     {"nets", "distributions", "returns", "envs", "metrics", "statistics"},
     {"observations", "replay", "results"},
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
