@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -46,6 +46,20 @@ class Failure(NamedTuple):
 
     reason: str
     cause: Exception | None = None
+
+
+@runtime_checkable
+class Environments(Protocol):
+    """What is collected from: `count` environments, by index."""
+
+    count: int
+    repeatable: bool
+
+    def reset(
+        self, seeds: Mapping[int, int], actions: Mapping[int, np.ndarray] | None = None
+    ) -> dict[int, Step | Failure]: ...
+    def step(self, actions: Float[np.ndarray, "envs action"]) -> list[Step | Failure]: ...
+    def close(self) -> None: ...
 
 
 class InProcess:
@@ -105,12 +119,7 @@ class Workers:
                 f"({said(error)}): train with num_envs = 1"
             ) from error
         for worker in self._workers:
-            if isinstance(worker.answer(patience), Failure):
-                self.close()
-                raise UserError(
-                    f"{task}: its worker processes died when they started: a script that trains "
-                    "with num_envs must do so under `if __name__ == '__main__':`"
-                )
+            self._wait_for(worker)
 
     @property
     def processes(self) -> list[multiprocessing.process.BaseProcess]:
@@ -153,7 +162,15 @@ class Workers:
     def _restart(self, index: int) -> None:
         self._workers[index].end()
         self._workers[index] = _Worker(self._make)
-        self._workers[index].answer(self.patience)
+        self._wait_for(self._workers[index])
+
+    def _wait_for(self, worker: "_Worker") -> None:
+        if isinstance(worker.answer(PATIENCE), Failure):  # it has no time limit of the user's
+            self.close()
+            raise UserError(
+                f"{self.task}: its worker processes died when they started: a script that trains "
+                "with num_envs must do so under `if __name__ == '__main__':`"
+            )
 
     def close(self) -> None:
         """Close the environments and end their processes."""
@@ -161,9 +178,6 @@ class Workers:
             worker.ask(("close",))
         for worker in self._workers:
             worker.end(CLOSING)
-
-
-Environments = InProcess | Workers
 
 
 def is_repeatable(env: Env) -> bool:
