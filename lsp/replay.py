@@ -81,6 +81,7 @@ class Replay:
         replay._start(directory, capacity)
         replay._unsettled = True
         replay.num_episodes = num_episodes
+        replay._refuse_if_most_is_missing()
         problems: list[str] = []
         lengths = [replay._count_steps(index, problems) for index in range(num_episodes)]
         for index in range(_first_needed(lengths, capacity), num_episodes):
@@ -88,6 +89,16 @@ class Replay:
                 replay._restore(index, problems)
         replay._say_what_is_lost(problems)
         return replay
+
+    def _refuse_if_most_is_missing(self) -> None:
+        assert self._directory is not None
+        present = len(_episode_files(self._directory))
+        present += len(_episode_files(self._directory / _DAMAGED))
+        if 2 * present < self.num_episodes:
+            raise UserError(
+                f"{self._directory} holds {present} of {self.num_episodes} episodes: restore them, "
+                "or choose another --logdir"
+            )
 
     def _count_steps(self, index: int, problems: list[str]) -> int:
         """Rows of a stored episode, 0 where it is lost; its env steps are added to the sum."""
