@@ -1,7 +1,7 @@
 # Needs git, make and Python 3.11 or 3.12; everything else is installed into .venv on first use.
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all lint clean
+.PHONY: help install train test test-all faults soak lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,12 @@ test: lint ## what CI runs: lint, types and all tests but the slow ones
 
 test-all: lint ## lint, types and every test
 	$(PYTEST)
+
+faults: $(STAMP) ## kill, damage, fill up and hang real trainings, and print what they survived
+	LSP_FAULTS=full $(PYTEST) tests/faults -k "not row_16"
+
+soak: $(STAMP) ## train for two hours and measure memory and open files
+	LSP_FAULTS=full $(BIN)/python -m pytest tests/faults/test_soak.py
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

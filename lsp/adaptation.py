@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from lsp.checkpoint import load_newest
-from lsp.config import Config, TransferConfig
+from lsp.config import Config, TransferConfig, named_code
 from lsp.envs.dmc import DMControlEnv
 from lsp.errors import UserError
 from lsp.methods import AnyNetworks
 from lsp.networks import Networks
 from lsp.replay import Episode, Replay
 from lsp.run import RunFolder
-from lsp.trainer import Trainer, env_maker
+from lsp.trainer import Trainer, count_episodes, env_maker
 
 
 def transferred(
@@ -36,6 +36,8 @@ def transferred(
     """
     config = RunFolder(source).read_config()
     transfer = replace(transfer or TransferConfig(), source=str(source))
+    # The source's own reward is neither this task's nor known to be harmless code.
+    changes = {"reward": None} | changes
     config = replace(config, task=task, transfer=transfer, **changes)
     if skill_length is None and horizon is None:
         return config
@@ -52,6 +54,8 @@ def check(config: Config) -> None:
     source = _source(config).read_config()
     if source.task.startswith("python:") or config.task.startswith("python:"):
         return  # made from Python: the weights will tell
+    if set(named_code(source)) - set(named_code(config)):
+        return  # nobody has said that the source's code may run: the weights will tell
     pairs = []
     for each in (source, config):
         env = env_maker(each, each.task)()
@@ -82,7 +86,7 @@ def begin(trainer: Trainer) -> None:
     trainer.collector.random = False
     if not config.transfer.relabel:
         return
-    before = Replay.load(folder.episodes, None, checkpoint.facts["episodes"])
+    before = Replay.load(folder.episodes, None, count_episodes(checkpoint, folder))
     rewards = reward_function(trainer.env, config.task)
     for episode in before.episodes():
         trainer.replay.add(relabelled(episode, rewards, folder.path))

@@ -14,7 +14,7 @@ import torch
 
 from lsp.adaptation import begin, check, transferred
 from lsp.checkpoint import load_newest
-from lsp.config import Config, RuntimeConfig, default_runtime, make_config
+from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code
 from lsp.envs.user import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.evaluation import Evaluation
@@ -35,16 +35,18 @@ def train(
     listen: Callable[[Progress], None] = lambda progress: None,
     *,
     config: Config | None = None,
+    force: bool = False,
 ) -> bool:
     """Train until `steps` env steps, evaluating and saving on the way; take up an earlier run.
 
     `task` is all settings at once; or a task's name, a Gymnasium environment (which is copied for
     training and evaluation, and stays as it is) or a function that makes one, with the other
     settings in `config`. SIGINT and SIGTERM save and return early. Returns whether `steps` was
-    reached.
+    reached. With `force`, a run of other settings goes on with these, as far as they fit what it
+    has learned.
 
-    Raises UserError if a setting makes no sense, the task is unknown or none for LSP, or `logdir`
-    holds another run or cannot be written.
+    Raises UserError if a setting makes no sense, the task is unknown or none for LSP, `logdir`
+    holds another run, is in use, damaged beyond what a run survives, or cannot be written.
     """
     if steps < 0:
         raise UserError(f"steps must be at least 0, not {steps}")
@@ -55,7 +57,7 @@ def train(
     transfers = settings.transfer.source is not None
     if transfers:
         check(settings)  # before there is a folder
-    trainer = Trainer(settings, RunFolder(Path(logdir)), runtime, source)
+    trainer = Trainer(settings, RunFolder(Path(logdir)), runtime, source, force)
     try:
         if transfers and trainer.fresh:
             begin(trainer)
@@ -143,11 +145,15 @@ def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def load_networks(logdir: str | Path, device: str = "cpu", env: Task | None = None) -> AnyNetworks:
+def load_networks(
+    logdir: str | Path, device: str = "cpu", env: Task | None = None, trust: bool = False
+) -> AnyNetworks:
     """The networks of a run's newest checkpoint. Raises UserError where there is none, where the
-    task was passed from Python and `env` is not, and where `env` is another task."""
+    task was passed from Python and `env` is not, where `env` is another task, and where the run
+    names code to import and `trust` is false."""
     folder = RunFolder(Path(logdir))
     config = folder.read_config()
+    check_trust(folder, config, env, trust)
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
@@ -162,6 +168,17 @@ def load_networks(logdir: str | Path, device: str = "cpu", env: Task | None = No
             "this environment's: give the environment that it was trained on"
         ) from error
     return networks
+
+
+def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool) -> None:
+    """Raises UserError where a run names code and nobody said that it may be run: its folder may be
+    a stranger's, and the modules that it names anything."""
+    named = named_code(config if env is None else replace(config, task=""))
+    if named and not trust:
+        raise UserError(
+            f"{folder.path} names code that would be imported and run ({', '.join(named)}): "
+            "--trust, or trust=True, if it is yours"
+        )
 
 
 def _env_maker(config: Config, env: Task | None) -> Callable[[], gymnasium.Env[Any, Any]]:
@@ -179,12 +196,14 @@ def load(
     seed: int = 0,
     device: str = "cpu",
     env: Task | None = None,
+    trust: bool = False,
 ) -> AnyAgent:
     """The agent of a run: `agent.act(observation)`, `agent.reset()` when an episode begins.
 
-    A run on a task that was passed from Python needs it again, as `env`.
+    A run on a task that was passed from Python needs it again, as `env`; one that names your own
+    code needs it, or `trust`.
     """
-    return build_agent(load_networks(logdir, device, env), mode, num_envs, seed)
+    return build_agent(load_networks(logdir, device, env, trust), mode, num_envs, seed)
 
 
 def evaluate(
@@ -193,16 +212,18 @@ def evaluate(
     video: Path | None = None,
     device: str = "cpu",
     env: Task | None = None,
+    trust: bool = False,
 ) -> Evaluation:
     """Evaluate a run's newest checkpoint; film its first episode where `video` is given.
 
-    A run on a task that was passed from Python needs it again, as `env`.
+    A run on a task that was passed from Python needs it again, as `env`; one that names your own
+    code needs it, or `trust`.
 
     Raises UserError if there is no checkpoint, `env` is lacking, or nothing can be rendered.
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
-    networks = load_networks(logdir, device, env)
+    networks = load_networks(logdir, device, env, trust)
     config = networks.config
     make = _env_maker(config, env)
     if video is None:

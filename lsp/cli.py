@@ -1,4 +1,5 @@
-"""The command line: `lsp train`, `transfer`, `eval`, `plot`, `sweep`, `reproduce` ..."""
+"""Latent skill planning: train, evaluate and compare agents. With any command, `--debug` shows
+where an error comes from."""
 
 import argparse
 import io
@@ -6,19 +7,21 @@ import shlex
 import shutil
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import tyro
 from tyro.conf import Positional, Suppress, arg, subcommand
 
 from lsp.config import Config, RuntimeConfig, TransferConfig, default_runtime, make_config
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError, said
 from lsp.experiments.engines import Execution, Outcome
 
 OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
@@ -38,6 +41,8 @@ class Train:
     """The run's folder; without it runs/TASK-METHOD-PRESET-SEED."""
     video: bool = False
     """Film an episode at the end."""
+    force: bool = False
+    """Go on with these settings where the folder's run has others, as far as they fit."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
@@ -50,7 +55,7 @@ class Train:
         name = f"{plain_name(config.task)}-{config.method}-{config.preset}-{config.seed}"
         logdir = self.logdir or Path("runs") / name
         with show_progress(self.steps) as show:
-            reached = api.train(config, logdir, self.steps, self.runtime, show)
+            reached = api.train(config, logdir, self.steps, self.runtime, show, force=self.force)
         command = shlex.join([_program(), *sys.argv[1:]])
         print(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
         if not reached:
@@ -117,6 +122,8 @@ class Transfer:
     """Without it the run's own."""
     video: bool = False
     """Film an episode at the end."""
+    force: bool = False
+    """Go on with these settings where the folder's run has others, as far as they fit."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
@@ -140,7 +147,8 @@ class Transfer:
             **changes,
         )
         logdir = self.logdir or Path("runs") / f"{plain_name(self.task)}-from-{self.run.name}"
-        Train(config, self.steps, logdir, self.video, self.runtime).main()
+        runtime = default_runtime(config.preset, self.runtime)
+        Train(config, self.steps, logdir, self.video, self.force, runtime).main()
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,8 @@ class Eval:
     """Film the first one into the run's folder."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
+    trust: bool = False
+    """Run the code that the run's settings name: a task or reward of your own."""
 
     def main(self) -> None:
         from lsp import api
@@ -162,7 +172,7 @@ class Eval:
 
         api.prepare_torch(RuntimeConfig(device=self.device))
         video = RunFolder(self.run).video if self.video else None
-        outcome = api.evaluate(self.run, self.episodes, video, self.device)
+        outcome = api.evaluate(self.run, self.episodes, video, self.device, trust=self.trust)
         for number, total in enumerate(outcome.returns):
             print(f"episode {number}: return {total:.1f}, {outcome.lengths[number]} env steps")
         if outcome.success is not None:
@@ -239,6 +249,8 @@ class Bench:
     """Env steps to train end to end; 0 leaves that out."""
     json: Path | None = None
     """Write the figures and all settings here."""
+    trust: bool = False
+    """With --run: run the code that its settings name, a task or reward of your own."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
@@ -251,6 +263,7 @@ class Bench:
         config = self.config
         if self.run is not None:
             config = RunFolder(self.run).read_config()
+            api.check_trust(RunFolder(self.run), config, None, self.trust)
         if self.sizes is not None:
             config = self._workload(self.sizes)
         report = bench(config, self.runtime, self.repeats, self.env_steps, self.run)
@@ -410,7 +423,7 @@ def _film(logdir: Path, video: Path) -> None:
     try:
         if problem := rendering_problem():
             raise UserError(problem)
-        api.evaluate(logdir, episodes=1, video=video)
+        api.evaluate(logdir, episodes=1, video=video, trust=True)
         print(f"Video: {video}")
     except UserError as error:
         print(f"No video: {error}")
@@ -454,14 +467,12 @@ def _parse(arguments: Sequence[str], method: str | None = None) -> Command:
     # A body with more readings and joints than the walker's.
     measured = Bench(replace(config, task="quadruped_walk"), runtime=runtime)
     bench = subcommand("bench", default=measured, prefix_name=False)
-    started = Transfer(tyro.MISSING, tyro.MISSING, runtime=_runtime_of_source(arguments))
-    transfer = subcommand("transfer", default=started, prefix_name=False)
     scaled = Reproduce(runtime=_chosen_scale(arguments))
     reproduce = subcommand("reproduce", default=scaled, prefix_name=False)
     sweep = subcommand("sweep", default=Sweep(config, runtime=runtime), prefix_name=False)
     commands = (
         Annotated[Train, train]
-        | Annotated[Transfer, transfer]
+        | Annotated[Transfer, subcommand("transfer", prefix_name=False)]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]
@@ -483,15 +494,6 @@ def _for_each_method(sweep: Sweep, arguments: Sequence[str]) -> Iterator[Config]
         parsed = _parse(arguments, method)
         assert isinstance(parsed, Sweep)
         yield replace(parsed.config, method=method)
-
-
-def _runtime_of_source(arguments: Sequence[str]) -> RuntimeConfig:
-    """How a transfer is computed by default: as the preset of the run that is named has it."""
-    from lsp.run import RunFolder
-
-    named = (Path(each) for each in arguments[1:] if (Path(each) / "config.json").is_file())
-    run = next(named, None) if arguments[:1] == ["transfer"] else None
-    return RuntimeConfig() if run is None else default_runtime(RunFolder(run).read_config().preset)
 
 
 def _chosen_scale(arguments: Sequence[str]) -> RuntimeConfig:
@@ -520,15 +522,50 @@ def _parse_in_one_line(arguments: Sequence[str]) -> Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    """Run one command; a user's mistake is one line on stderr and exit code 2.
+
+    Anything else that goes wrong is one line and exit code 1. `--debug` shows the traceback too.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
     try:
-        _parse_in_one_line(arguments).main()
+        with _warnings_in_one_line():
+            _parse_in_one_line([each for each in arguments if each != "--debug"]).main()
     except BrokenPipeError:  # of a reader that has seen enough, such as head
         sys.stderr.close()
+    except KeyboardInterrupt as error:
+        _fail(error, "stopped", 130, debug)
     except UserError as error:
-        print(f"lsp: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(error, str(error), 2, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(error, f"{where}{error.strerror or said(error)}", 2, debug)
+    except Exception as error:
+        _fail(error, f"{said(error)} (an error of lsp: --debug shows where)", 1, debug)
+
+
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    print(f"lsp: {message}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What a run survives is said each time; all other warnings as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        show = warnings.showwarning
+
+        def say(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, RunWarning):
+                print(f"lsp: warning: {message}", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *rest, **more)
+
+        warnings.showwarning = say
+        yield
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ what they change, and `fast` says why.
 import dataclasses
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any, Literal, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lsp.errors import UserError
 
@@ -275,6 +276,8 @@ class RuntimeConfig:
     """torch.compile filter, imagination step and heads, where a C++ compiler is found."""
     bf16: bool = True
     """Imagine and plan in bfloat16, where the hardware multiplies it."""
+    patience: float = 300.0
+    """With --num-envs: seconds that a step of an environment may take before it is given up."""
     cuda_graphs: bool = False
     """On a GPU: compile with CUDA graphs (mode reduce-overhead). Not measured yet."""
 
@@ -359,6 +362,14 @@ class Config:
         for problem in _problems(self):
             raise UserError(problem)
         return self
+
+
+def named_code(config: Config) -> list[str]:
+    """Settings that name modules which making the environment imports: a user's own task and
+    reward, and Gymnasium's `module:ID`."""
+    task = config.task.removeprefix("gymnasium:")
+    code = [config.task] if ":" in task and not task.startswith("python:") else []
+    return code + ([config.reward] if config.reward is not None else [])
 
 
 def _can_end_itself(task: str) -> bool:
@@ -548,9 +559,15 @@ def _debug() -> Config:
     )
 
 
-def default_runtime(preset: str) -> RuntimeConfig:
-    """`debug` is over before a compiler would be; `paper` changes nothing, precision included."""
-    return RuntimeConfig(compile=preset != "debug", bf16=preset != "paper")
+def default_runtime(preset: str, chosen: RuntimeConfig | None = None) -> RuntimeConfig:
+    """`debug` is over before a compiler would be; `paper` changes nothing, precision included.
+
+    What is `chosen` otherwise than RuntimeConfig has it stays as it is.
+    """
+    own = RuntimeConfig()
+    changed = {k: x for k, x in vars(chosen or own).items() if x != getattr(own, k)}
+    suited = replace(own, compile=preset != "debug", bf16=preset != "paper")
+    return replace(suited, **changed)
 
 
 PRESETS = {"paper": _paper, "fast": _fast, "debug": _debug}
@@ -666,8 +683,11 @@ _ADDED: dict[type, dict[str, Any]] = {
 """Settings that earlier versions did not record, and what they amounted to."""
 
 
-def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config") -> Any:
-    """The inverse of `to_dict`. Raises UserError naming any field it does not know or lacks."""
+def from_dict(values: Any, kind: type = Config, where: str = "config") -> Any:
+    """The inverse of `to_dict`. Raises UserError naming any field it does not know or lacks, or
+    whose value is of another type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected settings by name, not {values!r:.40}")
     values = _ADDED.get(kind, {}) | values
     hints = get_type_hints(kind)
     unknown, missing = set(values) - set(hints), set(hints) - set(values)
@@ -680,7 +700,26 @@ def from_dict(values: dict[str, Any], kind: type = Config, where: str = "config"
         if dataclasses.is_dataclass(hint):
             value = from_dict(value, hint, f"{where}.{name}")  # type: ignore[arg-type]
         parsed[name] = tuple(value) if isinstance(value, list) else value
+        if not _fits(parsed[name], hint):
+            raise UserError(f"{where}: {name} cannot be {value!r:.40}")
     return kind(**parsed)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of the type that a field has."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return isinstance(value, str) and value in inner
+    if kind is UnionType:
+        return any(_fits(value, each) for each in inner)
+    if kind is tuple:
+        open_ended = inner[-1] is Ellipsis
+        each = [inner[0]] * len(value) if open_ended and isinstance(value, tuple) else inner
+        fits = isinstance(value, tuple) and len(value) == len(each)
+        return fits and all(_fits(*pair) for pair in zip(value, each))
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
 
 
 def differences(one: Config, other: Config) -> list[str]:

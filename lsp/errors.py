@@ -1,4 +1,8 @@
-"""The one exception a user is meant to see."""
+"""What a user is meant to see when something is wrong: an exception, and a warning."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -6,3 +10,26 @@ class UserError(Exception):
 
     The command line prints the message and exits with code 2; from Python it is raised as it is.
     """
+
+
+class NotFinite(UserError):
+    """Learning or acting gave NaN or infinity; `arrays` are what they were given."""
+
+    def __init__(self, message: str, arrays: Mapping[str, Any]):
+        super().__init__(message)
+        self.arrays = arrays
+
+
+class RunWarning(UserWarning):
+    """Something that a run survived: one line, which the command line prints."""
+
+
+def warn(message: str) -> None:
+    """Say that something went wrong while the run goes on."""
+    warnings.warn(message, RunWarning, stacklevel=3)
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from lsp.envs.workers import Failure, InProcess, Step
+from lsp.errors import UserError
 from lsp.methods import AnyAgent, AnyNetworks, build_agent
 
 
@@ -39,14 +41,16 @@ def evaluate(
     episodes: int,
     seed: int = 0,
     on_frame: Callable[[np.ndarray], None] | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run `episodes` episodes with an agent of its own, which `seed` seeds.
 
-    `on_frame` is given a picture of the first episode at every agent step.
+    `on_frame` is given a picture of the first episode at every agent step. `on_step` is
+    called there too, and may raise to end the evaluation.
     """
     envs = [make_env() for _ in range(episodes)]
     try:
-        return _run(build_agent(networks, "evaluate", episodes, seed), envs, on_frame)
+        return _run(build_agent(networks, "evaluate", episodes, seed), envs, on_frame, on_step)
     finally:
         for env in envs:
             env.close()
@@ -56,23 +60,36 @@ def _run(
     agent: AnyAgent,
     envs: list[gymnasium.Env[Any, Any]],
     on_frame: Callable[[np.ndarray], None] | None,
+    on_step: Callable[[], None],
 ) -> Evaluation:
     count = len(envs)
     seeds = episode_seeds(count)
-    observations = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
+    alone = [InProcess(env) for env in envs]
+    begun = [_given(env.reset({0: s})[0]) for env, s in zip(alone, seeds, strict=True)]
+    observations = [step.observation for step in begun]
     returns, lengths, running = np.zeros(count), np.zeros(count, int), np.ones(count, bool)
     success: list[bool | None] = [None] * count
     while running.any():
+        on_step()
         if on_frame is not None and running[0]:
             on_frame(np.asarray(envs[0].render()))
         batch = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
         actions = agent.act(batch)
         for i in np.flatnonzero(running):
-            observations[i], reward, terminated, truncated, info = envs[i].step(actions[i])
-            returns[i] += float(reward)
-            lengths[i] += info["env_steps"]
-            if "success" in info:
-                success[i] = bool(success[i]) or bool(info["success"])
-            running[i] = not (terminated or truncated)
+            step = _given(alone[i].step(actions[i][None])[0])
+            observations[i] = step.observation
+            returns[i] += step.reward
+            lengths[i] += step.info["env_steps"]
+            if "success" in step.info:
+                success[i] = bool(success[i]) or bool(step.info["success"])
+            running[i] = not (step.terminated or step.truncated)
     reached = None if None in success else np.array(success, float)
     return Evaluation(returns, lengths, reached)
+
+
+def _given(outcome: Step | Failure) -> Step:
+    if isinstance(outcome, Failure):
+        raise UserError(
+            f"an environment failed in evaluation ({outcome.reason})"
+        ) from outcome.cause
+    return outcome

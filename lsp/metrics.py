@@ -13,12 +13,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from lsp.errors import UserError
+from lsp.errors import UserError, warn
+from lsp.storage import write_bytes
 
 FILE = "metrics.jsonl"
 KINDS = ("train", "episode", "eval")
@@ -26,7 +30,8 @@ _OWN_KEYS = ("kind", "env_steps", "time", "non_finite")
 
 
 class MetricsLogger:
-    """Appends to a run's metrics; a line is on disk when `write` returns.
+    """Appends to a run's metrics; a line is on disk when `write` returns, unless the disk is full:
+    then it waits for the next one.
 
     Args:
         logdir: the run's folder; it is made where missing.
@@ -37,11 +42,13 @@ class MetricsLogger:
 
     def __init__(self, logdir: Path) -> None:
         self._path = logdir / FILE
+        self._waiting = b""  # what there was no room for; a line that is half written goes on here
+        self._said_full = False
         self._tensorboard = _TensorBoard(logdir / "tensorboard")
         try:
             logdir.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self._path)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._open()
         except OSError as error:
             raise UserError(
                 f"cannot write {self._path} ({error.strerror}): choose another --logdir"
@@ -65,23 +72,38 @@ class MetricsLogger:
         line = {"kind": kind, "env_steps": env_steps, "time": time.time(), **finite}
         if lost := [key for key in plain if _has_non_finite(plain[key])]:
             line["non_finite"] = lost
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        for key, value in finite.items():
-            if isinstance(value, int | float):
-                tag = key if "/" in key else f"{kind}/{key}"
-                self._tensorboard.add(tag, float(value), env_steps)
+        self._waiting += json.dumps(line, allow_nan=False).encode() + b"\n"
+        self._store()
+        scalars = {key: float(x) for key, x in finite.items() if isinstance(x, int | float)}
+        tags = {key if "/" in key else f"{kind}/{key}": x for key, x in scalars.items()}
+        self._tensorboard.add(tags, env_steps)
+
+    def _store(self) -> None:
+        """Write what waits, as far as there is room."""
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._said_full = False
+        except OSError as error:
+            if not self._said_full:
+                warn(f"{self._path} cannot be written ({error.strerror}): its lines wait in memory")
+            self._said_full = True
+
+    def _open(self) -> FileIO:
+        return FileIO(self._path, "a")  # unbuffered: it says how much was written
 
     def truncate(self, env_steps: int) -> None:
-        """Forget every line after `env_steps`, where a resumed run goes on from its checkpoint."""
-        kept = [line for line in _lines(self._path) if line["env_steps"] <= env_steps]
+        """Forget every line after `env_steps`, where a resumed run goes on from its checkpoint;
+        damaged lines too, with a warning. Raises OSError."""
+        kept = [line for line in _readable(self._path) if line["env_steps"] <= env_steps]
         self._file.close()
         _replace(self._path, kept)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._open()
         self._tensorboard.purge(env_steps + 1)
 
     def close(self) -> None:
-        """Flush and close both; the logger takes no more lines."""
+        """Close both; the logger takes no more lines."""
+        self._store()
         self._file.close()
         self._tensorboard.close()
 
@@ -100,8 +122,22 @@ def read_metrics(logdir: Path) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The file's complete lines: without its newline, a line was never finished."""
-    complete = path.read_bytes().split(b"\n")[:-1]
-    return [_parse(path, number, text) for number, text in enumerate(complete, start=1)]
+    return [_parse(path, number, text) for number, text in _complete(path)]
+
+
+def _readable(path: Path) -> list[dict[str, Any]]:
+    """`_lines` but the damaged ones, which are named in a warning."""
+    lines = []
+    for number, text in _complete(path):
+        try:
+            lines.append(_parse(path, number, text))
+        except UserError:
+            warn(f"{path}, line {number} is damaged: it is left out")
+    return lines
+
+
+def _complete(path: Path) -> Iterator[tuple[int, bytes]]:
+    return enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
 
 
 def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
@@ -109,7 +145,7 @@ def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
         line = json.loads(text)
         if isinstance(line["env_steps"], int) and line["kind"] in KINDS:
             return line
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise UserError(f"{path}, line {number} is damaged: remove that line")
 
@@ -121,13 +157,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _replace(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Write anew in one step: a crash leaves the old file or the new one, never half of one."""
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def _plain(value: Any) -> Any:
@@ -150,17 +180,28 @@ def _has_non_finite(value: Any) -> bool:
 
 
 class _TensorBoard:
-    """The event file, opened with the first scalar."""
+    """The event file, opened with the first scalars. What it has no room for is lost: the truth is
+    elsewhere."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._purge_step: int | None = None
+        self._path: Path | None = None
         self._writer: Any = None
 
-    def add(self, tag: str, value: float, step: int) -> None:
-        if self._writer is None:
-            self._writer = self._open()
-        self._writer.add_scalar(tag, value, step)
+    def add(self, scalars: Mapping[str, float], step: int) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        try:
+            if self._writer is None:
+                self._open()
+            self._write(step=step, summary=Summary(value=values))
+            self._writer.flush()
+        except OSError:
+            # Half a record would hide all that follow: those begin another file.
+            self.close()
+            self._remove_empty_file()
 
     def purge(self, step: int) -> None:
         """Have TensorBoard hide what was logged at `step` and later."""
@@ -168,14 +209,34 @@ class _TensorBoard:
         self._purge_step = step
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):
+                writer.close()
 
-    def _open(self) -> Any:
+    def _open(self) -> None:
+        # Not its SummaryWriter, whose thread dies of a full disk and lets this one wait for ever.
         # Imported late: tensorboardX imports torch, which readers of metrics do without.
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
-        # Event files are named by the second: two of one second would overwrite each other.
-        suffix = f".{time.time_ns()}"
-        return SummaryWriter(str(self._folder), purge_step=self._purge_step, filename_suffix=suffix)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names.
+        now = time.time_ns()
+        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
+        self._path = self._folder / name
+        self._writer = RecordWriter(str(self._path))
+        self._write(file_version="brain.Event:2")
+        if self._purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._write(step=self._purge_step, session_log=start)
+
+    def _write(self, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def _remove_empty_file(self) -> None:
+        with suppress(OSError):
+            if self._path is not None and self._path.stat().st_size == 0:
+                self._path.unlink()

@@ -4,14 +4,13 @@ Row t of an episode holds observation t, the action that *led to* it, and the re
 (Dreamer v1). A row is one agent step.
 """
 
-import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from lsp.errors import UserError
+from lsp.errors import UserError, warn
+from lsp.storage import read_arrays, write_arrays
 
 Episode = dict[str, np.ndarray]
 
@@ -25,6 +24,8 @@ _DTYPES = {
 # Kept in the files only: learning never reads them, relabelling goes through the files.
 _FILE_ONLY = ("env_steps", "sim_state")
 _FIRST_GROWTH = 1024  # rows
+_MOST_WAITING = 100  # episodes that wait in memory for room on the disk
+_DAMAGED = "damaged"  # folder that damaged files are moved to
 
 
 class Replay:
@@ -33,6 +34,8 @@ class Replay:
     With a ``capacity`` (in rows) the oldest rows are overwritten once it is reached; with None
     memory grows as needed. Files are never deleted for lack of room. With ``directory`` None
     nothing is written, and what only files hold (``sim_state``) is dropped.
+
+    ``lost`` are the numbers of episodes whose files are damaged or gone.
 
     Raises:
       UserError: the directory already holds episodes (use ``Replay.load``).
@@ -55,7 +58,9 @@ class Replay:
         self._allocated = 0
         self._next = 0  # where the next row goes; the ring's seam, once it is full
         self._size = 0
-        self._stale_files = False
+        self._unsettled = False
+        self._waiting: list[tuple[Path, Episode]] = []
+        self.lost: set[int] = set()
         self.num_episodes = 0
         self.num_env_steps = 0
         if directory is not None:
@@ -66,29 +71,86 @@ class Replay:
         """The replay as it was after its first ``num_episodes`` episodes: same rows, same samples.
 
         Later files are ignored, and removed by the next ``add``; loading alone changes no file.
+        Damaged and missing files are left out, named in a warning; the next ``add`` moves the
+        damaged ones to ``damaged/``.
 
         Raises:
-          UserError: a file is missing, unreadable, or longer than ``capacity``.
+          UserError: no file can be read, or an episode is longer than ``capacity``.
         """
         replay = cls.__new__(cls)
         replay._start(directory, capacity)
-        replay._stale_files = True
-        lengths = []
-        for index in range(num_episodes):
-            steps = _read(_path(directory, index), only="env_steps")["env_steps"]
-            lengths.append(len(steps))
-            replay.num_env_steps += int(steps.sum())
-        for index in range(_first_needed(lengths, capacity), num_episodes):
-            replay._remember(replay._restore(_path(directory, index)))
+        replay._unsettled = True
         replay.num_episodes = num_episodes
+        replay._refuse_if_most_is_missing()
+        problems: list[str] = []
+        lengths = [replay._count_steps(index, problems) for index in range(num_episodes)]
+        for index in range(_first_needed(lengths, capacity), num_episodes):
+            if index not in replay.lost:
+                replay._restore(index, problems)
+        replay._say_what_is_lost(problems)
         return replay
+
+    def _refuse_if_most_is_missing(self) -> None:
+        assert self._directory is not None
+        present = len(_episode_files(self._directory))
+        present += len(_episode_files(self._directory / _DAMAGED))
+        if 2 * present < self.num_episodes:
+            raise UserError(
+                f"{self._directory} holds {present} of {self.num_episodes} episodes: restore them, "
+                "or choose another --logdir"
+            )
+
+    def _count_steps(self, index: int, problems: list[str]) -> int:
+        """Rows of a stored episode, 0 where it is lost; its env steps are added to the sum."""
+        assert self._directory is not None
+        if (self._directory / _DAMAGED / _path(self._directory, index).name).exists():
+            self.lost.add(index)  # known already
+            return 0
+        path = _path(self._directory, index)
+        try:
+            steps = _as_stored(read_arrays(path, only="env_steps"))["env_steps"]
+        except (UserError, ValueError) as error:
+            self._lose(index, error, problems)
+            return 0
+        self.num_env_steps += int(steps.sum())
+        return len(steps)
+
+    def _restore(self, index: int, problems: list[str]) -> None:
+        assert self._directory is not None
+        path = _path(self._directory, index)
+        try:
+            episode = _checked(_as_stored(read_arrays(path)))
+            self._check_kinds(episode, "it")
+        except (UserError, ValueError) as error:
+            self._lose(index, error, problems)
+            return
+        self._check_length(episode, str(path))
+        self._remember(episode)
+
+    def _lose(self, index: int, error: Exception, problems: list[str]) -> None:
+        assert self._directory is not None
+        self.lost.add(index)
+        path = _path(self._directory, index)
+        named = isinstance(error, UserError)
+        problems.append(str(error) if named else f"{path} is no episode of this run ({error})")
+
+    def _say_what_is_lost(self, problems: list[str]) -> None:
+        if not problems:
+            return
+        some = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+        if len(self.lost) == self.num_episodes:
+            raise UserError(
+                f"none of {self.num_episodes} episodes in {self._directory} can be read ({some}): "
+                "restore them, or choose another --logdir"
+            )
+        warn(f"{len(problems)} of {self.num_episodes} episodes are left out: {some}")
 
     def __len__(self) -> int:
         """Rows held in memory, at most ``capacity``."""
         return self._size
 
     def add(self, episode: Episode) -> None:
-        """Adds a whole episode, on disk first.
+        """Adds a whole episode, in memory and on disk.
 
         Args:
           episode: arrays of T+1 rows: ``obs/<key>``, ``action`` float32 [T+1, A] (zeros in row 0),
@@ -98,18 +160,44 @@ class Replay:
             action, the same keys in every episode. float64 observations are stored as float32,
             images stay uint8. Arrays are copied.
 
+        Where the disk is full the episode waits in memory, and is written with the next one or by
+        ``store``.
+
         Raises:
-          UserError: the episode does not fit into ``capacity``.
+          UserError: the episode does not fit into ``capacity``, or 100 of them wait for room.
           ValueError: an array is missing, or its rows or shape do not fit the others.
         """
         episode = _checked(episode)
-        self._check_fits(episode, f"episode {self.num_episodes}")
-        if self._directory is not None:
-            self._remove_stale_files()
-            _write(_path(self._directory, self.num_episodes), episode)
+        self._check_length(episode, f"episode {self.num_episodes}")
+        self._check_kinds(episode, f"episode {self.num_episodes}")
         self._remember(episode)
+        if self._directory is not None:
+            self._waiting.append((_path(self._directory, self.num_episodes), episode))
         self.num_episodes += 1
         self.num_env_steps += int(episode["env_steps"].sum())
+        try:
+            self.store()
+        except OSError as error:
+            self._wait_for_room(error)
+
+    def store(self) -> None:
+        """Write the episodes that wait for room on the disk. Raises OSError where there is none."""
+        while self._waiting:
+            self._settle()
+            write_arrays(*self._waiting[0])
+            self._waiting.pop(0)
+
+    def _wait_for_room(self, error: OSError) -> None:
+        count, path = len(self._waiting), self._waiting[0][0]
+        if count >= _MOST_WAITING:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}), and {count} episodes wait for room: "
+                "free some, then the same command goes on from the last checkpoint"
+            ) from error
+        warn(
+            f"{path} cannot be written ({error.strerror}): it waits in memory, with "
+            f"{count - 1} more, and is tried again with the next episode"
+        )
 
     def sample(self, batch: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws chunks of consecutive rows, uniformly over all rows that a chunk can start from.
@@ -134,15 +222,16 @@ class Replay:
         return {key: rows[index] for key, rows in self._rows.items()}
 
     def episodes(self) -> Iterator[Episode]:
-        """All episodes ever added, oldest first, whole, read from their files one by one.
+        """All episodes ever added but the lost ones, oldest first, whole, read from their files.
 
         Raises:
-          UserError: the replay has no directory, or a file is missing or unreadable.
+          UserError: the replay has no directory, or a file has become unreadable.
         """
         if self._directory is None:
             raise UserError("This replay keeps no files: give it a directory to read episodes.")
         for index in range(self.num_episodes):
-            yield _read(_path(self._directory, index))
+            if index not in self.lost:
+                yield read_arrays(_path(self._directory, index))
 
     def _remember(self, episode: Episode) -> None:
         """Appends an episode's rows to the ring, over the oldest ones if it is full."""
@@ -155,21 +244,15 @@ class Replay:
         self._next = (self._next + count) % self._allocated
         self._size = min(self._size + count, self._allocated)
 
-    def _restore(self, path: Path) -> Episode:
-        try:
-            episode = _checked(_read(path))
-            self._check_fits(episode, str(path))
-        except ValueError as error:
-            raise UserError(f"{path} is no episode of this run ({error}).") from error
-        return episode
-
-    def _check_fits(self, episode: Episode, name: str) -> None:
+    def _check_length(self, episode: Episode, name: str) -> None:
         count = len(episode["is_first"])
         if self._capacity is not None and count > self._capacity:
             raise UserError(
                 f"The replay's capacity of {self._capacity} rows is less than {name} "
                 f"with its {count} rows: raise the capacity."
             )
+
+    def _check_kinds(self, episode: Episode, name: str) -> None:
         new = {key: _kind(rows) for key, rows in episode.items() if key not in _FILE_ONLY}
         old = {key: _kind(rows) for key, rows in self._rows.items()}
         for key in sorted(new.keys() | old.keys()) if old else []:
@@ -193,16 +276,31 @@ class Replay:
             grown[key][: self._size] = old[: self._size]
         self._rows, self._allocated = grown, size
 
-    def _remove_stale_files(self) -> None:
-        """Removes what a run that was resumed from before left behind."""
-        if self._stale_files and self._directory is not None:
-            for path in _episode_files(self._directory)[self.num_episodes :]:
+    def _settle(self) -> None:
+        """Removes what a run that was resumed from before left behind; sets damaged files aside."""
+        if not self._unsettled or self._directory is None:
+            return
+        for path in _episode_files(self._directory):
+            number = int(path.stem.rpartition("-")[2])
+            if number >= self.num_episodes - len(self._waiting):
                 path.unlink()
-            self._stale_files = False
+            elif number in self.lost:
+                (self._directory / _DAMAGED).mkdir(exist_ok=True)
+                path.rename(self._directory / _DAMAGED / path.name)
+        self._unsettled = False
 
 
 def _kind(rows: np.ndarray) -> str:
     return f"{rows.dtype}{list(rows.shape[1:])}"
+
+
+def _as_stored(arrays: Episode) -> Episode:
+    """The arrays of a file; raises ValueError where one is not as ``Replay.add`` writes it."""
+    for key, rows in arrays.items():
+        wanted = _DTYPES.get(key, rows.dtype)
+        if rows.ndim == 0 or rows.dtype.kind not in "fiub" or rows.dtype != wanted:
+            raise ValueError(f"'{key}' is {rows.dtype}{list(rows.shape)}")
+    return arrays
 
 
 def _checked(episode: Episode) -> Episode:
@@ -240,39 +338,4 @@ def _path(directory: Path, index: int) -> Path:
 
 
 def _episode_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("episode-*.npz"))
-
-
-def _write(path: Path, episode: Episode) -> None:
-    """Writes all or nothing: a crash leaves no half of an episode under its name."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **episode)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    # Without this a power cut can forget the file's new name; Windows cannot open directories.
-    if os.name == "posix":
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _read(path: Path, only: str | None = None) -> Episode:
-    """An episode's arrays, or only one of them; raises UserError where the file is no good."""
-    try:
-        # Opened here, because np.load leaves its own handle open where it finds no archive.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {key: file[key] for key in ([only] if only else file.files)}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: restore it, or start the run afresh.") from None
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): restore it, or start the run afresh."
-        ) from error
+    return sorted(directory.glob("episode-*[0-9].npz"))

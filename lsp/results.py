@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from lsp.errors import UserError
 from lsp.metrics import read_metrics
+from lsp.storage import read_json
 from lsp.tasks import plain_name
 
 HEADER = (
@@ -158,11 +158,8 @@ def _read_json(folder: Path, name: str, required: Iterable[str]) -> dict[str, An
     path = folder / name
     if not path.is_file():
         raise UserError(f"{folder} has no {name}: name the folder of a run (its --logdir)")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    missing = [key for key in required if not isinstance(content, dict) or key not in content]
+    content = read_json(path)
+    missing = [key for key in required if key not in content]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: was it written by lsp train?")
     return content

@@ -1,7 +1,5 @@
 """A run's folder: what lies where, what the run is, and where it came from."""
 
-import json
-import os
 import platform
 import shlex
 import subprocess
@@ -13,7 +11,9 @@ from typing import Any
 import torch
 
 from lsp.config import Config, RuntimeConfig, differences, from_dict, to_dict
-from lsp.errors import UserError
+from lsp.errors import UserError, warn
+from lsp.lock import Lock
+from lsp.storage import read_json, write_json
 
 PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
 
@@ -22,11 +22,13 @@ class RunFolder:
     """Paths inside a run's folder.
 
     config.json, run.json (provenance), source.json (of a transfer), metrics.jsonl, tensorboard/,
-    episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from pixels), video.mp4
+    episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from pixels), video.mp4, lock,
+    not_finite.npz (what learning or acting made NaN of)
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self._lock = Lock(path / "lock")
 
     @property
     def episodes(self) -> Path:
@@ -52,48 +54,70 @@ class RunFolder:
     def video(self) -> Path:
         return self.path / "video.mp4"
 
+    @property
+    def not_finite(self) -> Path:
+        return self.path / "not_finite.npz"
+
     def read_config(self) -> Config:
-        """The run's settings. Raises UserError if this is no run's folder."""
+        """The run's settings. Raises UserError if this is no run's folder, or they are damaged."""
         path = self.path / "config.json"
-        try:
-            return from_dict(json.loads(path.read_text()), where=str(path))
-        except OSError as error:
-            raise UserError(f"{self.path} is not a run: it has no readable config.json") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from error
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run: it has no readable config.json")
+        config: Config = from_dict(read_json(path), where=str(path))
+        return config
 
     def write_source(self, config: Config, env_steps: int) -> None:
         """Note what a transfer started from: another run's settings, and how far it was. That run
-        may go on later, or away."""
+        may go on later, or away. Raises OSError."""
         keys = ("task", "method", "preset", "seed")
         source = {key: getattr(config, key) for key in keys}
-        _write(self.path / "source.json", source | {"env_steps": env_steps})
+        write_json(self.path / "source.json", source | {"env_steps": env_steps})
 
-    def open(self, config: Config, runtime: RuntimeConfig) -> None:
-        """Make the folder for a new run, or check that it holds this very run.
+    def open(self, config: Config, runtime: RuntimeConfig, force: bool = False) -> None:
+        """Make the folder for a new run, or check that it holds this very run; nobody else can
+        open it until it is closed. With `force` a run with other settings is only warned of.
 
-        Raises UserError if it holds another one, or cannot be written.
+        Raises UserError if it holds another one, is in use, or cannot be written.
         """
         try:
             if (self.path / "config.json").exists():
-                self._check_same(config)
-            elif self.path.is_dir() and any(self.path.iterdir()):
+                self._lock.acquire()
+                self._check_same(config, force)
+                return
+            if self.path.is_dir() and {path.name for path in self.path.iterdir()} - {"lock"}:
                 raise UserError(f"{self.path} is not empty and not a run: choose another --logdir")
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.path / "config.json", to_dict(config))
-            _write(self.path / "run.json", provenance(runtime))
+            self._lock.acquire()
+            self.record(config, runtime)
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.path} ({error.strerror}): choose another --logdir"
             ) from error
 
-    def _check_same(self, config: Config) -> None:
-        changed = differences(self.read_config(), config)
-        if changed:
+    def record(self, config: Config, runtime: RuntimeConfig) -> None:
+        """Write down what the run is. Raises OSError."""
+        write_json(self.path / "config.json", to_dict(config))
+        write_json(self.path / "run.json", provenance(runtime))
+
+    def close(self) -> None:
+        """Let others open it."""
+        self._lock.release()
+
+    def _check_same(self, config: Config, force: bool) -> None:
+        try:
+            changed = differences(self.read_config(), config)
+        except UserError as error:
+            if not force:
+                raise UserError(f"{error}: --force goes on with this command's settings") from error
+            changed = [str(error)]
+        if not changed:
+            return
+        if not force:
             raise UserError(
-                f"{self.path} holds another run ({'; '.join(changed)}): "
-                "repeat its settings or choose another --logdir"
+                f"{self.path} holds another run ({'; '.join(changed)}): repeat its settings, "
+                "choose another --logdir, or go on with these by --force"
             )
+        warn(f"{self.path} goes on with other settings ({'; '.join(changed)})")
 
 
 def provenance(runtime: RuntimeConfig) -> dict[str, Any]:
@@ -126,10 +150,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)

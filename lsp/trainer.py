@@ -1,7 +1,9 @@
 """The outer loop of Algorithm 1: learn, interact, and now and then log, evaluate and save."""
 
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +15,8 @@ from lsp.checkpoint import Checkpoint, load_newest, save
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
 from lsp.envs.user import Task
-from lsp.envs.workers import Environments, InProcess, Workers
+from lsp.envs.workers import Environments, Failure, InProcess, Workers
+from lsp.errors import NotFinite, UserError, said, warn
 from lsp.evaluation import evaluate
 from lsp.interaction import Collector, EpisodeSummary
 from lsp.methods import build_agent, build_learner, build_networks
@@ -21,6 +24,7 @@ from lsp.metrics import MetricsLogger
 from lsp.prediction import has_images, write_film
 from lsp.replay import Replay
 from lsp.run import RunFolder
+from lsp.storage import write_arrays
 
 
 class Progress(NamedTuple):
@@ -45,8 +49,13 @@ class Trainer:
     `source` is where environments come from if not from the task's name: a function, called for
     each of them.
 
-    `fresh` says that nothing was taken up. Set `stopping` to end `run` after the current step,
-    saved but not evaluated.
+    `fresh` says that nothing was taken up. Set `stopping` to end `run` after the current step or
+    update, saved but not evaluated.
+
+    With `force`, a folder of other settings is taken up with these, as far as its checkpoint fits.
+
+    Raises UserError where nothing can be learned from the environment, or the folder is in use,
+    holds another run, or cannot be read or written.
     """
 
     def __init__(
@@ -55,15 +64,32 @@ class Trainer:
         folder: RunFolder,
         runtime: RuntimeConfig,
         source: Task | None = None,
+        force: bool = False,
     ):
-        config = config.resolved()
+        with ExitStack() as opened:
+            self._open(config.resolved(), folder, runtime, source, force, opened)
+            self._opened = opened.pop_all()
+
+    def _open(
+        self,
+        config: Config,
+        folder: RunFolder,
+        runtime: RuntimeConfig,
+        source: Task | None,
+        force: bool,
+        opened: ExitStack,
+    ) -> None:
+        """`__init__`, in which everything that must be closed is handed to `opened`."""
         self.config, self.folder = config, folder
         self.maker = env_maker(config, config.task if source is None else source)
         self.stopping = False
         torch.manual_seed(config.seed)
         self.env = self.make_env()
+        opened.callback(self.env.close)
+        _check_first_observation(self.env, config)
         self.networks = build_networks(self.env, config, runtime.device)
-        folder.open(config, runtime)  # now: what cannot be learned leaves no folder behind
+        opened.callback(folder.close)
+        folder.open(config, runtime, force)  # now: what cannot be learned leaves no folder behind
         self.learner = build_learner(self.networks, config.seed, runtime)
         self.sampler = np.random.default_rng([config.seed, 2])
         self.agent = build_agent(self.networks, "collect", config.num_envs, config.seed + 1)
@@ -73,27 +99,45 @@ class Trainer:
         self.means = Means()
         self.last_return: float | None = None
         self.eval_return: float | None = None
+        self.save_seconds: float | None = None
+        self.owes_evaluation = self.owes_checkpoint = self.failed_to_save = False
         checkpoint = load_newest(folder.checkpoints)
-        episodes = checkpoint.facts["episodes"] if checkpoint else 0
+        if checkpoint is None and not force:
+            self._refuse_lost_checkpoints()
+        episodes = 0 if checkpoint is None else count_episodes(checkpoint, folder)
         self.replay = Replay.load(folder.episodes, config.replay.capacity, episodes)
-        self.envs = self._environments()
+        self.envs = self._environments(runtime.patience)
+        opened.callback(self.envs.close)
         self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
         self.metrics = MetricsLogger(folder.path)
-        if checkpoint:
-            self._restore(checkpoint)
+        opened.callback(self.metrics.close)
+        if checkpoint is not None:
+            self._restore(checkpoint, force)
         self.metrics.truncate(self.collector.env_steps)
+        folder.record(config, runtime)
         self.fresh = checkpoint is None
         self.saved_at = self.evaluated_at = self.collector.env_steps if checkpoint else -1
+
+    def _refuse_lost_checkpoints(self) -> None:
+        """A run has a checkpoint before its first metrics: without one it would start afresh over
+        the episodes of an old one."""
+        path = self.folder.path
+        if any(path.glob("metrics.jsonl")) and (path / "metrics.jsonl").stat().st_size:
+            raise UserError(
+                f"{self.folder.checkpoints} holds no checkpoint of the run that wrote "
+                f"{path / 'metrics.jsonl'}: restore one, choose another --logdir, or start afresh "
+                "here by --force"
+            )
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
         return self.maker()
 
-    def _environments(self) -> Environments:
+    def _environments(self, patience: float) -> Environments:
         """What to collect from: `env` itself, or others like it in worker processes."""
         config = self.config
         if config.num_envs == 1:
             return InProcess(self.env)
-        return Workers(self.maker, config.num_envs, self.env, config.task)
+        return Workers(self.maker, config.num_envs, self.env, config.task, patience)
 
     @property
     def env_steps(self) -> int:
@@ -104,15 +148,21 @@ class Trainer:
 
         The dataset starts with random episodes (`schedule.prefill` env steps, rounded up).
         """
-        schedule, collector = self.config.schedule, self.collector
+        schedule = self.config.schedule
         clock = _Clock(self.env_steps)
+        if self.fresh and self.saved_at < 0:
+            self._try_to_save()
+        if self.owes_evaluation:
+            self.evaluate()
         while self.env_steps < steps and not self.stopping:
             # Update step c = 1..C
-            for _ in range(self._updates_due()):
+            while self._updates_due() > 0 and not self.stopping:
                 self._learn()
+            if self.stopping:
+                break
             # Environment interaction; whole episodes join the dataset
             before = self.env_steps
-            for finished in collector.step():
+            for finished in self._interact():
                 self._end_episode(finished)
             # Now and then
             due = _Due(before, self.env_steps)
@@ -122,13 +172,15 @@ class Trainer:
             if due(schedule.eval_every):
                 self.evaluate()
             if due(schedule.save_every):
+                self.owes_checkpoint = True
+            if self.owes_checkpoint and self._can_save(due):
                 self.seconds += clock.lap()
-                self.save()
+                self._try_to_save()
         self.seconds += clock.lap()
         if self.evaluated_at != self.env_steps and not self.stopping:
             self.evaluate()
         if self.saved_at != self.env_steps:
-            self.save()
+            self._save_at_the_end()
 
     def _updates_due(self) -> int:
         """Updates owed by now: one for every `update_every` env steps since learning began."""
@@ -140,8 +192,31 @@ class Trainer:
         return first + owed - self.updates
 
     def _learn(self) -> None:
-        self.means.add(self.learner.update(self.draw_batch()))
+        batch = self.draw_batch()
+        metrics = self.learner.update(batch)
         self.updates += 1
+        if wrong := _not_finite(metrics):
+            what = f"{', '.join(wrong)} not finite in update {self.updates}"
+            raise self._stopped(NotFinite(f"{self.config.task}: {what}", batch))
+        self.means.add(metrics)
+
+    def _interact(self) -> list[EpisodeSummary]:
+        try:
+            return self.collector.step()
+        except NotFinite as error:
+            raise self._stopped(error) from error
+
+    def _stopped(self, error: NotFinite) -> UserError:
+        """What learning or acting stops with. Nothing is saved but what it was given."""
+        kept = f"what it was given is in {self.folder.not_finite}"
+        try:
+            write_arrays(self.folder.not_finite, error.arrays)
+        except OSError as full:
+            kept = f"what it was given could not be kept ({full.strerror})"
+        return UserError(
+            f"{error}, at {self.env_steps} env steps: {kept}; the last checkpoint is from before. "
+            "Go on from there with smaller learning rates, and --force"
+        )
 
     def draw_batch(self) -> dict[str, np.ndarray]:
         """B data sequences."""
@@ -164,18 +239,28 @@ class Trainer:
         values |= self.means.take()
         values |= {name: float(x) for name, x in self.learner.probe_skills().items()}
         values["updates"] = self.updates
+        if self.replay.lost:
+            values["episodes_lost"] = len(self.replay.lost)
+        if self.save_seconds is not None:
+            values["save_seconds"], self.save_seconds = self.save_seconds, None
         self.metrics.write("train", self.env_steps, values)
         return Progress(self.env_steps, steps, self.last_return, self.eval_return, rate)
 
     def evaluate(self) -> None:
         """Evaluate and write an `eval` line, and from pixels a film of what the model foresees.
 
-        Training is not touched by it.
+        Training is not touched by it. Where it is told to stop, the resumed run evaluates.
         """
         seconds = time.monotonic()
-        outcome = evaluate(
-            self.networks, self.make_env, self.config.schedule.eval_episodes, self.config.seed
-        )
+        episodes, seed = self.config.schedule.eval_episodes, self.config.seed
+        self.owes_evaluation = True
+        try:
+            outcome = evaluate(
+                self.networks, self.make_env, episodes, seed, on_step=self._raise_if_stopping
+            )
+        except _Stopped:
+            return
+        self.owes_evaluation = False
         values = outcome.metrics() | {"wall_hours": self.seconds / 3600}
         values["eval/seconds"] = time.monotonic() - seconds
         self.metrics.write("eval", self.env_steps, values)
@@ -183,8 +268,17 @@ class Trainer:
         if has_images(self.networks):
             write_film(self.networks, self.replay, self.folder.open_loop)
 
+    def _raise_if_stopping(self) -> None:
+        if self.stopping:
+            raise _Stopped
+
     def save(self) -> None:
-        """Write a checkpoint that resumes exactly here."""
+        """Write a checkpoint that resumes exactly here.
+
+        Raises OSError where there is no room for it, and UserError where a weight is not finite.
+        """
+        began = time.monotonic()
+        self.replay.store()
         optimizers = {
             f"{name}.{index}.{key}": value
             for name, optimizer in self.learner.optimizers.items()
@@ -198,6 +292,9 @@ class Trainer:
             "learner": self.learner.state(),
             "means": self.means.sums,
         }
+        for name, tensor in {**tensors["networks"], **optimizers}.items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{self.folder.path}: {name} is not finite, and not saved")
         facts = self.collector.facts() | {
             "episodes": self.replay.num_episodes,
             "updates": self.updates,
@@ -207,12 +304,57 @@ class Trainer:
             "means_count": self.means.count,
             "last_return": self.last_return,
             "eval_return": self.eval_return,
+            "owes_evaluation": self.owes_evaluation,
         }
         checkpoint = Checkpoint(self.env_steps, tensors, self.collector.unfinished(), facts)
         save(self.folder.checkpoints, checkpoint)
-        self.saved_at = self.env_steps
+        self.saved_at, self.owes_checkpoint = self.env_steps, False
+        self.save_seconds = (self.save_seconds or 0.0) + time.monotonic() - began
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _can_save(self, due: "_Due") -> bool:
+        """A checkpoint that found no room is tried again with each line of metrics; one of an
+        episode that cannot be repeated waits for its end, unless others are under way anyway."""
+        schedule = self.config.schedule
+        if self.failed_to_save and not due(schedule.log_every):
+            return False
+        return self.collector.can_resume or self.envs.count > 1
+
+    def _try_to_save(self) -> None:
+        self.failed_to_save = False
+        try:
+            self.save()
+        except OSError as error:
+            self.failed_to_save = self.owes_checkpoint = True
+            warn(
+                f"no checkpoint could be written at {self.env_steps} env steps "
+                f"({error.strerror}): it is tried again with each line of metrics"
+            )
+
+    def _save_at_the_end(self) -> None:
+        """Raises UserError where there is no room."""
+        if not self.envs.repeatable:
+            for index in range(self.envs.count):
+                self.collector.break_off(index)
+        try:
+            self.save()
+        except OSError as error:
+            kept = f"are lost back to the checkpoint at {self.saved_at}"
+            raise UserError(
+                f"{self.folder.path}: no checkpoint could be written ({error.strerror}), and the "
+                f"env steps up to {self.env_steps} {kept}: free some room and go on with the same "
+                "command"
+            ) from error
+
+    def _restore(self, checkpoint: Checkpoint, force: bool) -> None:
+        try:
+            self._take_up(checkpoint, force)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{self.folder.checkpoints}: the checkpoint at {checkpoint.env_steps} env steps "
+                f"does not fit these settings: {textwrap.shorten(said(error), 300)}"
+            ) from error
+
+    def _take_up(self, checkpoint: Checkpoint, force: bool) -> None:
         facts, tensors = checkpoint.facts, checkpoint.tensors
         self.networks.load_state_dict(tensors["networks"])
         for name, optimizer in self.learner.optimizers.items():
@@ -222,19 +364,54 @@ class Trainer:
                 if part == name:
                     state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        self.agent.load_state(tensors["agent"])
+        same = _shapes(self.agent.state()) == _shapes(tensors["agent"])
+        if not same and not force:
+            raise ValueError("its agent has another state")
+        if same:
+            self.agent.load_state(tensors["agent"])
         self.learner.load_state(tensors["learner"])
         self.means = Means(tensors["means"], facts["means_count"])
         self.updates, self.seconds = facts["updates"], facts["seconds"]
         self.learning_since = facts["learning_since"]
         self.last_return, self.eval_return = facts["last_return"], facts["eval_return"]
         self.sampler.bit_generator.state = facts["sampler_rng"]
-        self.collector.restore(facts, checkpoint.episode)
+        self.owes_evaluation = facts.get("owes_evaluation", False)
+        # Episodes go on only with an agent that remembers them.
+        self.collector.restore(facts, checkpoint.episode, take_up=same)
 
     def close(self) -> None:
-        self.metrics.close()
-        self.envs.close()
-        self.env.close()
+        self._opened.close()
+
+
+def _check_first_observation(env: gymnasium.Env[Any, Any], config: Config) -> None:
+    """Raises UserError where resetting fails, or gives something else than its space."""
+    begun = InProcess(env).reset({0: config.seed})[0]
+    if isinstance(begun, Failure):
+        raise UserError(f"{config.task}: reset failed ({begun.reason})") from begun.cause
+
+
+def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:
+    """Whole episodes of the replay that belong to it. Raises UserError where it does not say."""
+    count = checkpoint.facts.get("episodes")
+    if type(count) is not int or count < 0:
+        raise UserError(f"{folder.checkpoints}: the checkpoint counts {count!r} episodes")
+    return count
+
+
+def _not_finite(metrics: Mapping[str, torch.Tensor]) -> list[str]:
+    """Losses, and gradients before they are clipped, that are NaN or infinite."""
+    names = [name for name in metrics if name.endswith("loss") or name.startswith("gradient/")]
+    finite = torch.stack([metrics[name].isfinite() for name in names])
+    # All at once: on a GPU each look would wait for it.
+    return [name for name, fine in zip(names, finite.tolist()) if not fine]
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+class _Stopped(Exception):
+    """An evaluation was broken off."""
 
 
 class _Due:

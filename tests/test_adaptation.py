@@ -7,7 +7,7 @@ import torch
 import lsp
 from lsp.adaptation import begin, relabelled, reward_function, transferred
 from lsp.checkpoint import load_newest
-from lsp.cli import _parse, main
+from lsp.cli import main
 from lsp.config import (
     Config,
     RuntimeConfig,
@@ -249,10 +249,12 @@ def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
     assert "holds another run (transfer.updates: 2 → 3)" in capsys.readouterr().err
 
 
-def test_a_transfer_is_computed_as_its_sources_preset_has_it(source):
-    command = _parse(["transfer", str(source()), "--task", "walker_run", "--threads", "1"])
-    assert command.runtime == replace(default_runtime("debug"), threads=1)
-    assert not command.runtime.compile
+def test_a_transfer_is_computed_as_its_sources_preset_has_it(source, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr("lsp.cli.Train.main", lambda self: computed.append(self.runtime))
+    main(["transfer", str(source()), "--task", "walker_run", "--threads", "3"])
+    assert computed == [replace(default_runtime("debug"), threads=3)]
+    assert not computed[0].compile
 
 
 def refused(message, *arguments, **settings):

@@ -1,11 +1,14 @@
 """Checkpoints survive damage to the newest, and say so when all are lost."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from lsp.checkpoint import Checkpoint, load, load_newest, save
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError
 
 
 def make_checkpoint(env_steps):
@@ -86,9 +89,86 @@ def test_damage_to_the_newest_falls_back_to_the_one_before(tmp_path, name, damag
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-3])
-    found = load_newest(tmp_path)
+    with pytest.warns(RunWarning, match=f"step-000000200/{name} .*step-000000100 instead"):
+        found = load_newest(tmp_path)
     assert found is not None
     assert_equal(found, older)
+
+
+def test_every_byte_of_the_manifest_counts(tmp_path):
+    path = save(tmp_path, make_checkpoint(100)) / "manifest.json"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        for bit in (0, 5):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << bit
+            path.write_bytes(flipped)
+            with pytest.raises(UserError, match=r"manifest\.json|schema"):
+                load(path.parent)
+
+
+def test_a_checkpoint_of_the_first_schema_is_read(tmp_path):
+    saved = make_checkpoint(100)
+    path = save(tmp_path, saved)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]
+    (path / "manifest.json").write_text(json.dumps(manifest | {"schema": 1}, indent=1))
+    assert_equal(saved, load(path))
+
+
+def test_a_checkpoint_of_a_later_version_says_so(tmp_path):
+    path = save(tmp_path, make_checkpoint(100))
+    (path / "manifest.json").write_text(json.dumps({"schema": 7}))
+    with pytest.raises(UserError, match="schema 7, this version of lsp reads up to 2"):
+        load(path)
+
+
+def test_a_manifest_cannot_send_the_reader_elsewhere(tmp_path):
+    path = save(tmp_path, make_checkpoint(100))
+    (tmp_path / "secret").write_text("precious")
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["files"]["../secret"] = manifest["files"]["facts.json"]
+    (path / "manifest.json").write_text(json.dumps(manifest | {"schema": 1}))
+    with pytest.raises(UserError, match=r"\.\./secret is missing or damaged"):
+        load(path)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_not_read(tmp_path):
+    path = save(tmp_path, make_checkpoint(100))
+    (path / "more.safetensors").write_bytes((path / "agent.safetensors").read_bytes())
+    assert "more" not in load(path).tensors
+
+
+def test_nothing_is_pruned_for_a_checkpoint_that_does_not_verify(tmp_path, monkeypatch):
+    for env_steps in (100, 200, 300):
+        save(tmp_path, make_checkpoint(env_steps))
+
+    def rename_and_flip(path, target):
+        os.rename(path, target)
+        flip_a_byte(target / "networks.safetensors")
+
+    monkeypatch.setattr("lsp.checkpoint.Path.rename", rename_and_flip)
+    with pytest.raises(UserError, match=r"step-000000400/networks\.safetensors"):
+        save(tmp_path, make_checkpoint(400))
+    assert [load(tmp_path / f"step-{n:09d}").env_steps for n in (100, 200, 300)] == [100, 200, 300]
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_push_out_good_ones(tmp_path):
+    for env_steps in (700, 800, 900):
+        flip_a_byte(save(tmp_path, make_checkpoint(env_steps)) / "facts.json")
+    save(tmp_path, make_checkpoint(100))
+    save(tmp_path, make_checkpoint(200))
+    with pytest.warns(RunWarning):
+        newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest.env_steps == 200
+
+
+def test_what_a_killed_save_left_behind_is_removed(tmp_path):
+    save(tmp_path, make_checkpoint(200)).rename(tmp_path / "tmp-step-000000200")
+    save(tmp_path, make_checkpoint(300))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000300"]
 
 
 def test_a_half_written_checkpoint_is_not_seen(tmp_path):

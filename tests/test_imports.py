@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 # planner stands low because it gets the model as a function and knows nothing of networks.
 LAYERS = (
     {"errors", "tasks"},
-    {"config"},
+    {"config", "storage", "lock"},
     {"nets", "distributions", "returns", "envs", "metrics", "statistics"},
     {"observations", "replay", "results"},
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
@@ -33,10 +33,21 @@ LAYERS = (
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-WITHOUT_TORCH = {"errors", "tasks", "config", "envs", "replay", "metrics", "results", "plots"}
-WITHOUT_TORCH |= {"doctor", "statistics"}
+WITHOUT_TORCH = {
+    "errors",
+    "tasks",
+    "config",
+    "envs",
+    "replay",
+    "metrics",
+    "results",
+    "plots",
+    "storage",
+}
+WITHOUT_TORCH |= {"doctor", "statistics", "storage"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "eval", "exec", "builtins.eval", "builtins.exec"}
+FORBIDDEN_CALLS |= {"torch.jit.load", "torch.hub.load", "torch.serialization.load", "__import__"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 
@@ -155,7 +166,7 @@ def danger_faults(package: Path) -> list[str]:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Call) and _is_dangerous(node):
                 faults.append(f"{module.path.name}:{node.lineno} calls {ast.unparse(node)}")
-            if isinstance(node, ast.ImportFrom) and node.module == "torch":
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
                 names = {alias.name for alias in node.names}
                 faults += [f"{module.path.name} imports torch.load"] if "load" in names else []
     return faults
@@ -165,6 +176,8 @@ def _is_dangerous(call: ast.Call) -> bool:
     if ast.unparse(call.func) in FORBIDDEN_CALLS:
         return True
     pickle = [word.value for word in call.keywords if word.arg == "allow_pickle"]
+    if ast.unparse(call.func) in ("np.load", "numpy.load"):
+        pickle += call.args[2:3]  # which is allow_pickle
     return any(not (isinstance(it, ast.Constant) and it.value is False) for it in pickle)
 
 
@@ -254,6 +267,10 @@ def test_torch_inside_a_function_is_fine(tmp_path):
         "exec('1')",
         "import numpy as np\nnp.load('x', allow_pickle=True)",
         "import numpy as np\nnp.load('x', allow_pickle=trusted)",
+        "import numpy as np\nnp.load('x', None, True)",
+        "import torch\ntorch.jit.load('x')",
+        "from torch.serialization import load",
+        "__import__('pickle')",
     ],
 )
 def test_code_that_runs_files_is_found(tmp_path, text):

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from test_train import assert_same_but_for_stops, assert_same_learning, open_trainer, train
 
-import lsp.envs.workers
 from lsp.agent import Agent
 from lsp.config import from_dict, make_config, to_dict
 from lsp.envs import make_env
-from lsp.envs.workers import InProcess, Workers
-from lsp.errors import UserError
+from lsp.envs.workers import Failure, InProcess, Step, Workers
+from lsp.errors import NotFinite, RunWarning, UserError
 from lsp.interaction import Collector
 from lsp.networks import Networks
 from lsp.replay import Replay
@@ -99,8 +98,8 @@ ACTIONS = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], np.float32)
 
 def test_each_worker_gets_its_own_seed_and_action(workers):
     begun = workers.reset({0: 10, 1: 11, 2: 12})
-    assert [float(begun[i][0]["seed"][0]) for i in range(3)] == [10, 11, 12]
-    assert all(info["env_steps"] == 0 for _, info in begun.values())
+    assert [float(begun[i].observation["seed"][0]) for i in range(3)] == [10, 11, 12]
+    assert all(step.info["env_steps"] == 0 for step in begun.values())
     steps = workers.step(ACTIONS)
     for step, action in zip(steps, ACTIONS, strict=True):
         np.testing.assert_array_equal(step.observation["action"], action)
@@ -141,62 +140,76 @@ def test_one_env_is_reset_while_the_others_go_on(workers):
 def test_actions_are_repeated_by_their_own_env(workers):
     actions = {0: np.stack([ACTIONS[0]] * 4), 2: ACTIONS[:2]}
     begun = workers.reset({0: 0, 1: 1, 2: 2}, actions)
-    assert [float(begun[i][0]["time"][0]) for i in range(3)] == [4, 0, 2]
-    np.testing.assert_array_equal(begun[0][0]["action"], ACTIONS[0])
-    np.testing.assert_array_equal(begun[2][0]["action"], ACTIONS[1])
+    assert [float(begun[i].observation["time"][0]) for i in range(3)] == [4, 0, 2]
+    np.testing.assert_array_equal(begun[0].observation["action"], ACTIONS[0])
+    np.testing.assert_array_equal(begun[2].observation["action"], ACTIONS[1])
 
 
 def test_workers_are_processes_of_their_own_without_torch(workers):
     begun = workers.reset({0: 0, 1: 1, 2: 2})
-    states = [info["sim_state"][0] for _, info in begun.values()]
+    states = [step.info["sim_state"][0] for step in begun.values()]
     assert len({os.getpid(), *(state[1] for state in states)}) == 4
     assert not any(state[2] for state in states)
 
 
 def test_ctrl_c_reaches_the_main_process_alone(workers):
     workers.reset({0: 0, 1: 1, 2: 2})
-    for process in workers._envs.processes:
+    for process in workers.processes:
         assert os.getpgid(process.pid) != os.getpgid(0)
         os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)
     assert len(workers.step(ACTIONS)) == 3
 
 
-def assert_ended(workers, error, *words):
-    """One line that names the task and says `words`; no process is left, and closing is quiet."""
-    assert str(error.value).startswith("echo: ")
-    assert "\n" not in str(error.value)
-    assert all(word in str(error.value) for word in words)
-    assert not any(process.is_alive() for process in workers._envs.processes)
+def assert_only_fails(workers, index, *words):
+    """That environment says so in its answer, and goes on with the others after a reset."""
+    outcomes = workers.step(ACTIONS[: workers.count])
+    for other, outcome in enumerate(outcomes):
+        assert isinstance(outcome, Failure if other == index else Step)
+    assert all(word in outcomes[index].reason for word in words)
+    assert isinstance(workers.reset({index: 7})[index], Step)
+    steps = workers.step(ACTIONS[: workers.count])
+    expected = [3.0] * workers.count
+    expected[index] = 1.0
+    assert [float(step.observation["time"][0]) for step in steps] == expected
+    assert all(process.is_alive() for process in workers.processes)
+    processes = workers.processes
     workers.close()
+    assert not any(process.is_alive() for process in processes)
 
 
-def test_a_worker_that_dies_is_an_error_of_one_line():
+def test_a_worker_that_dies_is_replaced_while_the_others_go_on():
     workers = open_workers(echo())
     workers.reset({0: 0, 1: 1, 2: 2})
-    os.kill(workers._envs.processes[1].pid, signal.SIGKILL)
-    with pytest.raises(UserError) as error:
-        workers.step(ACTIONS)
-    assert_ended(workers, error, "worker process 1 (exit code -9) died")
+    workers.step(ACTIONS)
+    os.kill(workers.processes[1].pid, signal.SIGKILL)
+    assert_only_fails(workers, 1, "worker process died, exit code -9")
 
 
-def test_an_exception_in_a_worker_is_an_error_of_one_line():
+def test_an_environment_that_raises_is_made_anew_while_the_others_go_on():
     workers = open_workers(echo(trouble="raises"), 2)
     workers.reset({0: 0, 1: 1})
     workers.step(ACTIONS[:2])
-    with pytest.raises(UserError) as error:
-        workers.step(ACTIONS[:2])
-    assert_ended(workers, error, "ZeroDivisionError: two lines", "num_envs = 1")
+    first = workers.step(ACTIONS[:2])
+    assert [outcome.reason for outcome in first] == ["ZeroDivisionError: two lines"] * 2
+    begun = workers.reset({0: 2, 1: 3})
+    assert all(isinstance(step, Step) for step in begun.values())
+    workers.close()
 
 
-def test_a_worker_that_hangs_is_an_error_of_one_line(monkeypatch):
-    workers = open_workers(echo(trouble="hangs"), 2)
+def test_a_worker_that_hangs_is_replaced():
+    like = echo()()
+    workers = Workers(echo(trouble="hangs"), 2, like, "echo", patience=20.0)
     workers.reset({0: 0, 1: 1})
     workers.step(ACTIONS[:2])
-    monkeypatch.setattr(lsp.envs.workers, "PATIENCE", 0.5)
-    with pytest.raises(UserError) as error:
-        workers.step(ACTIONS[:2])
-    assert_ended(workers, error, "did not answer for")
+    workers.patience = 0.5
+    began = time.monotonic()
+    outcomes = workers.step(ACTIONS[:2])
+    assert all("did not answer" in outcome.reason for outcome in outcomes)
+    assert time.monotonic() - began < 20
+    workers.patience = 20.0
+    assert isinstance(workers.reset({0: 5})[0], Step)
+    workers.close()
 
 
 def test_a_user_error_of_the_environment_is_handed_on():
@@ -205,6 +218,7 @@ def test_a_user_error_of_the_environment_is_handed_on():
     workers.reset({0: 0, 1: 1})
     with pytest.raises(UserError, match=r"^cartpole_balance: an action must be 1 numbers"):
         workers.step(np.full((2, 1), np.nan, np.float32))
+    workers.close()
     like.close()
 
 
@@ -221,10 +235,10 @@ def test_a_worker_simulates_what_this_process_does():
     begun = workers.reset({0: 5, 1: 6})
     one = InProcess(here)
     for index, seed in enumerate((5, 6)):
-        observation, info = one.reset({0: seed})[0]
-        for key, value in observation.items():
-            np.testing.assert_array_equal(begun[index][0][key], value)
-        np.testing.assert_array_equal(begun[index][1]["sim_state"], info["sim_state"])
+        mine = one.reset({0: seed})[0]
+        for key, value in mine.observation.items():
+            np.testing.assert_array_equal(begun[index].observation[key], value)
+        np.testing.assert_array_equal(begun[index].info["sim_state"], mine.info["sim_state"])
     actions = np.random.default_rng(0).uniform(-1, 1, (5, 2, 6)).astype(np.float32)
     for pair in actions:
         steps = workers.step(pair)
@@ -346,20 +360,168 @@ def test_env_steps_are_those_of_all_envs(tmp_path):
     assert owed - 1 <= trainer.updates <= owed
 
 
-def test_a_dead_worker_ends_training_and_the_run_can_be_resumed(tmp_path):
+class Scripted:
+    """Two environments of a number each, counting up from their seed; `fails` says when."""
+
+    count, repeatable = 2, True
+
+    def close(self):
+        pass
+
+    def __init__(self, fails=lambda call, index: False, wanders=False):
+        self.fails, self.wanders, self.calls = fails, wanders, 0
+
+    def reset(self, seeds, actions=None):
+        given = {}
+        for index, seed in seeds.items():
+            repeated = len((actions or {}).get(index, ()))
+            self.time = {**getattr(self, "time", {}), index: repeated}
+            self.seed = {**getattr(self, "seed", {}), index: seed % 1000 + 0.5 * self.wanders}
+            given[index] = self.outcome(index, 0)
+        return given
+
+    def step(self, actions):
+        self.time = {index: time + 1 for index, time in self.time.items()}
+        return [self.outcome(index, 1) for index in range(2)]
+
+    def outcome(self, index, env_steps):
+        self.calls += 1
+        if self.fails(self.calls, index):
+            return Failure("it broke")
+        seen = np.array([self.time[index]], np.float32)
+        seed = np.array([self.seed[index]], np.float32)
+        observation = {"time": seen, "seed": seed, "action": np.zeros(2, np.float32)}
+        return Step(observation, 1.0, False, self.time[index] == 6, {"env_steps": env_steps})
+
+
+def collect_from(envs):
+    return Collector(envs, make_agent(2), Replay(None, None), seed=4)
+
+
+def take_steps(collector, count):
+    for _ in range(count):
+        collector.step()
+
+
+def test_the_episode_of_a_failed_environment_is_kept_as_truncated_and_the_others_go_on():
+    # Calls 1 and 2 are resets, then two for each step: environment 1 fails in its third step.
+    collector = collect_from(Scripted(lambda call, index: call == 8))
+    kept = []
+    collector.replay.add = kept.append
+    for _ in range(2):
+        collector.step()
+    with pytest.warns(RunWarning, match=r"^walker_walk: environment 1 failed \(it broke\)"):
+        collector.step()
+    (episode,) = kept
+    assert episode["obs/time"][:, 0].tolist() == [0, 1, 2]
+    assert not episode["is_terminal"].any()
+    collector.step()
+    assert [len(rows) for rows in collector.rows] == [5, 2]
+    assert collector.numbers == [0, 2]
+    assert collector.env_steps == 7
+
+
+def test_an_environment_that_fails_at_its_first_step_leaves_no_episode():
+    collector = collect_from(Scripted(lambda call, index: call == 4))
+    with pytest.warns(RunWarning):
+        collector.step()
+    assert collector.replay.num_episodes == 0
+
+
+def test_an_environment_that_fails_again_and_again_is_an_error_of_one_line():
+    collector = collect_from(Scripted(lambda call, index: index == 1))
+    with (
+        pytest.warns(RunWarning) as warned,
+        pytest.raises(UserError, match=r"^walker_walk: environment 1 failed \(it broke\), 4 times"),
+    ):
+        collector.step()
+    assert len(warned) == 3
+
+
+def test_failures_are_counted_anew_after_a_whole_episode():
+    collector = collect_from(Scripted(lambda call, index: index == 0 and call % 30 == 11))
+    with pytest.warns(RunWarning) as warned:
+        take_steps(collector, 200)
+    assert len(warned) > 3  # which is when those in a row would have ended it
+
+
+def test_an_episode_that_cannot_be_repeated_is_kept_as_truncated():
+    before = collect_from(Scripted())
+    for _ in range(3):
+        before.step()
+    after = collect_from(Scripted(wanders=True))
+    with pytest.warns(RunWarning, match="gave another seed, so it is kept as truncated") as warned:
+        after.restore(before.facts(), before.unfinished())
+    assert len(warned) == 2
+    assert after.replay.num_episodes == 2
+    assert len(after.replay) == 8
+    assert not after.envs.repeatable
+    assert after.can_resume
+    after.step()
+    assert not after.can_resume
+    assert after.env_steps == before.env_steps + 2
+
+
+def test_actions_are_not_repeated_where_the_environment_forbids_it():
+    before = collect_from(Scripted())
+    before.step()
+    envs = Scripted()
+    envs.repeatable = False
+    after = collect_from(envs)
+    after.restore(before.facts(), before.unfinished())
+    assert envs.calls == 0
+    assert after.replay.num_episodes == 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["reward", "time"])
+def test_what_is_not_finite_is_named_and_not_stored(bad, where):
+    class Broken(Scripted):
+        def outcome(self, index, env_steps):
+            step = super().outcome(index, env_steps)
+            if self.calls != 8:  # environment 1, third step
+                return step
+            if where == "reward":
+                return step._replace(reward=bad)
+            return step._replace(observation=step.observation | {"time": np.array([bad])})
+
+    collector = collect_from(Broken())
+    with pytest.raises(UserError) as error:
+        take_steps(collector, 5)
+    assert "walker_walk" in str(error.value)
+    assert where in str(error.value)
+    assert "step 3 of episode 1" in str(error.value)
+    assert len(collector.rows[1]) == 3
+    assert np.isfinite(collector.unfinished()["reward"]).all()
+
+
+def test_an_action_that_is_not_finite_stops_with_what_led_to_it():
+    collector = collect_from(Scripted())
+    collector.random = False
+    collector.step()
+    collector.agent.act = lambda observation: np.full((2, 2), np.nan, np.float32)
+    with pytest.raises(NotFinite, match="the agent's action at env step 2") as error:
+        collector.step()
+    assert {"obs/time", "next_action"} <= error.value.arrays.keys()
+    assert error.value.arrays["obs/time"].tolist() == [[1], [1]]
+
+
+def test_a_dead_worker_does_not_end_training(tmp_path):
     config = echo_config(2, save_every=50)
     trainer = open_trainer(tmp_path, config, OPEN)
+    killed = []
 
     def kill(progress):
-        if progress.env_steps >= 150:
-            os.kill(trainer.envs._envs.processes[0].pid, signal.SIGKILL)
+        if progress.env_steps >= 150 and not killed:
+            killed.append(trainer.envs.processes[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
 
-    with pytest.raises(UserError, match=r"^walker_walk: worker process 0") as error:
+    with pytest.warns(RunWarning, match=r"^walker_walk: environment 0 failed .*exit code -9"):
         trainer.run(300, kill)
-    assert "\n" not in str(error.value)
     trainer.close()
-    resumed = train(tmp_path, config, 200, kind=OPEN)
-    assert resumed.env_steps >= 200
+    assert trainer.env_steps >= 300
+    resumed = train(tmp_path, config, 400, kind=OPEN)
+    assert resumed.env_steps >= 400
 
 
 def test_a_run_of_an_earlier_version_had_one_env():

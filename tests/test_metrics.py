@@ -1,10 +1,12 @@
+import errno
 import json
 import math
+from io import FileIO
 
 import numpy as np
 import pytest
 
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError
 from lsp.metrics import MetricsLogger, read_metrics
 
 
@@ -123,3 +125,58 @@ def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         MetricsLogger(tmp_path / "file" / "run")
+
+
+def test_a_resumed_run_leaves_damaged_lines_out(tmp_path, logger):
+    for step in (10, 20, 30):
+        logger.write("train", step, {"a": float(step)})
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"env_steps": 20', b'"env_stepz": 20'))
+    with pytest.warns(RunWarning, match=r"metrics\.jsonl, line 2 is damaged"):
+        logger.truncate(30)
+    assert steps(tmp_path) == [10, 30]
+
+
+class AlmostFull(FileIO):
+    """A file with room for so many more bytes."""
+
+    room = 0
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = super().write(data[: self.room])
+        self.room -= count
+        return count
+
+
+def test_lines_wait_while_the_disk_is_full_and_none_is_torn(tmp_path, monkeypatch):
+    monkeypatch.setattr("lsp.metrics.FileIO", AlmostFull)
+    monkeypatch.setattr(AlmostFull, "room", 10**6)
+    logger = MetricsLogger(tmp_path)
+    logger.write("train", 10, {"a": 1.0})
+    logger._file.room = 7
+    with pytest.warns(RunWarning, match=r"metrics\.jsonl cannot be written \(No space left"):
+        logger.write("train", 20, {"a": 2.0})
+    logger.write("train", 30, {"a": 3.0})  # said once is enough
+    assert steps(tmp_path) == [10]
+    logger._file.room = 10**6
+    logger.write("train", 40, {"a": 4.0})
+    logger.close()
+    assert steps(tmp_path) == [10, 20, 30, 40]
+
+
+def test_tensorboard_that_finds_no_room_does_not_stop_a_run(tmp_path, monkeypatch):
+    logger = MetricsLogger(tmp_path)
+    logger.write("train", 10, {"a/a": 1.0})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tensorboardX.record_writer.RecordWriter.write", full)
+        for _ in range(30):
+            logger.write("train", 20, {"a/a": 2.0})
+    logger.write("train", 30, {"a/a": 3.0})
+    logger.close()
+    assert scalars(tmp_path)[0] == [(10, "a/a", 1.0), (30, "a/a", 3.0)]

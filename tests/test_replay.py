@@ -1,6 +1,8 @@
 """The replay against a plain list of all rows ever added."""
 
+import errno
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError
 from lsp.replay import Replay
 
 SAMPLED = {"obs/image", "obs/position", "action", "reward", "is_first", "is_terminal"}
@@ -176,29 +178,52 @@ def test_a_new_replay_does_not_overwrite_an_old_one(tmp_path):
         Replay(tmp_path, None)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    fill(Replay(tmp_path, None), [3, 4])
-    (tmp_path / "episode-000000.npz").unlink()
-    with pytest.raises(UserError, match=r"episode-000000\.npz is missing"):
-        Replay.load(tmp_path, None, 2)
+SPOILERS = [
+    lambda path: path.unlink(),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"not an archive"),
+    lambda path: path.write_bytes(path.read_bytes()[:500]),
+    lambda path: np.savez(path, reward=np.zeros(3)),
+    lambda path: np.savez(path, env_steps=np.zeros(3)),
+    lambda path: np.savez(path, env_steps=np.zeros(())),
+    lambda path: np.savez(path, env_steps=np.array(["a", "b"])),
+    lambda path: np.savez(path, env_steps=np.array([{}, {}], dtype=object)),
+    lambda path: np.savez_compressed(path, **make_episode(3, 4)),
+    lambda path: np.savez(path, **make_episode(0, 4) | {"action": np.zeros((4, 5))}),
+    lambda path: np.savez(path, **make_episode(0, 4) | {"action": np.array([["a"]] * 4)}),
+]
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"not an archive"),
-        lambda path: path.write_bytes(path.read_bytes()[:500]),
-        lambda path: np.savez(path, reward=np.zeros(3)),
-        lambda path: np.savez(path, env_steps=np.zeros(3)),
-        lambda path: np.savez(path, env_steps=np.array([{}, {}], dtype=object)),
-        lambda path: np.savez(path, **make_episode(0, 4) | {"action": np.zeros((4, 5))}),
-    ],
-)
-def test_an_unreadable_file_is_named(tmp_path, spoil):
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_a_damaged_episode_is_named_set_aside_and_learned_without(tmp_path, spoil):
+    fill(Replay(tmp_path, None), [3, 4, 5])
+    path = tmp_path / "episode-000001.npz"
+    spoil(path)
+    before = {each: each.read_bytes() for each in tmp_path.glob("*")}
+    with pytest.warns(RunWarning, match=r"1 of 3 episodes are left out: .*episode-000001\.npz"):
+        replay = Replay.load(tmp_path, None, 3)
+    assert {each: each.read_bytes() for each in tmp_path.glob("*")} == before
+    assert (len(replay), replay.num_episodes, replay.lost) == (8, 3, {1})
+    chunk = replay.sample(1, 8, np.random.default_rng(0))
+    np.testing.assert_array_equal(chunk["obs/position"][0, :, 0], [0, 1, 2, 7, 8, 9, 10, 11])
+    replay.add(make_episode(12, 2))
+    assert not path.exists()
+    assert (tmp_path / "damaged" / path.name).exists() == (path in before)
+    assert [len(episode["reward"]) for episode in replay.episodes()] == [3, 5, 2]
+    with warnings.catch_warnings():
+        if path in before:
+            warnings.simplefilter("error")  # it is known by now
+        else:
+            warnings.simplefilter("ignore")
+        again = Replay.load(tmp_path, None, 4)
+    assert (len(again), again.lost) == (10, {1})
+
+
+def test_a_replay_of_which_nothing_is_left_is_an_error(tmp_path):
     fill(Replay(tmp_path, None), [3, 4])
-    spoil(tmp_path / "episode-000001.npz")
-    with pytest.raises(UserError, match=r"episode-000001\.npz"):
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of 2 episodes in .*episode-000000\.npz is damaged"):
         Replay.load(tmp_path, None, 2)
 
 
@@ -245,17 +270,34 @@ def test_episodes_need_a_directory():
         next(fill(Replay(None, None), [3]).episodes())
 
 
-def test_a_crash_while_writing_leaves_the_replay_as_it_was(tmp_path, monkeypatch):
+def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path, monkeypatch):
     replay = fill(Replay(tmp_path, None), [3])
 
-    def crash(*_):
-        raise OSError("no space left")
-
     with monkeypatch.context() as patch:
-        patch.setattr("lsp.replay.os.fsync", crash)
-        with pytest.raises(OSError, match="no space"):
+        patch.setattr("lsp.replay.write_arrays", full_disk)
+        with pytest.warns(RunWarning, match=r"episode-000001\.npz cannot be written \(No space"):
             replay.add(make_episode(3, 4))
-    assert (len(replay), replay.num_episodes) == (3, 1)
-    assert len(Replay.load(tmp_path, None, 1)) == 3
-    replay.add(make_episode(3, 4))
-    assert [len(episode["reward"]) for episode in replay.episodes()] == [3, 4]
+        with pytest.warns(RunWarning, match="with 1 more"):
+            replay.add(make_episode(7, 2))
+        with pytest.raises(OSError, match="No space"):
+            replay.store()
+    assert [path.name for path in tmp_path.iterdir()] == ["episode-000000.npz"]
+    assert (len(replay), replay.num_episodes) == (9, 3)
+    assert_same_samples(replay, fill(Replay(None, None), [3, 4, 2]))
+    replay.store()
+    assert [len(episode["reward"]) for episode in replay.episodes()] == [3, 4, 2]
+    assert_same_samples(replay, Replay.load(tmp_path, None, 3))
+
+
+def test_not_more_episodes_wait_than_memory_is_meant_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("lsp.replay._MOST_WAITING", 2)
+    monkeypatch.setattr("lsp.replay.write_arrays", full_disk)
+    replay = Replay(tmp_path, None)
+    with pytest.warns(RunWarning):
+        replay.add(make_episode(0, 3))
+    with pytest.raises(UserError, match="2 episodes wait for room: free some"):
+        replay.add(make_episode(3, 3))
+
+
+def full_disk(path, arrays):
+    raise OSError(errno.ENOSPC, "No space left on device")

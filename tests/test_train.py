@@ -15,7 +15,7 @@ from lsp.run import RunFolder
 from lsp.trainer import Trainer
 
 RUNTIME = RuntimeConfig(compile=False)
-TIMES = {"time", "steps_per_second", "wall_hours", "eval/seconds"}
+TIMES = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds"}
 
 
 def open_trainer(path, config, kind=Trainer):

@@ -230,7 +230,7 @@ def test_values_that_are_not_finite_are_named(bad):
 def test_a_reward_that_is_not_finite_is_an_error():
     env = UserEnv(Echo(pay=np.nan), "echo")
     env.reset()
-    assert "echo: a reward is nan" in complaint(env.step, np.zeros(2))
+    assert "echo: the reward is nan at step 1" in complaint(env.step, np.zeros(2))
 
 
 # Episodes

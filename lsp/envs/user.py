@@ -131,8 +131,8 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Starts an episode; ``seed`` and ``options`` are the environment's."""
-        observation, info = self.env.reset(seed=seed, options=options)
         self._steps = 0
+        observation, info = self.env.reset(seed=seed, options=options)
         return self._observe(observation), _without_state(info)
 
     def step(
@@ -148,7 +148,10 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         reward, ended = float(paid), bool(terminated or truncated)
         self._steps += 1
         if not np.isfinite(reward):
-            raise UserError(f"{self.task}: a reward is {reward}: mend the environment.")
+            raise UserError(
+                f"{self.task}: the reward is {reward} at step {self._steps} of an episode: mend "
+                "the environment."
+            )
         if self._steps >= MAX_OPEN_STEPS and not (ended or self._limited):
             raise UserError(
                 f"{self.task}: an episode has not ended after {self._steps} steps: wrap the "
@@ -200,7 +203,7 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 )
             value = value[step]
         value = np.asarray(value)
-        wrong_kind = part.image and value.dtype != np.uint8
+        wrong_kind = value.dtype != np.uint8 if part.image else value.dtype.kind not in "fiub"
         if value.shape != part.shape or wrong_kind:
             raise UserError(
                 f"{self.task}: observation '{key}' is {value.dtype} of shape {value.shape}, not "
@@ -211,8 +214,8 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         vector = _to_vector(value)
         if not np.isfinite(vector).all():
             raise UserError(
-                f"{self.task}: observation '{key}' is not finite: {_short(value)}: mend the "
-                "environment, or leave that key out."
+                f"{self.task}: observation '{key}' is not finite at step {self._steps} of an "
+                f"episode: {_short(value)}: mend the environment, or leave that key out."
             )
         return vector
 

@@ -1,34 +1,38 @@
 """The environments of a training run: one in this process, or several in processes of their own.
 
-Both are reset and stepped alike, by index. Worker processes never load torch.
+Both are reset and stepped alike, by index. One that fails says so and is made anew for its next
+episode, while the others go on. Worker processes never load torch.
 """
 
 import multiprocessing
 import os
 import signal
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple, NoReturn
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.utils import CloudpickleWrapper
 from jaxtyping import Float
 
-from lsp.errors import UserError
+from lsp.errors import UserError, said
 
 Env = gymnasium.Env[Any, Any]
 Observation = dict[str, np.ndarray]
 Info = dict[str, Any]
 
 PATIENCE = 300.0  # seconds that a step may take, or that a reset and making the environment may
+CLOSING = 3.0  # seconds that an environment has to close itself
 _KEPT_INFO = ("env_steps", "sim_state", "success")
+# Forked, a process would inherit torch's locks but not the threads that hold them.
+_CONTEXT = multiprocessing.get_context("spawn")
 
 
 class Step(NamedTuple):
-    """What a step of one environment gave."""
+    """What a step of one environment gave; a reset gives no reward and no end."""
 
     observation: Observation
     reward: float
@@ -37,24 +41,52 @@ class Step(NamedTuple):
     info: Info
 
 
+class Failure(NamedTuple):
+    """Why an environment gave nothing: its episode is over, and its next reset makes it anew."""
+
+    reason: str
+    cause: Exception | None = None
+
+
+@runtime_checkable
+class Environments(Protocol):
+    """What is collected from: `count` environments, by index."""
+
+    count: int
+    repeatable: bool
+
+    def reset(
+        self, seeds: Mapping[int, int], actions: Mapping[int, np.ndarray] | None = None
+    ) -> dict[int, Step | Failure]: ...
+    def step(self, actions: Float[np.ndarray, "envs action"]) -> list[Step | Failure]: ...
+    def close(self) -> None: ...
+
+
 class InProcess:
-    """One environment, index 0, in this process. Its maker closes it."""
+    """One environment, index 0, in this process. Its maker closes it.
+
+    Raises UserError where the environment does; any other exception of it is a Failure.
+    """
 
     count = 1
 
     def __init__(self, env: Env):
         self.env = env
+        self.repeatable = is_repeatable(env)
 
     def reset(
         self, seeds: Mapping[int, int], actions: Mapping[int, np.ndarray] | None = None
-    ) -> dict[int, tuple[Observation, Info]]:
+    ) -> dict[int, Step | Failure]:
         """As `Workers.reset`."""
         repeated = {} if actions is None else actions
-        return {i: _begin(self.env, seed, repeated.get(i, ())) for i, seed in seeds.items()}
+        return {
+            index: _attempt(_begin, self.env, seed, repeated.get(index, ()))
+            for index, seed in seeds.items()
+        }
 
-    def step(self, actions: Float[np.ndarray, "envs action"]) -> list[Step]:
+    def step(self, actions: Float[np.ndarray, "envs action"]) -> list[Step | Failure]:
         """As `Workers.step`."""
-        return [_step(self.env, actions[0])]
+        return [_attempt(_step, self.env, actions[0])]
 
     def close(self) -> None:
         """Nothing to do."""
@@ -66,154 +98,178 @@ class Workers:
     `make` is sent to the processes; `like` is an environment as it makes them. Of `info` only
     `env_steps`, `sim_state` and `success` come back.
 
-    Raises UserError, here and in its methods, where an environment fails or takes longer than
-    `PATIENCE`, or a process dies; then all of them are ended.
+    An environment that raises, takes longer than `patience` seconds or whose process dies is a
+    Failure, and gets a new process. Raises UserError where the environment does, or where no
+    process can be started.
     """
 
-    def __init__(self, make: Callable[[], Env], count: int, like: Env, task: str):
-        self.count, self.task = count, task
-        spaces = like.observation_space, like.action_space
-        seats = [partial(_Seat, make, task, index, *spaces) for index in range(count)]
+    def __init__(
+        self, make: Callable[[], Env], count: int, like: Env, task: str, patience: float = PATIENCE
+    ):
+        self.count, self.task, self.patience = count, task, patience
+        self.repeatable = is_repeatable(like)
+        self._make = CloudpickleWrapper(make)
+        self._workers: list[_Worker] = []
         try:
-            # Forked, a process would inherit torch's locks but not the threads that hold them.
-            self._envs = AsyncVectorEnv(
-                seats, context="spawn", autoreset_mode=AutoresetMode.DISABLED
-            )
-        except (EOFError, OSError) as error:
-            raise UserError(
-                f"{task}: its worker processes died when they started: a script that trains with "
-                "num_envs must do so under `if __name__ == '__main__':`"
-            ) from error
+            self._workers = [_Worker(self._make) for _ in range(count)]
         except Exception as error:
+            self.close()
             raise UserError(
                 f"{task}: the environment cannot be sent to worker processes "
-                f"({_said(error)}): train with num_envs = 1"
+                f"({said(error)}): train with num_envs = 1"
             ) from error
+        for worker in self._workers:
+            self._wait_for(worker)
+
+    @property
+    def processes(self) -> list[multiprocessing.process.BaseProcess]:
+        """One for each environment."""
+        return [worker.process for worker in self._workers]
 
     def reset(
         self, seeds: Mapping[int, int], actions: Mapping[int, np.ndarray] | None = None
-    ) -> dict[int, tuple[Observation, Info]]:
+    ) -> dict[int, Step | Failure]:
         """Begin episodes with the given seeds, by index; observation and info of each.
 
         `actions`, `[steps, action]` by index, are repeated at once, as if they had been stepped.
         """
         repeated = {} if actions is None else dict(actions)
-        chosen = np.isin(np.arange(self.count), list(seeds))
-        options = {"reset_mask": chosen, "actions": repeated}
-        seconds = PATIENCE + max((len(x) for x in repeated.values()), default=0)
-        with self._patience(seconds):
-            self._envs.reset_async([seeds.get(i) for i in range(self.count)], options)
-            observations, infos = self._envs.reset_wait(seconds)
-        return {i: (_row(observations, i), _info_row(infos, i)) for i in seeds}
+        seconds = self.patience + max((len(x) for x in repeated.values()), default=0)
+        questions = {i: ("reset", seed, repeated.get(i, ())) for i, seed in seeds.items()}
+        return self._ask(questions, seconds)
 
-    def step(self, actions: Float[np.ndarray, "envs action"]) -> list[Step]:
+    def step(self, actions: Float[np.ndarray, "envs action"]) -> list[Step | Failure]:
         """Step every environment with its own row of `actions`."""
-        with self._patience(PATIENCE):
-            self._envs.step_async(actions)
-            observations, rewards, terminated, truncated, infos = self._envs.step_wait(PATIENCE)
-        ends = zip(rewards.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
-        return [
-            Step(_row(observations, i), *end, _info_row(infos, i)) for i, end in enumerate(ends)
-        ]
+        questions = {i: ("step", action) for i, action in enumerate(actions)}
+        return list(self._ask(questions, self.patience).values())
+
+    def _ask(
+        self, questions: Mapping[int, tuple[Any, ...]], seconds: float
+    ) -> dict[int, Step | Failure]:
+        """Every answer, of environments that work side by side."""
+        for index, question in questions.items():
+            self._workers[index].ask(question)
+        late = time.monotonic() + seconds
+        answers = {i: self._workers[i].answer(late - time.monotonic()) for i in questions}
+        for index, answer in answers.items():
+            if isinstance(answer, Failure):
+                self._restart(index)
+        for answer in answers.values():
+            if isinstance(answer, UserError):
+                raise answer
+        return answers
+
+    def _restart(self, index: int) -> None:
+        self._workers[index].end()
+        self._workers[index] = _Worker(self._make)
+        self._wait_for(self._workers[index])
+
+    def _wait_for(self, worker: "_Worker") -> None:
+        if isinstance(worker.answer(PATIENCE), Failure):  # it has no time limit of the user's
+            self.close()
+            raise UserError(
+                f"{self.task}: its worker processes died when they started: a script that trains "
+                "with num_envs must do so under `if __name__ == '__main__':`"
+            )
 
     def close(self) -> None:
-        """End the processes."""
+        """Close the environments and end their processes."""
+        for worker in self._workers:
+            worker.ask(("close",))
+        for worker in self._workers:
+            worker.end(CLOSING)
+
+
+def is_repeatable(env: Env) -> bool:
+    """Whether its episodes can be taken up again by repeating their actions, after a reset with
+    the same seed. Not where `metadata["repeatable"]` is false: a real robot must not be moved so.
+    """
+    return bool((env.metadata or {}).get("repeatable", True))
+
+
+class _Worker:
+    """A process that serves one environment, and the pipe to it."""
+
+    def __init__(self, make: CloudpickleWrapper):
+        self._pipe, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=_serve, args=(theirs, make), daemon=True)
         try:
-            self._envs.close()
-        except (EOFError, OSError):  # one of them is dead already
-            self._kill()
+            self.process.start()
+        finally:
+            theirs.close()
 
-    @contextmanager
-    def _patience(self, seconds: float) -> Iterator[None]:
-        """What goes wrong in a worker as one line, and no worker left behind."""
+    def ask(self, question: Any) -> None:
+        with suppress(OSError):  # it is dead, as the lack of an answer will tell
+            self._pipe.send(question)
+
+    def answer(self, seconds: float) -> Any:
+        """What it sent; a Failure where it dies, or does not answer in time."""
         try:
-            with warnings.catch_warnings(action="ignore"):  # Gymnasium warns of each exception
-                yield
-        except multiprocessing.TimeoutError as error:
-            self._kill()
-            raise UserError(
-                f"{self.task}: an environment did not answer for {seconds:.0f} seconds: see what "
-                "it waits for with num_envs = 1"
-            ) from error
-        except (EOFError, OSError) as error:
-            self._say_who_died(error)
-        except BaseException:
-            self._kill()
-            raise
+            if self._pipe.poll(max(seconds, 0.0)):
+                return self._pipe.recv()
+            return Failure(f"it did not answer for {seconds:.0f} seconds")
+        except (EOFError, OSError):
+            self.process.join(1)  # the pipe closes a moment before the process is gone
+            code = self.process.exitcode
+            hint = ", often a lack of memory" if code == -signal.SIGKILL else ""
+            return Failure(f"its worker process died, exit code {code}{hint}")
 
-    def _say_who_died(self, error: Exception) -> NoReturn:
-        for process in self._envs.processes:
-            process.join(0.1)  # the pipe closes a moment before the process is gone
-        codes = [process.exitcode for process in self._envs.processes]
-        self._kill()
-        dead = [f"{i} (exit code {code})" for i, code in enumerate(codes) if code is not None]
-        raise UserError(
-            f"{self.task}: worker process {', '.join(dead) or '?'} died; exit code -9 is often a "
-            "lack of memory. The same command again goes on from the last checkpoint"
-        ) from error
-
-    def _kill(self) -> None:
-        # Closing them would wait for what they were asked last.
-        for process in self._envs.processes:
-            process.kill()
-            process.join()
-        self._envs.closed = True
+    def end(self, seconds: float = 0.0) -> None:
+        """Kill it, unless it ends by itself within `seconds`."""
+        self.process.join(seconds)
+        self.process.kill()
+        self.process.join()
+        self._pipe.close()
 
 
-Environments = InProcess | Workers
+def _serve(pipe: Connection, make: CloudpickleWrapper) -> None:
+    """In a worker process: answer until the main process is gone."""
+    _leave_signals_to_main_process()
+    seat = _Seat(make)
+    pipe.send(None)
+    while True:
+        try:
+            name, *arguments = pipe.recv()
+        except EOFError:
+            name = "close"
+        if name == "close":
+            return seat.close()
+        pipe.send(seat.answer(name, *arguments))
 
 
-class _Seat(gymnasium.Env[Any, Any]):
-    """What a worker steps: an environment that is made at its first reset, since what goes wrong
-    from then on is reported. Every exception becomes a UserError, which any process can read."""
+class _Seat:
+    """An environment that is made at its first reset, and again after it failed."""
 
-    def __init__(
-        self,
-        make: Callable[[], Env],
-        task: str,
-        index: int,
-        observation_space: gymnasium.Space[Any],
-        action_space: gymnasium.Space[Any],
-    ):
-        self.make, self.task, self.index = make, task, index
-        self.observation_space, self.action_space = observation_space, action_space
+    def __init__(self, make: Callable[[], Env]):
+        self.make = make
         self.env: Env | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, Info]:
-        """Begin an episode, and repeat `options["actions"][index]` if there are any."""
-        assert seed is not None
-        assert options is not None
-        with self._one_line():
-            if self.env is None:
-                _leave_signals_to_main_process()
-                self.env = self.make()
-            observation, info = _begin(self.env, seed, options["actions"].get(self.index, ()))
-            return observation, _kept(info)
-
-    def step(self, action: np.ndarray) -> Step:
-        """One step; most of `info` stays here."""
-        assert self.env is not None
-        with self._one_line():
-            step = _step(self.env, action)
-            return step._replace(info=_kept(step.info))
+    def answer(self, name: str, *arguments: Any) -> Step | Failure | UserError:
+        """Every exception as a value: any process can read it, and a UserError stays one."""
+        try:
+            given = _attempt(self._reset if name == "reset" else self._step, *arguments)
+        except UserError as error:
+            return UserError(str(error))
+        if isinstance(given, Failure):
+            self.close()
+            return given._replace(cause=None)
+        return given._replace(info={k: x for k, x in given.info.items() if k in _KEPT_INFO})
 
     def close(self) -> None:
-        """Close the environment, if it was made."""
-        if self.env is not None:
-            self.env.close()
+        """Close the environment, if there is one, whatever state it is in."""
+        env, self.env = self.env, None
+        if env is not None:
+            with suppress(Exception):
+                env.close()
 
-    @contextmanager
-    def _one_line(self) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"{self.task}: an environment failed ({_said(error)}): num_envs = 1 shows where"
-            ) from None
+    def _reset(self, seed: int, actions: Any) -> Step:
+        if self.env is None:
+            self.env = self.make()
+        return _begin(self.env, seed, actions)
+
+    def _step(self, action: np.ndarray) -> Step:
+        assert self.env is not None
+        return _step(self.env, action)
 
 
 def _leave_signals_to_main_process() -> None:
@@ -223,32 +279,23 @@ def _leave_signals_to_main_process() -> None:
         os.setpgrp()
 
 
+def _attempt(act: Callable[..., Step], *arguments: Any) -> Step | Failure:
+    try:
+        return act(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        return Failure(said(error), error)
+
+
 def _step(env: Env, action: np.ndarray) -> Step:
     observation, reward, terminated, truncated, info = env.step(action)
-    return Step(observation, float(reward), terminated, truncated, info)
+    return Step(observation, float(reward), bool(terminated), bool(truncated), info)
 
 
-def _begin(env: Env, seed: int, actions: Any) -> tuple[Observation, Info]:
+def _begin(env: Env, seed: int, actions: Any) -> Step:
     """Reset, and repeat the actions of an episode that was broken off."""
     observation, info = env.reset(seed=seed)
     for action in actions:
         observation, _, _, _, info = env.step(action)
-    return observation, info
-
-
-def _kept(info: Info) -> Info:
-    return {key: info[key] for key in _KEPT_INFO if key in info}
-
-
-def _row(observations: Mapping[str, np.ndarray], index: int) -> Observation:
-    return {key: x[index] for key, x in observations.items()}
-
-
-def _info_row(infos: Mapping[str, Any], index: int) -> Info:
-    """Gymnasium's batch has beside each key `_key`: which environments gave it."""
-    given = [key for key in _KEPT_INFO if key in infos and infos[f"_{key}"][index]]
-    return {key: infos[key][index] for key in given}
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Step(observation, 0.0, False, False, info)

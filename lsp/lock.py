@@ -1,0 +1,59 @@
+"""One process at a time in a run's folder."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from lsp.errors import UserError
+
+_HELD: set[Path] = set()  # by this process, which the system would let in again
+
+
+class Lock:
+    """A lock that ends with the process that holds it, however it ends.
+
+    Of the kind that worker processes and compilers do not inherit, so that none of them can keep
+    it. `acquire` may be called again by whoever holds it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Raises UserError where another process, or another part of this one, holds it."""
+        if self._file is not None:
+            return
+        path = self.path.resolve()
+        if path in _HELD:
+            raise self._refusal(f"process {os.getpid()}, this one")
+        file = self.path.open("a+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip()
+            file.close()
+            raise self._refusal(holder) from None
+        except OSError:
+            file.close()
+            raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self._file = file
+        _HELD.add(path)
+
+    def release(self) -> None:
+        if self._file is not None:
+            _HELD.discard(self.path.resolve())
+            self._file.close()
+            self._file = None
+
+    def _refusal(self, holder: str) -> UserError:
+        return UserError(
+            f"{self.path.parent} is being trained already ({holder}): stop that one, or choose "
+            "another --logdir"
+        )

@@ -1,0 +1,102 @@
+"""Files that are whole or absent, and that are read without trusting them: JSON and arrays.
+
+Reading runs no code from a file, takes no more memory than the file has bytes, and raises nothing
+but UserError, whatever the bytes are.
+"""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsp.errors import UserError, said
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content`; a crash leaves the old file or the new one. Raises OSError."""
+    scratch = path.with_name(path.name + ".tmp")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content`; a crash leaves the old file or the new one. Raises OSError."""
+    text = json.dumps(content, indent=1)
+    write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError naming `path` where it is missing or holds none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({said(error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (it holds no JSON object)")
+    return content
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an `.npz` with a checksum for each array; a crash leaves the old file or the new one.
+    Raises OSError."""
+    packed = io.BytesIO()  # a full disk must not leave numpy with an archive it cannot close
+    np.savez(packed, allow_pickle=False, **arrays)
+    write_bytes(path, packed.getbuffer())
+
+
+def read_arrays(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
+    """The arrays that `write_arrays` wrote, or `only` one of them.
+
+    Raises UserError naming `path` where it is missing, damaged, or holds Python objects.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            _check_sizes(members, os.fstat(file.fileno()).st_size)
+            names = [f"{only}.npy"] if only else [member.filename for member in members]
+            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except Exception as error:  # parsers of damaged files stumble in all sorts of ways
+        raise UserError(f"{path} is damaged ({said(error)})") from error
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], available: int) -> None:
+    """What is packed, or claims to be larger than its file, could fill the memory."""
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if packed or sum(member.file_size for member in members) > available:
+        raise ValueError("it claims to hold more than it does")
+
+
+def _array(data: bytes) -> np.ndarray:
+    file = io.BytesIO(data)
+    array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    if file.tell() != len(data):
+        raise ValueError("an array is followed by something else")
+    return array
+
+
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, survive a power cut."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows cannot open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

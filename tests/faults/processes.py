@@ -1,0 +1,187 @@
+"""Real `lsp train` processes, and what they leave behind."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lsp.checkpoint import load_newest
+from lsp.storage import read_arrays
+
+ROOT = Path(__file__).parents[2]
+REACH = "tests.own_tasks:Reach"
+FOREVER = 10**9
+# Episodes of at most 50 agent steps; everything happens every few of them.
+SETTINGS = {
+    "--preset": "debug",
+    "--task": REACH,
+    "--threads": "1",
+    "--schedule.save-every": "200",
+    "--schedule.log-every": "100",
+    "--schedule.eval-every": "0",
+}
+CLOCK = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds"}
+PATIENCE = 400  # seconds; machines may be busy with other things
+
+
+def command(folder, steps=FOREVER, **changes):
+    """Its arguments; `changes` are flags without their dashes, such as `num_envs=2`."""
+    flags = {f"--{key.replace('_', '-').replace('__', '.')}": x for key, x in changes.items()}
+    pairs = (SETTINGS | {"--steps": steps, "--logdir": folder} | flags).items()
+    return ["train", *(str(part) for pair in pairs for part in pair)]
+
+
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+class Training:
+    """`lsp train` in a process of its own; what it says goes to a file beside its folder, or in
+    the folder `said`."""
+
+    def __init__(self, folder, *arguments, said=None):
+        self.folder = Path(folder)
+        self.checkpoints = self.folder / "checkpoints"
+        self.said = (said or self.folder.parent) / f"{self.folder.name}-{time.time_ns()}.txt"
+        with self.said.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lsp", *arguments],
+                cwd=ROOT,
+                env=environment(),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def text(self):
+        return self.said.read_text()
+
+    def wait_for(self, happened, pause=0.01):
+        """Until `happened()` is true, which is returned; an error if the process ends before."""
+        late = time.monotonic() + PATIENCE
+        while not (found := happened()):
+            assert self.process.poll() is None, f"it ended early: {self.text}"
+            assert time.monotonic() < late, f"{happened} never happened: {self.text}"
+            time.sleep(pause)
+        return found
+
+    def wait_for_text(self, pattern):
+        return self.wait_for(lambda: re.search(pattern, self.text))
+
+    def wait_for_checkpoint(self, after=0):
+        """The env steps of one that is beyond `after`."""
+        return self.wait_for(lambda: next((n for n in steps_saved(self.folder) if n > after), None))
+
+    def wait_for_steps(self, count):
+        return self.wait_for(lambda: last_step(self.folder) >= count)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def stop(self, number=signal.SIGTERM):
+        """Ask it to save and stop; the seconds that it took."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(PATIENCE)
+        return time.monotonic() - began
+
+    def finish(self):
+        """Its exit code."""
+        return self.process.wait(PATIENCE)
+
+
+def train(folder, steps, **changes):
+    """A whole training; what it said."""
+    training = Training(folder, *command(folder, steps, **changes))
+    code = training.finish()
+    assert code == 0, training.text
+    return training.text
+
+
+def steps_saved(folder):
+    """Env steps of the checkpoints, newest first."""
+    found = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
+    return [int(path.name[5:]) for path in found]
+
+
+def metric_lines(folder):
+    """The complete lines, each of which must be whole."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def last_step(folder):
+    lines = metric_lines(folder)
+    return lines[-1]["env_steps"] if lines else 0
+
+
+def measured(folder, without_evaluations_at=()):
+    """All metrics but those that depend on the clock."""
+    return [
+        {key: value for key, value in line.items() if key not in CLOCK}
+        for line in metric_lines(folder)
+        if line["kind"] != "eval" or line["env_steps"] not in without_evaluations_at
+    ]
+
+
+def episodes(folder, count):
+    """A checksum of what each of the first episodes holds; all of them must be readable."""
+    return [checksum(folder / "episodes" / f"episode-{i:06d}.npz") for i in range(count)]
+
+
+def checksum(path):
+    total = hashlib.sha256()
+    for key, array in sorted(read_arrays(path).items()):
+        total.update(key.encode() + str(array.dtype).encode() + array.tobytes())
+    return total.hexdigest()
+
+
+def assert_same_run(one, other, stops=()):
+    """The same weights, optimisers, generators, episodes and metrics, bit for bit."""
+    a, b = (load_newest(folder / "checkpoints") for folder in (one, other))
+    assert a is not None
+    assert b is not None
+    assert a.env_steps == b.env_steps
+    for group, tensors in a.tensors.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, b.tensors[group][name]), f"{group} {name}"
+    for name, array in a.episode.items():
+        np.testing.assert_array_equal(array, b.episode[name])
+    facts, others = ({k: x for k, x in c.facts.items() if k != "seconds"} for c in (a, b))
+    assert facts == others
+    count = a.facts["episodes"]
+    assert episodes(one, count) == episodes(other, count)
+    assert measured(one, stops) == measured(other, stops)
+
+
+def children(pid):
+    """The processes that a process has started, and that are not gone."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def worker_processes(pid):
+    """Those children that serve environments."""
+    return [
+        child
+        for child in children(pid)
+        if b"spawn_main" in (Path("/proc") / str(child) / "cmdline").read_bytes()
+    ]

@@ -1,0 +1,142 @@
+"""Rows 1, 2, 3 and 15: training processes that are killed, stopped, resumed and doubled."""
+
+import random
+import shlex
+import signal
+import time
+
+import pytest
+from processes import (
+    Training,
+    assert_same_run,
+    command,
+    episodes,
+    last_step,
+    metric_lines,
+    steps_saved,
+    train,
+)
+
+from lsp.checkpoint import load_newest
+
+
+def being_saved(folder):
+    return any((folder / "checkpoints").glob("tmp-step-*"))
+
+
+def kill_at_random(training, rng):
+    """While it trains, wherever that is."""
+    began = last_step(training.folder)
+    training.wait_for(lambda: last_step(training.folder) > began)
+    time.sleep(rng.uniform(0, 1))
+    training.kill()
+    return being_saved(training.folder)
+
+
+def kill_in_a_save(training, rng):
+    """Within some milliseconds of the beginning of a save. Returns whether it was not yet over."""
+    began = last_step(training.folder)
+    training.wait_for(lambda: last_step(training.folder) > began)
+    training.wait_for(lambda: being_saved(training.folder), pause=0)
+    time.sleep(rng.uniform(0, 0.02))
+    training.kill()
+    return being_saved(training.folder)
+
+
+def test_row_01_killed_at_random_moments_half_of_them_in_a_save(tmp_path, count, figure):
+    rng, folder = random.Random(0), tmp_path / "killed"
+    in_saves = elsewhere = 0
+    wanted, saved, known = count(2, 25), -1, []
+    while in_saves < wanted or elsewhere < wanted:
+        training = Training(folder, *command(folder))
+        kill = kill_in_a_save if in_saves < wanted else kill_at_random
+        if kill(training, rng):
+            in_saves += 1
+        else:
+            elsewhere += 1
+        if not steps_saved(folder):
+            continue
+        newest = load_newest(folder / "checkpoints")  # a warning of damage would be an error
+        assert newest is not None
+        assert newest.env_steps >= saved
+        now = episodes(folder, newest.facts["episodes"])
+        assert now[: len(known)] == known
+        saved, known = newest.env_steps, now
+    assert known
+    # Nothing is missing, double or different: it ends as a run that nobody killed.
+    end = saved + 300
+    train(folder, end)
+    train(tmp_path / "whole", end)
+    assert_same_run(tmp_path / "whole", folder)
+    kills = in_saves + elsewhere
+    figure(1, f"{kills} of {kills} kills survived, {in_saves} of them inside a save")
+    figure(1, f"{len(known)} episodes, none missing or double; the end as of a run never killed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_row_02_asked_to_stop(tmp_path, count, figure, number):
+    rng, folder = random.Random(number), tmp_path / "run"
+    flags = {"schedule.eval_every": 600, "schedule.eval_episodes": 20}
+    arguments, slowest, stops = command(folder, **flags), 0.0, []
+    for _ in range(count(2, 10)):
+        training = Training(folder, *arguments)
+        before = steps_saved(folder)[0] if stops else 0
+        training.wait_for_checkpoint(after=before)
+        time.sleep(rng.uniform(0, 2))
+        slowest = max(slowest, training.stop(number))
+        assert training.process.returncode == 0, training.text
+        said = training.text.splitlines()[-1]
+        assert said.startswith("Stopped and saved. To go on: lsp train ")
+        arguments = shlex.split(said.partition("To go on: lsp ")[2])
+        stops.append(steps_saved(folder)[0])
+        assert all(line["env_steps"] <= stops[-1] for line in metric_lines(folder))
+    assert slowest < 10
+    end = stops[-1] + 300
+    train(folder, end, **flags)
+    train(tmp_path / "whole", end, **flags)
+    assert_same_run(tmp_path / "whole", folder)
+    name = signal.Signals(number).name
+    figure(2, f"{len(stops)} of {len(stops)} {name}s obeyed, the slowest in {slowest:.1f} s")
+    figure(2, "0 env steps lost; the command that was printed resumed each of them")
+
+
+CASES = [
+    {},
+    {"method": "dreamer"},
+    {"num_envs": 2},
+    {"task": "walker_walk"},
+    {"method": "random_skills"},
+    {"method": "rand_skills_init"},
+    {"method": "no_mi"},
+    {"method": "cem"},
+    {"method": "hiro"},
+]
+
+
+def test_row_03_stopped_and_resumed_against_unbroken(tmp_path, count, figure):
+    cases = CASES[: count(1, len(CASES))]
+    for number, changes in enumerate(cases):
+        broken, whole = tmp_path / f"broken-{number}", tmp_path / f"whole-{number}"
+        train(broken, 510, **changes)
+        stop = steps_saved(broken)[0]
+        train(broken, 1020, **changes)
+        train(whole, 1020, **changes)
+        assert_same_run(whole, broken, stops=[stop])
+    figure(3, f"{len(cases)} of {len(cases)} runs identical bit for bit to unbroken ones")
+
+
+def test_row_15_a_second_trainer_is_refused(tmp_path, count, figure):
+    folder, tries = tmp_path / "run", count(1, 5)
+    first = Training(folder, *command(folder))
+    first.wait_for_checkpoint()
+    for _ in range(tries):
+        second = Training(folder, *command(folder))
+        assert second.finish() == 2
+        last = second.text.splitlines()[-1]
+        assert last.startswith(f"lsp: {folder} is being trained already (process")
+        assert f"process {first.process.pid} on" in last
+    assert first.process.poll() is None
+    first.kill()
+    # The lock ends with its holder, however that ended.
+    train(folder, steps_saved(folder)[0])
+    figure(15, f"{tries} of {tries} second trainers refused; none after the first was killed")

@@ -1,0 +1,70 @@
+"""Row 16: memory and open files over hours (`make soak`); here, over half a minute."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from processes import Training, children, command, metric_lines
+
+CAPACITY = {True: 4000, False: 500}  # agent steps; both are filled within minutes
+MINUTES = float(os.environ.get("LSP_SOAK_MINUTES", "120"))
+
+
+def memory(pid):
+    """Resident bytes of a process and of those it started."""
+    pages = 0
+    for each in (pid, *children(pid)):
+        pages += int((Path("/proc") / str(each) / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def watch(training, minutes, pause):
+    """(hours, bytes, open files), row by row."""
+    began, rows = time.monotonic(), []
+    while (hours := (time.monotonic() - began) / 3600) < minutes / 60:
+        assert training.process.poll() is None, training.text
+        pid = training.process.pid
+        rows.append((hours, memory(pid), open_files(pid)))
+        time.sleep(pause)
+    return np.array(rows)
+
+
+def full(training, capacity):
+    """Whether the replay holds as many agent steps as it can."""
+    steps = max((line["env_steps"] for line in metric_lines(training.folder)), default=0)
+    return steps > 2 * capacity
+
+
+def test_row_16_memory_and_open_files_stay_as_they_are(tmp_path, count, figure):
+    long = count(False, True)
+    flags = {"task": "walker_walk", "replay__capacity": CAPACITY[long]}
+    if long:
+        # As people train: the preset's own settings.
+        arguments = ["train", "--task", "walker_walk", "--steps", "1000000000"]
+        arguments += ["--threads", "2", "--replay.capacity", str(CAPACITY[long])]
+        arguments += ["--logdir", str(tmp_path / "run")]
+    else:
+        arguments = command(tmp_path / "run", **flags)
+    training = Training(tmp_path / "run", *arguments)
+    training.wait_for(lambda: full(training, CAPACITY[long]), pause=1)
+    training.wait_for_checkpoint(after=2 * CAPACITY[long])
+    rows = watch(training, MINUTES if long else 0.3, pause=10 if long else 0.2)
+    steps = metric_lines(training.folder)[-1]["env_steps"]
+    assert training.stop() < 10
+    hours, used, files = rows.T
+    early, late = np.split(files, [len(files) // 2])
+    assert late.max() <= early.max()
+    mean = used.mean()
+    if not long:
+        assert np.median(used[-10:]) < 1.05 * np.median(used[:10])
+        return
+    slope = 100 * np.polyfit(hours, used, 1)[0] / mean
+    figure(16, f"{hours[-1]:.2f} hours with the replay full, {steps} env steps: memory "
+           f"{mean / 1e6:.0f} MB on average, slope {slope:+.2f} % an hour")  # fmt: skip
+    figure(16, f"open files {files.min():.0f} to {files.max():.0f}")
+    assert slope < 1
