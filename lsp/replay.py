@@ -103,10 +103,10 @@ class Replay:
     def _count_steps(self, index: int, problems: list[str]) -> int:
         """Rows of a stored episode, 0 where it is lost; its env steps are added to the sum."""
         assert self._directory is not None
-        if (self._directory / _DAMAGED / _path(self._directory, index).name).exists():
+        path = _path(self._directory, index)
+        if not path.exists() and (self._directory / _DAMAGED / path.name).exists():
             self.lost.add(index)  # known already
             return 0
-        path = _path(self._directory, index)
         try:
             steps = _as_stored(read_arrays(path, only="env_steps"))["env_steps"]
         except (UserError, ValueError) as error:

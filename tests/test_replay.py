@@ -219,6 +219,15 @@ def test_a_damaged_episode_is_named_set_aside_and_learned_without(tmp_path, spoi
     assert (len(again), again.lost) == (10, {1})
 
 
+def test_an_episode_that_took_the_number_of_a_lost_one_is_not_lost(tmp_path):
+    fill(Replay(tmp_path, None), [3, 4, 5])
+    (tmp_path / "episode-000002.npz").write_bytes(b"")
+    with pytest.warns(RunWarning):
+        Replay.load(tmp_path, None, 3).add(make_episode(12, 2))
+    Replay.load(tmp_path, None, 2).add(make_episode(20, 6))  # from an older checkpoint
+    assert len(Replay.load(tmp_path, None, 3)) == 3 + 4 + 6
+
+
 def test_a_replay_of_which_nothing_is_left_is_an_error(tmp_path):
     fill(Replay(tmp_path, None), [3, 4])
     for path in tmp_path.iterdir():

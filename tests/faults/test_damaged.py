@@ -16,12 +16,12 @@ from lsp.checkpoint import load, load_newest, save
 from lsp.cli import main
 from lsp.errors import RunWarning, UserError
 
-STEPS = 1000
+STEPS = 600
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with three checkpoints and a dozen episodes."""
+    """A run with three checkpoints and some episodes."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     main(command(folder, STEPS))
     return folder

@@ -4,6 +4,7 @@ import random
 import shlex
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 from processes import (
@@ -20,27 +21,32 @@ from processes import (
 from lsp.checkpoint import load_newest
 
 
-def being_saved(folder):
-    return any((folder / "checkpoints").glob("tmp-step-*"))
+def unfinished_saves(folder):
+    """Those that there are, and when they last changed: a killed save leaves one behind."""
+    found = set()
+    for path in (folder / "checkpoints").glob("tmp-step-*"):
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_ctime_ns))
+    return found
 
 
 def kill_at_random(training, rng):
-    """While it trains, wherever that is."""
-    began = last_step(training.folder)
+    """While it trains, wherever that is. Returns whether that was in a save."""
+    began, left = last_step(training.folder), unfinished_saves(training.folder)
     training.wait_for(lambda: last_step(training.folder) > began)
     time.sleep(rng.uniform(0, 1))
     training.kill()
-    return being_saved(training.folder)
+    return bool(unfinished_saves(training.folder) - left)
 
 
 def kill_in_a_save(training, rng):
     """Within some milliseconds of the beginning of a save. Returns whether it was not yet over."""
-    began = last_step(training.folder)
+    began, left = last_step(training.folder), unfinished_saves(training.folder)
     training.wait_for(lambda: last_step(training.folder) > began)
-    training.wait_for(lambda: being_saved(training.folder), pause=0)
+    training.wait_for(lambda: unfinished_saves(training.folder) - left, pause=0)
     time.sleep(rng.uniform(0, 0.02))
     training.kill()
-    return being_saved(training.folder)
+    return bool(unfinished_saves(training.folder) - left)
 
 
 def test_row_01_killed_at_random_moments_half_of_them_in_a_save(tmp_path, count, figure):
