@@ -54,7 +54,7 @@ def check(config: Config) -> None:
     source = _source(config).read_config()
     if source.task.startswith("python:") or config.task.startswith("python:"):
         return  # made from Python: the weights will tell
-    if set(named_code(source)) - set(named_code(config)):
+    if set(named_code(source)) - set(named_code(config)) and not _source(config).is_own:
         return  # nobody has said that the source's code may run: the weights will tell
     pairs = []
     for each in (source, config):

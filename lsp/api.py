@@ -171,13 +171,13 @@ def load_networks(
 
 
 def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool) -> None:
-    """Raises UserError where a run names code and nobody said that it may be run: its folder may be
-    a stranger's, and the modules that it names anything."""
+    """Raises UserError where a run names code, is not this user's own, and nobody said that it may
+    be run: the modules that a stranger names may do anything."""
     named = named_code(config if env is None else replace(config, task=""))
-    if named and not trust:
+    if named and not trust and not folder.is_own:
         raise UserError(
-            f"{folder.path} names code that would be imported and run ({', '.join(named)}): "
-            "--trust, or trust=True, if it is yours"
+            f"{folder.path} names code that would be imported and run ({', '.join(named)}), and "
+            "was not trained by you here: --trust, or trust=True, if you know it"
         )
 
 

@@ -1,12 +1,15 @@
 """One process at a time in a run's folder."""
 
-import fcntl
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import IO
 
 from lsp.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
 
 _HELD: set[Path] = set()  # by this process, which the system would let in again
 
@@ -31,7 +34,8 @@ class Lock:
             raise self._refusal(f"process {os.getpid()}, this one")
         file = self.path.open("a+")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sys.platform != "win32":
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read(200).strip()

@@ -13,6 +13,7 @@ import torch
 from lsp.config import Config, RuntimeConfig, differences, from_dict, to_dict
 from lsp.errors import UserError, warn
 from lsp.lock import Lock
+from lsp.seal import seal, sealed
 from lsp.storage import read_json, write_json
 
 PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
@@ -21,9 +22,9 @@ PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
 class RunFolder:
     """Paths inside a run's folder.
 
-    config.json, run.json (provenance), source.json (of a transfer), metrics.jsonl, tensorboard/,
-    episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from pixels), video.mp4, lock,
-    not_finite.npz (what learning or acting made NaN of)
+    config.json and its seal, run.json (provenance), source.json (of a transfer), metrics.jsonl,
+    tensorboard/, episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from pixels),
+    video.mp4, lock, not_finite.npz (what learning or acting made NaN of)
     """
 
     def __init__(self, path: Path):
@@ -66,6 +67,11 @@ class RunFolder:
         config: Config = from_dict(read_json(path), where=str(path))
         return config
 
+    @property
+    def is_own(self) -> bool:
+        """Whether its settings are as this user's own training wrote them."""
+        return sealed(self.path / "config.json")
+
     def write_source(self, config: Config, env_steps: int) -> None:
         """Note what a transfer started from: another run's settings, and how far it was. That run
         may go on later, or away. Raises OSError."""
@@ -97,6 +103,7 @@ class RunFolder:
     def record(self, config: Config, runtime: RuntimeConfig) -> None:
         """Write down what the run is. Raises OSError."""
         write_json(self.path / "config.json", to_dict(config))
+        seal(self.path / "config.json")
         write_json(self.path / "run.json", provenance(runtime))
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 LAYERS = (
     {"errors", "tasks"},
     {"config", "storage", "lock"},
+    {"seal"},
     {"nets", "distributions", "returns", "envs", "metrics", "statistics"},
     {"observations", "replay", "results"},
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
