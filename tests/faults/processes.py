@@ -34,7 +34,7 @@ PATIENCE = 400  # seconds; machines may be busy with other things
 
 def command(folder, steps=FOREVER, **changes):
     """Its arguments; `changes` are flags without their dashes, such as `num_envs=2`."""
-    flags = {f"--{key.replace('_', '-').replace('__', '.')}": x for key, x in changes.items()}
+    flags = {f"--{key.replace('__', '.').replace('_', '-')}": x for key, x in changes.items()}
     pairs = (SETTINGS | {"--steps": steps, "--logdir": folder} | flags).items()
     return ["train", *(str(part) for pair in pairs for part in pair)]
 

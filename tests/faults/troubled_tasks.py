@@ -5,11 +5,11 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from tests.own_tasks import Reach
 
-STEP = 7  # of its third episode, at which something happens to it
+STEP = 7  # of an episode after the first, at which something happens to it
 
 
 class Troubled(Reach):
-    """Reach, until step `STEP` of its third episode."""
+    """Reach, until step `STEP` after its third reset."""
 
     begun = 0
 
@@ -50,7 +50,11 @@ class InfReward(NanReward):
 
 
 class Raises(Troubled):
-    """From its third episode on, every time."""
+    """After the third reset in its process, every time."""
+
+    def reset(self, *, seed=None, options=None):
+        type(self).begun += 1
+        return Reach.reset(self, seed=seed, options=options)
 
     def step(self, action):
         given = super().step(action)
