@@ -447,8 +447,8 @@ def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Confi
     """The preset and method that the flags name, as defaults for all other flags; of several
     methods the first, or `method`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="fast", nargs="?")
-    parser.add_argument("--method", default="lsp", nargs="?")
+    parser.add_argument("--preset", default="fast", const="fast", nargs="?")
+    parser.add_argument("--method", default="lsp", const="lsp", nargs="?")
     chosen, _ = parser.parse_known_args(arguments)
     if arguments[0] == "sweep":
         method = method or str(chosen.method).split(",")[0]
@@ -501,7 +501,7 @@ def _chosen_scale(arguments: Sequence[str]) -> RuntimeConfig:
     from lsp.experiments.targets import SCALES
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--scale", default="small", nargs="?")
+    parser.add_argument("--scale", default="small", const="small", nargs="?")
     chosen, _ = parser.parse_known_args(arguments)
     scale = SCALES.get(chosen.scale)
     return RuntimeConfig() if scale is None else default_runtime(scale.preset)

@@ -699,10 +699,19 @@ def from_dict(values: Any, kind: type = Config, where: str = "config") -> Any:
         value = values[name]
         if dataclasses.is_dataclass(hint):
             value = from_dict(value, hint, f"{where}.{name}")  # type: ignore[arg-type]
-        parsed[name] = tuple(value) if isinstance(value, list) else value
+        parsed[name] = _converted(value, hint)
         if not _fits(parsed[name], hint):
             raise UserError(f"{where}: {name} cannot be {value!r:.40}")
     return kind(**parsed)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """JSON has no tuples, and 1.0 may be written as 1."""
+    if isinstance(value, list):
+        inner = get_args(hint)
+        return tuple(_converted(each, inner[0] if inner else None) for each in value)
+    whole = type(value) is int and abs(value) < 2**53
+    return float(value) if whole and hint in (float, float | None) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -717,8 +726,6 @@ def _fits(value: Any, hint: Any) -> bool:
         each = [inner[0]] * len(value) if open_ended and isinstance(value, tuple) else inner
         fits = isinstance(value, tuple) and len(value) == len(each)
         return fits and all(_fits(*pair) for pair in zip(value, each))
-    if hint is float:
-        return type(value) in (int, float)
     return type(value) is hint
 
 

@@ -28,6 +28,13 @@ from lsp.replay import Replay
 from lsp.run import RunFolder
 from lsp.storage import read_arrays, read_json, write_arrays, write_json
 
+
+@pytest.fixture(autouse=True)
+def denormals():
+    """Hypothesis draws them, and a training in this process has switched them off."""
+    torch.set_flush_denormal(False)
+
+
 many = settings(
     max_examples=150, deadline=timedelta(seconds=20), suppress_health_check=list(HealthCheck)
 )

@@ -45,20 +45,25 @@ def environment():
 
 class Training:
     """`lsp train` in a process of its own; what it says goes to a file beside its folder, or in
-    the folder `said`."""
+    the folder `said`. With `limited` another process writes that file, free of the limits that
+    are put on this one."""
 
-    def __init__(self, folder, *arguments, said=None):
+    def __init__(self, folder, *arguments, said=None, limited=False):
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.said = (said or self.folder.parent) / f"{self.folder.name}-{time.time_ns()}.txt"
         with self.said.open("w") as out:
+            writer = subprocess.Popen("cat", stdin=subprocess.PIPE, stdout=out) if limited else None
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lsp", *arguments],
                 cwd=ROOT,
                 env=environment(),
-                stdout=out,
+                stdout=writer.stdin if writer else out,
                 stderr=subprocess.STDOUT,
             )
+        if writer:
+            writer.stdin.close()  # it ends with the training
+        self.writer = writer
 
     @property
     def text(self):
@@ -85,18 +90,21 @@ class Training:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.finish()
 
     def stop(self, number=signal.SIGTERM):
         """Ask it to save and stop; the seconds that it took."""
         began = time.monotonic()
         self.process.send_signal(number)
-        self.process.wait(PATIENCE)
+        self.finish()
         return time.monotonic() - began
 
     def finish(self):
-        """Its exit code."""
-        return self.process.wait(PATIENCE)
+        """Its exit code; all that it said has been written."""
+        code = self.process.wait(PATIENCE)
+        if self.writer:
+            self.writer.wait(PATIENCE)
+        return code
 
 
 def train(folder, steps, **changes):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from processes import Training, command, last_step, measured, steps_saved, worker_processes
 
+from lsp.checkpoint import load_newest
 from lsp.cli import main
 from lsp.storage import read_arrays
 
@@ -102,20 +103,27 @@ def test_row_11_one_that_raises_again_and_again_is_an_error_in_the_end(
 
 @pytest.mark.parametrize("name", ["Unrepeatable", "Undeclared"])
 def test_row_02_an_episode_that_cannot_be_repeated_is_kept_as_truncated(tmp_path, count, name):
-    flags = command(tmp_path / "run", task=f"{TROUBLED}:{name}")
+    # Whole episodes have 100 env steps: not at the end of one, where there is nothing to repeat.
+    flags = command(tmp_path / "run", task=f"{TROUBLED}:{name}", schedule__save_every=130)
     training = Training(tmp_path / "run", *flags)
     training.wait_for_checkpoint(after=1)
     assert training.stop() < 10
     assert training.process.returncode == 0, training.text
     stop = steps_saved(tmp_path / "run")[0]
+    saved = load_newest(tmp_path / "run" / "checkpoints")
+    assert saved is not None
+    found_out = name == "Undeclared" and len(saved.episode) > 0  # it was under way
     training = Training(tmp_path / "run", *flags)
     training.wait_for_checkpoint(after=stop)
     training.stop()
     assert training.process.returncode == 0, training.text
-    assert ("gave another" in training.text) == (name == "Undeclared")
+    assert ("gave another" in training.text) == found_out
     episodes = [read_arrays(path) for path in sorted((tmp_path / "run" / "episodes").glob("*"))]
+    last = load_newest(tmp_path / "run" / "checkpoints")
+    assert last is not None
+    episodes += [last.episode] if last.episode and not found_out else []
     stored = sum(int(episode["env_steps"].sum()) for episode in episodes)
-    assert stored == steps_saved(tmp_path / "run")[0]  # every step that was taken
+    assert stored == last.env_steps  # every step that was taken
     assert measured(tmp_path / "run")
 
 
@@ -123,7 +131,7 @@ WRONG = {
     "WrongShape": ("float64 of shape (3,)", "float64 of shape (2,)"),
     "WrongDtype": ("<U5 of shape (2,)", "float64 of shape (2,)"),
     "WrongImage": ("float32 of shape (32, 32, 3)", "uint8 of shape (32, 32, 3)"),
-    "MissingKey": ("an observation lacks 'closest'",),
+    "MissingKey": ("an observation lacks 'goal'",),
     "Unbounded": ("finite bounds", "observation space Dict", "action space Box(-inf, inf, (2,)"),
     "DiscreteActions": ("must be a Box", "observation space Dict", "action space Discrete(4)"),
     "DiscreteObservations": ("must be a Box or a Dict of Boxes", "Discrete(3)", "action space Box"),

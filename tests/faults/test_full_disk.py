@@ -74,7 +74,7 @@ def test_row_08_a_full_disk(tmp_path, figure):
 
 
 def test_row_08_a_limit_on_the_size_of_files(tmp_path, figure):
-    training = Training(tmp_path / "run", *command(tmp_path / "run"))
+    training = Training(tmp_path / "run", *command(tmp_path / "run"), limited=True)
     training.wait_for_checkpoint(after=300)
     pid = training.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
