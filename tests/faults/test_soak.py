@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from processes import Training, children, command, metric_lines
 
-CAPACITY = {True: 4000, False: 500}  # agent steps; both are filled within minutes
+CAPACITY = {True: 4000, False: 600}  # agent steps; both are filled within minutes
 MINUTES = float(os.environ.get("LSP_SOAK_MINUTES", "120"))
 
 
