@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -558,13 +558,13 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.simplefilter("always", RunWarning)
         show = warnings.showwarning
 
-        def say(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if issubclass(category, RunWarning):
+        def show_ours(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if not issubclass(category, RunWarning):
+                return show(message, category, *rest, **more)
+            with suppress(OSError):  # what stderr goes to may be on the disk that is full
                 print(f"lsp: warning: {message}", file=sys.stderr, flush=True)
-            else:
-                show(message, category, *rest, **more)
 
-        warnings.showwarning = say
+        warnings.showwarning = show_ours
         yield
 
 

@@ -16,7 +16,7 @@ from lsp.trainer import Progress as Now
 def show_progress(total_steps: int) -> Iterator[Callable[[Now], None]]:
     """A bar on a terminal, a line for each report elsewhere."""
     if not sys.stdout.isatty():
-        yield lambda now: print(describe(now), flush=True)
+        yield lambda now: say(describe(now))
         return
     columns: list[Column] = [BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn()]
     with Progress(*columns, console=Console()) as bar:
@@ -26,6 +26,16 @@ def show_progress(total_steps: int) -> Iterator[Callable[[Now], None]]:
             bar.update(task, completed=now.env_steps, description=str(Text(describe(now))))
 
         yield show
+
+
+def say(line: str) -> None:
+    """Print `line`. A full disk that it goes to does not stop a run; a reader that is gone does."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def describe(now: Now) -> str:

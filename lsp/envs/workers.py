@@ -24,7 +24,7 @@ Env = gymnasium.Env[Any, Any]
 Observation = dict[str, np.ndarray]
 Info = dict[str, Any]
 
-PATIENCE = 300.0  # seconds that a step may take, or that a reset and making the environment may
+PATIENCE = 300.0  # seconds that a reset may take, and with it making the environment
 CLOSING = 3.0  # seconds that an environment has to close itself
 _KEPT_INFO = ("env_steps", "sim_state", "success")
 # Forked, a process would inherit torch's locks but not the threads that hold them.
@@ -98,9 +98,9 @@ class Workers:
     `make` is sent to the processes; `like` is an environment as it makes them. Of `info` only
     `env_steps`, `sim_state` and `success` come back.
 
-    An environment that raises, takes longer than `patience` seconds or whose process dies is a
-    Failure, and gets a new process. Raises UserError where the environment does, or where no
-    process can be started.
+    An environment that raises, takes longer than `patience` seconds for a step or whose process
+    dies is a Failure, and gets a new process. Raises UserError where the environment does, or where
+    no process can be started.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Workers:
         `actions`, `[steps, action]` by index, are repeated at once, as if they had been stepped.
         """
         repeated = {} if actions is None else dict(actions)
-        seconds = self.patience + max((len(x) for x in repeated.values()), default=0)
+        seconds = max(self.patience, PATIENCE) + max((len(x) for x in repeated.values()), default=0)
         questions = {i: ("reset", seed, repeated.get(i, ())) for i, seed in seeds.items()}
         return self._ask(questions, seconds)
 

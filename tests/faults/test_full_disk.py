@@ -78,12 +78,12 @@ def test_row_08_a_limit_on_the_size_of_files(tmp_path, figure):
     training.wait_for_checkpoint(after=300)
     pid = training.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (KB, hard))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (3 * KB, hard))  # what it says has room so far
 
     def end_trouble():
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
-    check_trouble(training, end_trouble, figure, "files limited to 1 KB")
+    check_trouble(training, end_trouble, figure, "files limited to 3 KB")
 
 
 def test_row_08_a_run_that_ends_on_a_full_disk_says_what_is_lost(tmp_path):
