@@ -18,7 +18,7 @@ from lsp.cli import _parse, main
 from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
-from lsp.experiments import local
+from lsp.experiments import local, skill_shows, targets
 from lsp.experiments.engines import Execution, Outcome, cores
 from lsp.experiments.grid import Run, grid, parse_seeds, unique
 from lsp.experiments.reproduce import draw, find_targets, runs_of
@@ -367,12 +367,30 @@ def test_figures_8_and_9(storage):
     np.testing.assert_allclose(now.goal[0], (3, 0, 0))
 
 
-@pytest.mark.parametrize("name", ["methods", "fig4", "fig5", "fig7", "fig10"])
-def test_every_other_figure(name, storage):
+@pytest.fixture
+def small(monkeypatch):
+    """Fewer of what is alike: tasks of figure 4, and pictures of figures 7 and 10."""
+    monkeypatch.setattr(targets, "PIXEL_TASKS", ("walker_run",))
+    monkeypatch.setattr(targets, "STATE_TASKS", ("quadruped_getup_walk", "hopper_hop"))
+    monkeypatch.setattr(skill_shows, "STEPS", 6)
+
+
+def check_figure(name, storage):
     picture = reproduced(name, storage)
     assert picture.stat().st_size > 20_000
     assert picture.with_suffix(".csv").exists()
     assert "partial" not in picture.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("name", ["methods", "fig4", "fig5", "fig7", "fig10"])
+def test_every_other_figure(name, storage, small):
+    check_figure(name, storage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fig4", "fig7"])
+def test_every_other_figure_at_its_full_size(name, storage):
+    check_figure(name, storage)
 
 
 def test_skills_start_alike_and_are_held(tmp_path):

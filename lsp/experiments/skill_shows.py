@@ -51,7 +51,7 @@ def skill_grid(dim: int) -> Float[np.ndarray, "skills dim"]:
     return skills
 
 
-def hold(folder: Path, skills: Float[np.ndarray, "skills dim"], steps: int = STEPS) -> States:
+def hold(folder: Path, skills: Float[np.ndarray, "skills dim"], steps: int) -> States:
     """Simulator states where each skill is held for `steps` agent steps, start included: all from
     one start, without exploration. Raises UserError if the run has no checkpoint, or no skills."""
     networks = load_networks(folder)
@@ -109,8 +109,8 @@ def _draw_run(figure: SubFigure, curve: Curve, storage: Path, out: Path) -> tupl
         figure.suptitle(f"{curve.label}: nothing yet")
         return "", ""
     skills = skill_grid(run.config.skills.dim)
-    states = hold(folder, skills)
-    over, within = spread(states), spread(hold(folder, np.zeros_like(skills)))
+    states = hold(folder, skills, STEPS)
+    over, within = spread(states), spread(hold(folder, np.zeros_like(skills), STEPS))
     figure.suptitle(
         f"{curve.label}, {run.reached(storage):,} env steps: {over:.2f} m apart after {STEPS} "
         f"agent steps ({within:.2f} m with one skill)",
