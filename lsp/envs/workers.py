@@ -99,8 +99,8 @@ class Workers:
     `env_steps`, `sim_state` and `success` come back.
 
     An environment that raises, takes longer than `patience` seconds for a step or whose process
-        dies is a Failure, and gets a new process. Raises UserError where the environment does, or
-    where no process can be started.
+    dies is a Failure, and gets a new process. Raises UserError where the environment does, or where
+    no process can be started.
     """
 
     def __init__(
