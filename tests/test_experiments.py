@@ -215,7 +215,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
 
     screen.update = kill
     (tmp_path / "logs").mkdir()
-    run = debug_run(4000)
+    run = debug_run(2000)
     outcome = local.run_locally([run], tmp_path, 1, RUNTIME, screen)
     assert outcome == Outcome({}, False)
     assert len(started) == 2
@@ -223,7 +223,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert "died (exit -9)" in screen.lines[0]
     assert "on from 0 env steps" not in screen.lines[0]
     steps = [x["env_steps"] for x in read_metrics(run.folder(tmp_path)) if x["kind"] == "train"]
-    assert steps == list(range(200, 4001, 200))
+    assert steps == list(range(200, 2001, 200))
 
 
 def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, capsys):

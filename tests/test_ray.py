@@ -31,7 +31,7 @@ def test_a_node_that_goes_away_costs_no_run(tmp_path):
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=1)
-    runs = [debug_run(3000, seed) for seed in range(5)]
+    runs = [debug_run(1600, seed) for seed in range(5)]
     runs.append(debug_run(400, 0, "walker_run", runs[0]))
 
     def remove_half_way() -> None:

@@ -84,7 +84,7 @@ def test_row_02_asked_to_stop(tmp_path, count, figure, number):
     rng, folder = random.Random(number), tmp_path / "run"
     flags = {"schedule.eval_every": 600, "schedule.eval_episodes": 20}
     arguments, slowest, stops = command(folder, **flags), 0.0, []
-    for _ in range(count(2, 10)):
+    for _ in range(count(1, 10)):
         training = Training(folder, *arguments)
         before = steps_saved(folder)[0] if stops else 0
         training.wait_for_checkpoint(after=before)
