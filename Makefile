@@ -21,7 +21,7 @@ $(if $(wildcard $(STAMP)),$(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(STA
 
 TEST_WORKERS ?= 2
 # One thread each: the workers share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile

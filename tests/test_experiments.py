@@ -345,6 +345,7 @@ def reproduced(name: str, storage: Path) -> Path:
     return picture
 
 
+@pytest.mark.xdist_group("figures")  # one worker for those that share their runs
 def test_figure_6b(storage):
     picture = reproduced("fig6b", storage)
     with picture.with_suffix(".csv").open() as file:
@@ -355,6 +356,7 @@ def test_figure_6b(storage):
     assert "partial" not in picture.with_suffix(".md").read_text()
 
 
+@pytest.mark.xdist_group("figures")
 def test_figures_8_and_9(storage):
     reproduced("fig9", storage)
     picture = reproduced("fig8", storage)
@@ -371,6 +373,7 @@ def test_figures_8_and_9(storage):
 def small(monkeypatch):
     """Fewer of what is alike: tasks of figure 4, and pictures of figures 7 and 10."""
     monkeypatch.setattr(targets, "PIXEL_TASKS", ("walker_run",))
+    monkeypatch.setattr(targets, "METHOD_TASKS", ("walker_walk",))
     monkeypatch.setattr(targets, "STATE_TASKS", ("quadruped_getup_walk", "hopper_hop"))
     monkeypatch.setattr(skill_shows, "STEPS", 6)
 
@@ -382,6 +385,7 @@ def check_figure(name, storage):
     assert "partial" not in picture.with_suffix(".md").read_text()
 
 
+@pytest.mark.xdist_group("figures")
 @pytest.mark.parametrize("name", ["methods", "fig4", "fig5", "fig7", "fig10"])
 def test_every_other_figure(name, storage, small):
     check_figure(name, storage)

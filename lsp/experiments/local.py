@@ -27,21 +27,21 @@ def run_locally(
 ) -> Outcome:
     """Carry out `runs`, `jobs` at a time; SIGINT and SIGTERM stop and save them all."""
     pool = _Pool(runs, storage, runtime, screen)
-    try:
-        with _interrupted_by_term():
-            while pool.waiting or pool.running:
+    with _counted_signals() as signals:
+        try:
+            while (pool.waiting or pool.running) and not signals:
                 pool.start(jobs)
                 pool.collect()
                 screen.update(run for run, _ in pool.running)
                 time.sleep(_POLL)
-    except KeyboardInterrupt:
-        screen.say("Stopping: every run saves itself; again to kill them.")
-        pool.stop()
-        return Outcome(pool.failed, stopped=True)
-    except BaseException:  # such as a screen that is gone: nobody would stop them later
-        pool.stop()
-        raise
-    return Outcome(pool.failed, stopped=False)
+        except BaseException:  # such as a screen that is gone: nobody would stop them later
+            pool.stop(signals)
+            raise
+        stopped = bool(signals)
+        if stopped:
+            screen.say("Stopping: every run saves itself; again to kill them.")
+            pool.stop(signals)
+    return Outcome(pool.failed, stopped)
 
 
 class _Pool:
@@ -83,18 +83,17 @@ class _Pool:
                     f"died (exit {process.returncode}): {run.name}; on from {reached:,} env steps"
                 )
 
-    def stop(self) -> None:
-        """Ask all to save and stop, once: a second signal would kill them."""
-        try:
-            self._signal(signal.SIGTERM)
-        except KeyboardInterrupt:
-            self._signal(signal.SIGKILL)
+    def stop(self, signals: Sequence[int]) -> None:
+        """Ask all to save and stop, and wait for them; kill them at the second of `signals`."""
+        self._signal(signal.SIGTERM)
+        while any(process.poll() is None for _, process in self.running):
+            if len(signals) > 1:
+                self._signal(signal.SIGKILL)
+            time.sleep(_POLL)
 
     def _signal(self, number: int) -> None:
         for _, process in self.running:
             process.send_signal(number)
-        for _, process in self.running:
-            process.wait()
 
     def _give_up(self, run: Run, why: str) -> None:
         self.failed[run.name] = why
@@ -121,18 +120,20 @@ def _start(run: Run, storage: Path, runtime: RuntimeConfig) -> Process:
 
 
 @contextmanager
-def _interrupted_by_term() -> Iterator[None]:
-    """SIGTERM as Ctrl-C, where signals can be handled."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
+def _counted_signals() -> Iterator[list[int]]:
+    """Those of SIGINT and SIGTERM that came, where they can be handled. They raise nothing: an
+    exception inside of `subprocess` could leave its locks held."""
+    came: list[int] = []
+    handled = (signal.SIGINT, signal.SIGTERM)
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {
+            each: signal.signal(each, lambda number, _: came.append(number)) for each in handled
+        }
     except ValueError:  # not in the main thread
-        yield
+        yield came
         return
     try:
-        yield
+        yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

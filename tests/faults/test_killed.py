@@ -79,7 +79,10 @@ def test_row_01_killed_at_random_moments_half_of_them_in_a_save(tmp_path, count,
     figure(1, f"{len(known)} episodes, none missing or double; the end as of a run never killed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+ASKED = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("number", ASKED, ids=["SIGTERM", "SIGINT"])
 def test_row_02_asked_to_stop(tmp_path, count, figure, number):
     rng, folder = random.Random(number), tmp_path / "run"
     flags = {"schedule.eval_every": 600, "schedule.eval_episodes": 20}
