@@ -9,22 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lsp import plots
-from lsp.experiments.curves import at, evaluations, partial_note, write_rows
+from lsp.experiments.curves import STATISTICS, at, evaluations, partial_note, write_rows
 from lsp.experiments.targets import Target
 from lsp.statistics import Estimate, iqm, probability_of_improvement
 
 OURS = "lsp"
-HEADER = (
-    "method",
-    "tasks",
-    "runs",
-    "iqm",
-    "low",
-    "high",
-    "lsp_better",
-    "lsp_better_low",
-    "lsp_better_high",
-)
+HEADER = ("method", "tasks", "runs", *STATISTICS)
 
 
 class Standing(NamedTuple):

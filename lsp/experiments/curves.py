@@ -15,19 +15,8 @@ from lsp.experiments.targets import Curve, Target
 from lsp.metrics import read_metrics
 from lsp.statistics import iqm, probability_of_improvement
 
-HEADER = (
-    "panel",
-    "curve",
-    "seeds",
-    "env_steps",
-    "of",
-    "iqm",
-    "low",
-    "high",
-    "lsp_better",
-    "lsp_better_low",
-    "lsp_better_high",
-)
+STATISTICS = ("iqm", "low", "high", "lsp_better", "lsp_better_low", "lsp_better_high")
+HEADER = ("panel", "curve", "seeds", "env_steps", "of", *STATISTICS)
 _COLUMNS = 3
 _STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle": "--"}}
 

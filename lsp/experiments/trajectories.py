@@ -15,6 +15,7 @@ from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.experiments.curves import partial_note
 from lsp.experiments.grid import Run
 from lsp.experiments.targets import COVE_SHOWN, Target
+from lsp.storage import read_arrays
 
 
 def draw_trajectories(target: Target, storage: Path, out: Path) -> None:
@@ -34,8 +35,8 @@ def episode_states(run: Run, storage: Path, limit: int) -> Iterator[Float64[np.n
     for path in sorted((run.folder(storage) / "episodes").glob("episode-*.npz")):
         if begun >= limit:
             return
-        with np.load(path, allow_pickle=False) as episode:
-            states, taken = episode["sim_state"], episode["env_steps"]
+        episode = read_arrays(path)
+        states, taken = episode["sim_state"], episode["env_steps"]
         last = np.maximum(taken, 1) - 1  # the last control step that was taken
         yield states[np.arange(len(states)), last]
         begun += int(taken.sum())
