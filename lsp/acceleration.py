@@ -1,9 +1,9 @@
-"""A faster copy of the networks: compiled, and in bf16 for planning and behaviour learning.
+"""Faster copies of the networks, in bf16 for planning and behaviour learning where that is fast.
 
-The eager fp32 path in `networks.py` is the reference; nothing else changes.
+On a CPU by the kernels of `lsp/native`, on a GPU by torch.compile. The eager fp32 path in
+`networks.py` is the reference; nothing else changes.
 """
 
-import shutil
 from copy import deepcopy
 from functools import cache, partial
 from typing import Any
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from lsp.config import RuntimeConfig
 from lsp.distributions import Normal
+from lsp.errors import warn
 from lsp.imagination import RolloutNoise, Transition
-from lsp.networks import Networks
+from lsp.native.build import CannotBuild
+from lsp.native.filtering import Filter
+from lsp.native.heads import Heads
+from lsp.native.imagination import Imagination
+from lsp.networks import Judgement, Networks
 from lsp.world_model import Latent, Scan
 
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
-
-
-def compiler_found() -> bool:
-    """torch.compile on a CPU needs a C++ compiler."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 @cache
@@ -41,23 +41,17 @@ def _cpu_flags() -> set[str]:
 
 
 class FastPath:
-    """What an update computes with, as fast as the machine allows.
+    """What updates and agents compute with; here as PyTorch does it, eagerly.
 
     `twin` is a copy of the networks with its weights in `dtype`, for planning and behaviour
     learning. Its world model is frozen: behaviour learning differentiates through it, never with
     respect to it. `scan` is the world model's own filter, in full precision.
     """
 
-    def __init__(
-        self, networks: Networks, compiled: bool, dtype: torch.dtype, mode: str = "default"
-    ):
-        wrap = partial(_compiled, mode) if compiled else _as_it_is
+    def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
         self.networks = networks
         self.twin = twin_of(networks, dtype)
-        self._scan: Scan = wrap(networks.world_model.rssm.scan)
-        self._transition: Transition = wrap(self.twin.transition)
-        self.twin.transition = self.transition
-        self.twin.judge = wrap(self.twin.judge)
+        self.scan: Scan = networks.world_model.rssm.scan
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -67,7 +61,54 @@ class FastPath:
             theirs: list[Tensor] = list(self.networks.parameters())
             torch._foreach_copy_(mine, theirs)
 
-    def scan(
+
+class NativePath(FastPath):
+    """By kernels: rollouts, the filter, and heads where nothing is learned from what they say.
+
+    Raises CannotBuild where there are none.
+    """
+
+    def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
+        super().__init__(networks, dtype)
+        twin = self.twin
+        learned = [] if networks.config.plans_actions else list(twin.policy.parameters())
+        self._imagination = Imagination(networks, learned, dtype)
+        self._heads, self._judge_eagerly = Heads(networks, dtype), twin.judge
+        self.scan = Filter(networks.world_model.rssm)
+        twin.imagine, twin.judge = self._imagination, self._judge
+        self.refresh()
+
+    def refresh(self) -> None:
+        super().refresh()
+        self._imagination.refresh()
+        self._heads.refresh()
+
+    def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
+        learning = torch.is_grad_enabled() and feature.requires_grad
+        return self._judge_eagerly(feature) if learning else self._heads(feature)
+
+
+class CompiledPath(FastPath):
+    """By torch.compile: one imagination step, all heads at once, a few steps of the filter.
+
+    `mode` is torch.compile's; None compiles nothing, and leaves only the division into pieces.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        dtype: torch.dtype = torch.float32,
+        mode: str | None = "default",
+    ):
+        super().__init__(networks, dtype)
+        wrap = _as_it_is if mode is None else partial(_compiled, mode)
+        self._scan: Scan = wrap(self.scan)
+        self.scan = self._scan_in_pieces
+        self._transition: Transition = wrap(self.twin.transition)
+        self.twin.transition = self.transition
+        self.twin.judge = wrap(self.twin.judge)
+
+    def _scan_in_pieces(
         self, latent: Latent, action: Tensor, embedding: Tensor, is_first: Tensor, noise: Tensor
     ) -> tuple[Latent, Latent, Normal]:
         """`RSSM.scan`, a few steps a call: whole sequences would compile for minutes."""
@@ -115,8 +156,30 @@ def _as_it_is(function: Any) -> Any:
 
 
 def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
-    """The fastest path that this machine and the user's settings allow."""
+    """For updates: the fastest that this machine and the user's settings allow."""
     on_gpu = networks.device.type == "cuda"
     dtype = torch.bfloat16 if runtime.bf16 and (on_gpu or bf16_is_fast()) else torch.float32
-    mode = "reduce-overhead" if on_gpu and runtime.cuda_graphs else "default"
-    return FastPath(networks, runtime.compile and compiler_found(), dtype, mode)
+    if not runtime.compile:
+        return FastPath(networks, dtype)
+    if on_gpu:
+        return CompiledPath(networks, dtype, "reduce-overhead" if runtime.cuda_graphs else "default")
+    return _native_path(networks, dtype)
+
+
+def acting_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
+    """For agents, in full precision: a plan for one state costs little."""
+    on_cpu = networks.device.type == "cpu"
+    return _native_path(networks) if runtime.compile and on_cpu else FastPath(networks)
+
+
+def _native_path(networks: Networks, dtype: torch.dtype = torch.float32) -> FastPath:
+    try:
+        return NativePath(networks, dtype)
+    except CannotBuild as reason:
+        _say_once(str(reason))
+        return FastPath(networks, dtype)
+
+
+@cache
+def _say_once(reason: str) -> None:
+    warn(f"everything is computed eagerly, several times slower: {reason}")

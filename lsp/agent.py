@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lsp.acceleration import FastPath
 from lsp.behavior import noisy_plan, plan_skills
 from lsp.networks import Networks
 from lsp.planner import Plan
@@ -18,7 +19,7 @@ class Agent:
 
     `collect` explores: skills drawn from the planned ζ with noise on its mean, actions sampled
     from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
-    mode. Each agent has its own seeded random generator.
+    mode. Each agent has its own seeded random generator. `fast` is what it plans with.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class Agent:
         mode: Literal["collect", "evaluate"] = "evaluate",
         num_envs: int | None = None,
         seed: int = 0,
+        fast: FastPath | None = None,
     ):
         self.networks, self.config, self.mode = networks, networks.config, mode
+        self.fast = fast or FastPath(networks)
         self.batched = num_envs is not None
         self.count = num_envs or 1
         self.generator = torch.Generator(networks.device).manual_seed(seed)
@@ -110,7 +113,8 @@ class Agent:
         mean, std = self.plan
         warm = Plan(mean[rows], torch.ones_like(std[rows]))
         prior = warm if self.config.planner.warm_start else None
-        zeta, _ = plan_skills(networks, self.latent.rows(rows), self.generator, prior)
+        self.fast.refresh()
+        zeta, _ = plan_skills(self.fast.twin, self.latent.rows(rows), self.generator, prior)
         self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
     def _choose_action(self, feature: Tensor) -> Tensor:

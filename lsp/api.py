@@ -170,6 +170,10 @@ def load_networks(
     return networks
 
 
+def _runtime_of(networks: AnyNetworks) -> RuntimeConfig:
+    return default_runtime(networks.config.preset, RuntimeConfig(device=str(networks.device)))
+
+
 def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool) -> None:
     """Raises UserError where a run names code, is not this user's own, and nobody said that it may
     be run: the modules that a stranger names may do anything."""
@@ -203,7 +207,8 @@ def load(
     A run on a task that was passed from Python needs it again, as `env`; one that names your own
     code needs it, or `trust`.
     """
-    return build_agent(load_networks(logdir, device, env, trust), mode, num_envs, seed)
+    networks = load_networks(logdir, device, env, trust)
+    return build_agent(networks, mode, num_envs, seed, _runtime_of(networks))
 
 
 def evaluate(
@@ -225,11 +230,11 @@ def evaluate(
         raise UserError(f"episodes must be at least 1, not {episodes}")
     networks = load_networks(logdir, device, env, trust)
     config = networks.config
-    make = _env_maker(config, env)
+    make, runtime = _env_maker(config, env), _runtime_of(networks)
     if video is None:
-        return evaluate_networks(networks, make, episodes, config.seed)
+        return evaluate_networks(networks, make, episodes, config.seed, runtime)
     probe = make()
     frames_per_second = (probe.metadata.get("render_fps") or 30) / config.action_repeat
     probe.close()
     with VideoWriter(video, frames_per_second) as writer:
-        return evaluate_networks(networks, make, episodes, config.seed, writer.add)
+        return evaluate_networks(networks, make, episodes, config.seed, runtime, writer.add)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lsp.acceleration import acting_path
 from lsp.agent import Agent
 from lsp.behavior import draw_starts
 from lsp.checkpoint import load_newest
@@ -196,7 +197,8 @@ def _parts(trainer: Trainer) -> tuple[Networks, Learner]:
 
 def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
     """Milliseconds of each agent step while collecting, on observations of the replay."""
-    agent = Agent(_parts(trainer)[0], "collect")
+    networks = _parts(trainer)[0]
+    agent = Agent(networks, "collect", fast=acting_path(networks, runtime))
     rows = trainer.replay.sample(1, trainer.config.replay.length, np.random.default_rng(0))
     observations = [
         {key[4:]: x[0, t] for key, x in rows.items() if key.startswith("obs/")}

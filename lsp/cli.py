@@ -51,7 +51,6 @@ class Train:
         from lsp.tasks import plain_name
 
         config, began = self.config, time.monotonic()
-        _say_if_no_compiler(self.runtime)
         name = f"{plain_name(config.task)}-{config.method}-{config.preset}-{config.seed}"
         logdir = self.logdir or Path("runs") / name
         with show_progress(self.steps) as show:
@@ -259,7 +258,6 @@ class Bench:
         from lsp.run import RunFolder
 
         api.prepare_torch(self.runtime)
-        _say_if_no_compiler(self.runtime)
         config = self.config
         if self.run is not None:
             config = RunFolder(self.run).read_config()
@@ -406,13 +404,6 @@ def _draw_tasks(folder: Path) -> None:
         imageio.v3.imwrite(picture, np.asarray(env.render()))
         env.close()
         print(picture)
-
-
-def _say_if_no_compiler(runtime: RuntimeConfig) -> None:
-    from lsp.acceleration import compiler_found
-
-    if runtime.compile and not compiler_found():
-        print("No C++ compiler found (apt-get install g++): updates take about twice as long.")
 
 
 def _film(logdir: Path, video: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from lsp.config import RuntimeConfig
 from lsp.envs.workers import Failure, InProcess, Step
 from lsp.errors import UserError
 from lsp.methods import AnyAgent, AnyNetworks, build_agent
@@ -40,17 +41,19 @@ def evaluate(
     make_env: Callable[[], gymnasium.Env[Any, Any]],
     episodes: int,
     seed: int = 0,
+    runtime: RuntimeConfig | None = None,
     on_frame: Callable[[np.ndarray], None] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Run `episodes` episodes with an agent of its own, which `seed` seeds.
+    """Run `episodes` episodes with an agent of its own, which `seed` seeds and `runtime` speeds up.
 
     `on_frame` is given a picture of the first episode at every agent step. `on_step` is
     called there too, and may raise to end the evaluation.
     """
     envs = [make_env() for _ in range(episodes)]
     try:
-        return _run(build_agent(networks, "evaluate", episodes, seed), envs, on_frame, on_step)
+        agent = build_agent(networks, "evaluate", episodes, seed, runtime)
+        return _run(agent, envs, on_frame, on_step)
     finally:
         for env in envs:
             env.close()

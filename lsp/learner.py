@@ -37,7 +37,7 @@ class Learner:
 
     def __init__(self, networks: Networks, seed: int, fast: FastPath | None = None):
         config = networks.config
-        self.fast = fast or FastPath(networks, compiled=False, dtype=torch.float32)
+        self.fast = fast or FastPath(networks)
         self.networks, self.config = networks, config
         self.generator = torch.Generator(networks.device).manual_seed(seed)
         twin = self.fast.twin

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import gymnasium
 
-from lsp.acceleration import fast_path
+from lsp.acceleration import acting_path, fast_path
 from lsp.agent import Agent
 from lsp.baselines.hiro import HiroLearner, HiroNetworks
 from lsp.baselines.hiro_agent import HiroAgent
@@ -44,8 +44,10 @@ def build_agent(
     mode: Literal["collect", "evaluate"] = "evaluate",
     num_envs: int | None = None,
     seed: int = 0,
+    runtime: RuntimeConfig | None = None,
 ) -> AnyAgent:
-    """An agent of its own generator, seeded with `seed`."""
+    """An agent of its own generator, seeded with `seed`; it plans as `runtime` allows."""
     if isinstance(networks, HiroNetworks):
         return HiroAgent(networks, mode, num_envs, seed)
-    return Agent(networks, mode, num_envs, seed)
+    fast = None if runtime is None else acting_path(networks, runtime)
+    return Agent(networks, mode, num_envs, seed, fast)

@@ -52,6 +52,7 @@ class Networks(nn.Module):
         # Attributes, so that a faster copy can have faster ones (acceleration.py).
         self.transition: Transition = self._transition
         self.judge: Callable[[Tensor], Judgement] = self._judge
+        self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
 
     def _transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
@@ -90,7 +91,7 @@ class Networks(nn.Module):
         noise = torch.randn((*shape, sum(sizes)), generator=generator, device=self.device)
         return RolloutNoise(*noise.split(sizes, -1))
 
-    def imagine(
+    def _imagine(
         self, start: Latent, plan: Float[Tensor, "batch plan skill"], noise: RolloutNoise
     ) -> Rollout:
         """Follow a plan with the policy in the world model."""

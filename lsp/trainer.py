@@ -80,7 +80,7 @@ class Trainer:
         opened: ExitStack,
     ) -> None:
         """`__init__`, in which everything that must be closed is handed to `opened`."""
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.runtime = config, folder, runtime
         self.maker = env_maker(config, config.task if source is None else source)
         self.stopping = False
         torch.manual_seed(config.seed)
@@ -92,7 +92,9 @@ class Trainer:
         folder.open(config, runtime, force)  # now: what cannot be learned leaves no folder behind
         self.learner = build_learner(self.networks, config.seed, runtime)
         self.sampler = np.random.default_rng([config.seed, 2])
-        self.agent = build_agent(self.networks, "collect", config.num_envs, config.seed + 1)
+        self.agent = build_agent(
+            self.networks, "collect", config.num_envs, config.seed + 1, runtime
+        )
         self.learning_since: int | None = None
         self.updates = 0
         self.seconds = 0.0
@@ -256,7 +258,8 @@ class Trainer:
         self.owes_evaluation = True
         try:
             outcome = evaluate(
-                self.networks, self.make_env, episodes, seed, on_step=self._raise_if_stopping
+                *(self.networks, self.make_env, episodes, seed, self.runtime),
+                on_step=self._raise_if_stopping,
             )
         except _Stopped:
             return

@@ -18,6 +18,7 @@ LAYERS = (
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
     {"imagination"},
     {"networks"},
+    {"native"},
     {"acceleration"},
     {"behavior", "flops"},
     {"agent", "learner"},
