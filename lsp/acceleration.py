@@ -18,9 +18,10 @@ from lsp.errors import warn
 from lsp.imagination import RolloutNoise, Transition
 from lsp.native.build import CannotBuild
 from lsp.native.filtering import Filter
-from lsp.native.heads import Heads
 from lsp.native.imagination import Imagination
-from lsp.networks import Judgement, Networks
+from lsp.native.mlp import NativeMLP
+from lsp.nets import MLP
+from lsp.networks import Networks
 from lsp.world_model import Latent, Scan
 
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
@@ -63,29 +64,25 @@ class FastPath:
 
 
 class NativePath(FastPath):
-    """By kernels: rollouts, the filter, and heads where nothing is learned from what they say.
+    """By kernels: rollouts, the filter, and every MLP of twin and world model.
 
-    Raises CannotBuild where there are none.
+    The networks' own MLPs are computed by them from then on. Raises CannotBuild where there are
+    none.
     """
 
     def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
         super().__init__(networks, dtype)
         twin = self.twin
         learned = [] if networks.config.plans_actions else list(twin.policy.parameters())
-        self._imagination = Imagination(networks, learned, dtype)
-        self._heads, self._judge_eagerly = Heads(networks, dtype), twin.judge
+        twin.imagine = Imagination(networks, learned, dtype)
         self.scan = Filter(networks.world_model.rssm)
-        twin.imagine, twin.judge = self._imagination, self._judge
-        self.refresh()
+        for mine, theirs in zip(_mlps(twin), _mlps(networks), strict=True):
+            mine.faster = NativeMLP(theirs, dtype, learned=mine)
+        for mlp in _mlps(networks):
+            mlp.faster = NativeMLP(mlp, torch.float32)
 
     def refresh(self) -> None:
-        super().refresh()
-        self._imagination.refresh()
-        self._heads.refresh()
-
-    def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
-        learning = torch.is_grad_enabled() and feature.requires_grad
-        return self._judge_eagerly(feature) if learning else self._heads(feature)
+        """Kernels look after the networks' own weights at every call."""
 
 
 class CompiledPath(FastPath):
@@ -138,6 +135,10 @@ def twin_of(networks: Networks, dtype: torch.dtype) -> Networks:
     for buffer, same in zip(twin.buffers(), networks.buffers(), strict=True):
         buffer.data = same.data
     return twin
+
+
+def _mlps(networks: Networks) -> list[MLP]:
+    return [part for part in networks.modules() if isinstance(part, MLP)]
 
 
 def _with_gradient(latent: Latent) -> Latent:

@@ -201,19 +201,16 @@ def value_loss(
 
 
 def skill_loss(
-    networks: Networks,
-    rollout: Rollout,
+    log_q: list[Float[Tensor, " batch"]],
     plans: Float[Tensor, "batch plan skill"],
     zeta: Plan,
     weight: Float[Tensor, " batch"],
-    generator: torch.Generator,
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Minus log q_χ(z | {s}, s0) of the imagined segments, of which there is at least one.
 
     Metrics: the mutual information estimated as log q(z | {s}, s0) minus the log density of z
     under the batch's own skill distribution; and minus log p(z | s0), the plan's own density.
     """
-    log_q = recognise_skills(networks, rollout.feature.detach(), plans, generator).log_q
     scores = torch.stack(log_q)
     loss = -(weight * scores).mean()
     count = len(log_q)

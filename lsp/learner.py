@@ -91,21 +91,22 @@ class Learner:
         rollout = twin.imagine(starts.latent, plans, noise)
 
         # Rewards R and intrinsic rewards r_i form the value estimates
-        intrinsic = None
+        evidence = None
         if config.num_segments:
-            intrinsic = recognise_skills(twin, rollout.feature, plans, generator).reward
-            metrics["skills/intrinsic_reward"] = intrinsic.sum(0).mean()
+            evidence = recognise_skills(twin, rollout.feature, plans, generator)
+            metrics["skills/intrinsic_reward"] = evidence.reward.sum(0).mean()
+        intrinsic = None if evidence is None else evidence.reward
         estimates = estimate_values(twin, rollout.feature, intrinsic)
 
         # Update φ, ψ, χ
         loss, about_policy = policy_loss(rollout, estimates, starts.weight)
         metrics |= about_plan | about_policy
         if "policy" in self.optimizers:
-            metrics |= self.descend("policy", loss)
+            metrics |= self.descend("policy", loss, again=evidence is not None)
         loss, about_value = value_loss(twin, rollout, estimates, starts.weight)
         metrics |= about_value | self.descend("value", loss)
-        if config.num_segments:
-            loss, about_skills = skill_loss(twin, rollout, plans, zeta, starts.weight, generator)
+        if evidence is not None:
+            loss, about_skills = skill_loss(evidence.log_q, plans, zeta, starts.weight)
             metrics |= about_skills
             if "skills" in self.optimizers:
                 metrics |= self.descend("skills", loss)
@@ -152,11 +153,14 @@ class Learner:
         networks.shared_std.copy_(one.std)
         return repeat_plan(noisy_plan(one, config, self.generator), zeta.mean.shape[0]), stats
 
-    def descend(self, name: str, loss: Tensor) -> Metrics:
-        """One Adam step of the named part alone: gradients of the others are never computed."""
+    def descend(self, name: str, loss: Tensor, again: bool = False) -> Metrics:
+        """One Adam step of the named part alone: gradients of the others are never computed.
+
+        `again` says that another part will descend what was computed for this one.
+        """
         optimizer = self.optimizers[name]
         parameters = optimizer.param_groups[0]["params"]
-        gradients = torch.autograd.grad(loss, self.computing[name])
+        gradients = torch.autograd.grad(loss, self.computing[name], retain_graph=again or None)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.to(parameter.dtype)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)

@@ -1,6 +1,6 @@
 """Building blocks with Keras initialisation: MLP, GRU cell, convolutional encoder and decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -33,8 +33,11 @@ class MLP(nn.Sequential):
     """Linear layers with ELU between them, `[..., inputs] → [..., outputs]`.
 
     Hidden layers compute in the precision of the weights, the last one always in fp32, and so is
-    what comes out: bf16 would round a value of 100 to steps of 0.5.
+    what comes out: bf16 would round a value of 100 to steps of 0.5. `faster` may compute the same
+    in its place (acceleration.py).
     """
+
+    faster: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = False):
         layers: list[nn.Module] = []
@@ -49,6 +52,8 @@ class MLP(nn.Sequential):
         keras_init(self)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        if self.faster is not None:
+            return self.faster(x)
         *hidden, last = self
         assert isinstance(last, nn.Linear)
         x = x.to(last.weight.dtype)

@@ -19,9 +19,10 @@ def lambda_return(
     last reward counts. Dreamer v1's return (its eq. 6) drops that reward, which with H = K would
     be the only one that carries the intrinsic reward; see docs/deviations.md.
     """
-    following = value[-1]
-    returns = []
-    for t in reversed(range(reward.shape[0])):
-        following = reward[t] + discount[t] * ((1 - lambda_) * value[t] + lambda_ * following)
+    stopping = reward + (1 - lambda_) * discount * value  # what counts if the average ends here
+    going_on = (lambda_ * discount).expand_as(stopping)
+    following, returns = value[-1], []
+    for now, weight in zip(reversed(stopping.unbind(0)), reversed(going_on.unbind(0))):
+        following = torch.addcmul(now, weight, following)
         returns.append(following)
     return torch.stack(returns[::-1])

@@ -10,19 +10,24 @@ from lsp.distributions import Normal
 from lsp.native.build import library
 from lsp.native.imagination import recurrence
 from lsp.native.layers import (
+    MAX_LAYERS,
     Affine,
     Gradient,
-    Hidden,
+    Gradients,
+    Mlp,
     Packed,
+    aligned,
     fp32,
-    padded,
+    gradients_of,
     parts_of,
     pointer,
+    pointers,
+    room,
     rows_per_block,
 )
 from lsp.world_model import RSSM, Latent
 
-ENTER, INPUT, HIDDEN, FIRST, LAST = range(5)  # the order of layers
+POSTERIOR = 3  # layers before the posterior's: the one that enters, and the GRU's two
 
 
 class Arguments(Structure):
@@ -31,22 +36,20 @@ class Arguments(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rows", "steps", "block")),
         *((name, c_int64) for name in ("deter", "stoch", "action", "embedding")),
-        *((name, c_void_p) for name in ("enter", "gru_input", "gru_hidden", "posterior")),
+        *((name, c_void_p) for name in ("enter", "gru_input", "gru_hidden")),
+        ("posterior", Mlp),
         ("min_std", c_double),
         *((name, c_void_p) for name in ("actions", "embeddings", "keep", "noise")),
         *((name, c_void_p) for name in ("start_deter", "start_stoch")),
         *((name, c_void_p) for name in ("deters", "stochs", "means", "stds")),
         *((name, c_void_p) for name in ("enter_in", "entered", "recalled")),
-        *((name, c_void_p) for name in ("posterior_in", "posterior_hidden")),
-        ("enter_kept", Hidden),
-        ("posterior_kept", Hidden),
-        *((name, c_void_p) for name in ("gates", "slopes")),
+        ("posterior_in", c_void_p * MAX_LAYERS),
+        ("memory", c_void_p),
         *((name, c_void_p) for name in ("d_deters", "d_stochs", "d_means", "d_stds")),
-        ("d_embeddings", c_void_p),
-        *((name, c_void_p) for name in ("d_enter", "d_gru_input", "d_gru_hidden")),
-        *((name, c_void_p) for name in ("d_posterior_hidden", "d_posterior")),
+        *((name, c_void_p) for name in ("d_embeddings", "d_enter")),
+        *((name, c_void_p) for name in ("d_gru_input", "d_gru_hidden")),
         ("d_enter_affine", Affine),
-        ("d_posterior_affine", Affine),
+        ("d_posterior", Gradients),
     )
 
 
@@ -56,16 +59,13 @@ class Filter:
     def __init__(self, rssm: RSSM):
         self.rssm = rssm
         self.packed = Packed([*recurrence(rssm), *parts_of(rssm.posterior_head)], torch.float32)
-
-    def refresh(self) -> None:
-        """Take over the RSSM's weights."""
-        self.packed.refresh()
+        library().filter_bytes.restype = c_int64
 
     def __call__(
         self, latent: Latent, action: Tensor, embedding: Tensor, is_first: Tensor, noise: Tensor
     ) -> tuple[Latent, Latent, Normal]:
         """`RSSM.scan`; gradients reach the embeddings and the weights, not `latent`."""
-        self.refresh()
+        self.packed.refresh()
         parameters = [x for part in self.packed.parts for x in part.parameters]
         inputs = *latent, action, embedding, is_first, noise
         deter, stoch, mean, std = (
@@ -85,28 +85,21 @@ class Call:
         self.blocks = -(-rows // block)
         time_major = (fp32(x.transpose(0, 1)) for x in (action, embedding, ~is_first, noise))
         self.read = [*time_major, *map(fp32, latent)]
+        # Of the GRU's two layers, which read what the layer before gives, and the latent.
         self.inputs = [torch.empty(self.count, layer.in_padded) for layer in layers]
-        kept = [self._room(layers[i].out_padded + 1) for i in (ENTER, FIRST)]
-        self.kept = kept
-        hidden = [
-            Hidden(pointer(x), pointer(x) + 4 * self.count * layers[i].out_padded)
-            for x, i in zip(kept, (ENTER, FIRST))
-        ]
-        self.between = [self._room(4 * padded(rssm.deter)), self._room(rssm.stoch)]
         self.arguments = Arguments(
             *(rows, steps, block),
             *(rssm.deter, rssm.stoch, action.shape[-1], embedding.shape[-1]),
-            *(of.packed.address(i) for i in (ENTER, INPUT, HIDDEN, FIRST)),
+            *(of.packed.address(i) for i in range(POSTERIOR)),
+            of.packed.mlp(POSTERIOR),
             rssm.min_std,
             *map(pointer, self.read),
             *(None,) * 4,
-            *map(pointer, self.inputs),
-            *hidden,
-            *map(pointer, self.between),
+            *map(pointer, self.inputs[:POSTERIOR]),
+            pointers(self.inputs[POSTERIOR:]),
         )
-
-    def _room(self, width: int) -> Tensor:
-        return torch.empty(self.count * width)
+        self.memory = room(library().filter_bytes(byref(self.arguments)))
+        self.arguments.memory = aligned(self.memory)
 
     def forward(self) -> tuple[Tensor, ...]:
         """Latents and posteriors. They are not kept here: autograd would keep all of it alive."""
@@ -115,29 +108,27 @@ class Call:
         filtered = {name: torch.empty(self.steps, self.rows, x) for name, x in widths.items()}
         for name, tensor in filtered.items():
             setattr(self.arguments, name, pointer(tensor))
-        library().filter_forward(byref(self.arguments))
+        library().filter(byref(self.arguments))
         return tuple(filtered.values())
 
     def backward(self, given: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Gradients of the embeddings and of the weights."""
-        packed = self.of.packed
-        read = [fp32(x) for x in given]
+        packed, read = self.of.packed, [fp32(x) for x in given]
         d_embeddings = torch.empty_like(self.read[1])
-        gradients = [
+        found = [
             Gradient(part, layer, self.count, self.blocks, torch.float32)
             for part, layer in zip(packed.parts, packed.array)
         ]
-        products = [x.products for x in gradients]
-        names = ("d_deters", "d_stochs", "d_means", "d_stds", "d_embeddings", "d_enter")
-        names += ("d_gru_input", "d_gru_hidden", "d_posterior_hidden", "d_posterior")
+        names = ("d_deters", "d_stochs", "d_means", "d_stds", "d_embeddings")
+        names += ("d_enter", "d_gru_input", "d_gru_hidden")
+        products = (one.products for one in found[:POSTERIOR])
         for name, tensor in zip(names, (*read, d_embeddings, *products), strict=True):
             setattr(self.arguments, name, pointer(tensor))
-        self.arguments.d_enter_affine = gradients[ENTER].affine
-        self.arguments.d_posterior_affine = gradients[FIRST].affine
+        self.arguments.d_enter_affine = found[0].affine
+        self.arguments.d_posterior = gradients_of(found[POSTERIOR:])
         library().filter_backward(byref(self.arguments))
-        found = zip(gradients, self.inputs)
-        weights = [x for gradient, inputs in found for x in gradient.of_parameters(inputs)]
-        return d_embeddings, weights
+        each = (one.of_parameters(read) for one, read in zip(found, self.inputs))
+        return d_embeddings, [gradient for several in each for gradient in several]
 
 
 class _Filter(torch.autograd.Function):

@@ -1,62 +1,47 @@
 // What Python calls.
 
 #include "filter.h"
-#include "heads.h"
 #include "imagination.h"
+#include "mlp.h"
 
-namespace {
-
-template <class T>
-void pack(Layer<T>* layers, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) layers[i].pack();
-}
-
-// Every block on one thread, always the same share of them.
-template <class Work>
-void for_each_block(int64_t blocks, Work work) {
-#pragma omp parallel
-  {
-    FlushDenormals flushing;
-#pragma omp for schedule(static)
-    for (int64_t index = 0; index < blocks; ++index) work(index);
-    at::native::cpublas::brgemm_release(true);
+#define FOR_EACH_PRECISION(T, NAME)                                                             \
+  void pack_##NAME(const Layer<T>* layer) { layer->pack(); }                                    \
+  int64_t mlp_bytes_##NAME(const Pass<T>* of) { return pass_bytes(*of); }                       \
+  void mlp_##NAME(const Pass<T>* of) {                                                          \
+    for_each_block(of->rows, of->block, [of](int64_t, int64_t first, int64_t rows) {            \
+      run_block(*of, first, rows);                                                              \
+    });                                                                                         \
+  }                                                                                             \
+  void mlp_backward_##NAME(const Pass<T>* of) {                                                 \
+    for_each_block(of->rows, of->block, [of](int64_t index, int64_t first, int64_t rows) {      \
+      run_block_backward(*of, index, first, rows);                                              \
+    });                                                                                         \
+  }                                                                                             \
+  int64_t imagine_bytes_##NAME(const Imagination<T>* of) { return memory_bytes(*of); }          \
+  void imagine_##NAME(const Imagination<T>* of) {                                               \
+    for_each_block(of->rows, of->block, [of](int64_t, int64_t first, int64_t rows) {            \
+      imagine_block(*of, first, rows);                                                          \
+    });                                                                                         \
+  }                                                                                             \
+  void imagine_backward_##NAME(const Imagination<T>* of) {                                      \
+    for_each_block(of->rows, of->block, [of](int64_t index, int64_t first, int64_t rows) {      \
+      imagine_block_backward(*of, index, first, rows);                                          \
+    });                                                                                         \
   }
-}
-
-template <class T>
-void imagine(const Imagination<T>* of) {
-  for_each_block(of->blocks(), [of](int64_t index) { imagine_block(Block<T>(*of, index)); });
-}
-
-template <class T>
-void imagine_backward(const Imagination<T>* of) {
-  for_each_block(of->blocks(),
-                 [of](int64_t index) { imagine_block_backward(Block<T>(*of, index)); });
-}
-
-template <class T>
-void judge(const Heads<T>* of) {
-  const int64_t blocks = (of->rows + of->block - 1) / of->block;
-  for_each_block(blocks, [of](int64_t index) { judge_block(*of, index); });
-}
-
-}  // namespace
-
-#define FOR_EACH_PRECISION(T, NAME)                                                          \
-  void pack_##NAME(Layer<T>* layers, int64_t count) { pack(layers, count); }                 \
-  int64_t trace_bytes_##NAME(const Imagination<T>* of) { return trace_bytes(*of); }          \
-  void imagine_##NAME(const Imagination<T>* of) { imagine(of); }                             \
-  void imagine_backward_##NAME(const Imagination<T>* of) { imagine_backward(of); }           \
-  void judge_##NAME(const Heads<T>* of) { judge(of); }
 
 extern "C" {
 FOR_EACH_PRECISION(float, float32)
 FOR_EACH_PRECISION(bf16, bfloat16)
 
-void filter_forward(const Filter* of) {
-  for_each_block(of->blocks(), [of](int64_t index) { filter_block(*of, index); });
+int64_t filter_bytes(const Filter* of) { return filter_memory(*of); }
+void filter(const Filter* of) {
+  for_each_block(of->rows, of->block, [of](int64_t, int64_t first, int64_t rows) {
+    filter_block(*of, first, rows);
+  });
 }
 void filter_backward(const Filter* of) {
-  for_each_block(of->blocks(), [of](int64_t index) { filter_block_backward(*of, index); });
+  for_each_block(of->rows, of->block, [of](int64_t index, int64_t first, int64_t rows) {
+    filter_block_backward(*of, index, first, rows);
+  });
 }
 }

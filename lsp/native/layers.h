@@ -2,12 +2,14 @@
 // own cache from one layer to the next, which is what makes this faster than one product at a time.
 //
 // T is the precision of weights and of what products read: bf16 or float. Products add up in
-// float, and everything between them is float. Matrices are row-major; widths are padded, and what
-// is read by a product is zero in the padding.
+// float, and everything between them is float. Matrices are row-major, widths padded, and numbers
+// in the padding are zero: packed weights are zero there, and all that is done to it keeps it so.
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "maths.h"
 
@@ -26,6 +28,9 @@ void brgemm_release(bool vnni);
 }  // namespace at::native::cpublas
 
 inline int64_t padded(int64_t width) { return (width + 31) / 32 * 32; }
+
+// A padded width, such that compilers see that it is one: no loop needs a remainder.
+inline int64_t whole(int64_t width) { return width / 32 * 32; }
 
 // c (+)= a b, with b packed.
 inline void multiply(int64_t rows, int64_t out, int64_t in, const bf16* a, const bf16* b, float* c,
@@ -49,77 +54,98 @@ template <> inline int64_t packed<bf16>(int64_t i, int64_t j, int64_t columns) {
   return i / 2 * 2 * columns + 2 * j + i % 2;
 }
 
-// A linear layer, and the LayerNorm after it. The same fields as `layers.Layer` in Python.
+// A linear layer, and the LayerNorm after it. The same fields as `layers.Layer` in Python: PyTorch's
+// weights, and the packed copies of them.
 template <class T>
 struct Layer {
   int64_t in, out, groups;  // the outputs of each group (a gate of a GRU) are padded on their own
-  const float *source, *bias, *gain, *shift;  // PyTorch's; no gain: no LayerNorm
-  T *weight, *transposed;                     // packed, for x W and for d W^T
+  const float *source_weight, *source_bias, *source_gain, *source_shift;  // no gain: no LayerNorm
+  T *weight, *transposed;  // for x W and for d W^T
+  float *bias, *gain, *shift;
 
+  bool has_norm() const { return source_gain; }
   int64_t width() const { return out / groups; }
   int64_t out_padded() const { return groups * padded(width()); }
   int64_t in_padded() const { return padded(in); }
-  int64_t column(int64_t j) const { return j / width() * padded(width()) + j % width(); }
 
-  void pack() {
+  // LayerNorm begins by taking off the mean over outputs. That can be taken off the weights, once.
+  void pack() const {
+    std::vector<float> mean(in, 0.0f);
+    float mean_bias = 0;
+    if (has_norm()) {
+      for (int64_t j = 0; j < out; ++j)
+        for (int64_t i = 0; i < in; ++i) mean[i] += source_weight[j * in + i] / out;
+      for (int64_t j = 0; j < out; ++j) mean_bias += source_bias[j] / out;
+    }
     for (int64_t j = 0; j < out; ++j) {
-      int64_t column = this->column(j);
+      const int64_t column = j / width() * padded(width()) + j % width();
       for (int64_t i = 0; i < in; ++i) {
-        T w = rounded<T>(source[j * in + i]);
+        const T w = rounded<T>(source_weight[j * in + i] - mean[i]);
         weight[packed<T>(i, column, out_padded())] = w;
         transposed[packed<T>(column, i, in_padded())] = w;
       }
+      bias[column] = source_bias[j] - mean_bias;
+      if (has_norm()) gain[column] = source_gain[j], shift[column] = source_shift[j];
     }
   }
 
   // y = x W, without bias.
-  void forward(int64_t rows, const T* x, float* y, bool add = false) const {
-    multiply(rows, out_padded(), in_padded(), x, weight, y, add);
+  void forward(int64_t rows, const T* x, float* y) const {
+    multiply(rows, out_padded(), in_padded(), x, weight, y);
   }
-  // dx = dy W^T.
+  // One output of one row, without bias.
+  float dot(int64_t output, const T* x) const {
+    const float* w = source_weight + output * in;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < in; ++i) sum += w[i] * to_float(x[i]);
+    return sum;
+  }
+  // dx (+)= dy W^T.
   void backward(int64_t rows, const T* dy, float* dx, bool add = false) const {
     multiply(rows, in_padded(), out_padded(), dy, transposed, dx, add);
   }
 };
 
-// Numbers to what products read, with zeros in the padding.
+// `count` numbers to what a product reads, and zeros after them.
 template <class T, class S>
 inline void copy_row(const S* from, int64_t count, T* to, int64_t width) {
-  #pragma omp simd
+#pragma omp simd
   for (int64_t i = 0; i < count; ++i) to[i] = rounded<T>(to_float(from[i]));
-  #pragma omp simd
   for (int64_t i = count; i < width; ++i) to[i] = rounded<T>(0.0f);
 }
 
 // What the backward pass of a hidden layer needs besides its output.
 struct Hidden {
-  float *normal, *inverse_std;  // [rows, out], [rows]
+  float *normal, *inverse_std;  // [rows, out_padded], [rows]
+
+  Hidden at(int64_t row, int64_t width) const { return {normal + row * width, inverse_std + row}; }
 };
 
 // Bias, LayerNorm and ELU, one row after another: y (overwritten) to out [rows, out_padded].
 template <class T>
 void activate(const Layer<T>& layer, int64_t rows, float* y, const Hidden& kept, T* out) {
-  const int64_t n = layer.out, width = layer.out_padded();
+  const int64_t width = layer.out_padded();
+  const float *bias = layer.bias, *gain = layer.gain, *shift = layer.shift;
   for (int64_t r = 0; r < rows; ++r, y += width, out += width) {
-    float* __restrict normal = kept.normal + r * width;
-    float sum = 0, squares = 0;
-    for (int64_t i = 0; i < n; ++i) sum += y[i] += layer.bias[i];
-    if (layer.gain) {
-      const float mean = sum / n;
-      for (int64_t i = 0; i < n; ++i) squares += (y[i] - mean) * (y[i] - mean);
-      const float scale = 1.0f / std::sqrt(squares / n + 1e-5f);
-      kept.inverse_std[r] = scale;
-      #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) {
-        normal[i] = (y[i] - mean) * scale;
-        out[i] = rounded<T>(elu(normal[i] * layer.gain[i] + layer.shift[i]));
-      }
-    } else {
-      #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) out[i] = rounded<T>(elu(y[i]));
+    if (!layer.has_norm()) {
+#pragma omp simd
+      for (int64_t i = 0; i < whole(width); ++i) out[i] = rounded<T>(elu(y[i] + bias[i]));
+      continue;
     }
-    #pragma omp simd
-    for (int64_t i = n; i < width; ++i) out[i] = rounded<T>(0.0f);
+    float* normal = kept.normal + r * width;
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < whole(width); ++i) {
+      y[i] += bias[i];
+      squares += y[i] * y[i];
+    }
+    const float scale = kept.inverse_std[r] = 1.0f / std::sqrt(squares / layer.out + 1e-5f);
+#pragma omp simd
+    for (int64_t i = 0; i < whole(width); ++i) {
+      normal[i] = y[i] * scale;
+      out[i] = rounded<T>(elu(normal[i] * gain[i] + shift[i]));
+    }
   }
 }
 
@@ -133,58 +159,70 @@ struct Affine {
   }
 };
 
-// The inverse of `activate`: d, the gradient of its output, becomes that of its input, in T.
+// The inverse of `activate`: d, the gradient of its output (overwritten), becomes dy, that of the
+// product that it was given.
 template <class T>
 void activate_backward(const Layer<T>& layer, int64_t rows, float* d, const Hidden& kept,
                        const T* out, T* dy, const Affine& learned = {}) {
-  const int64_t n = layer.out, width = layer.out_padded();
+  const int64_t width = layer.out_padded();
+  const float* gain = layer.gain;
   for (int64_t r = 0; r < rows; ++r, d += width, out += width, dy += width) {
-    const float* __restrict normal = kept.normal + r * width;
-    #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) d[i] *= elu_slope(to_float(out[i]));
-    if (layer.gain) {
-      if (learned.gain)
-        #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
-          learned.gain[i] += d[i] * normal[i];
-          learned.shift[i] += d[i];
+#pragma omp simd
+    for (int64_t i = 0; i < whole(width); ++i) d[i] *= elu_slope(to_float(out[i]));
+    if (layer.has_norm()) {
+      const float* normal = kept.normal + r * width;
+      if (learned.gain) {
+        float *d_gain = learned.gain, *d_shift = learned.shift;
+#pragma omp simd
+        for (int64_t i = 0; i < whole(width); ++i) {
+          d_gain[i] += d[i] * normal[i];
+          d_shift[i] += d[i];
         }
+      }
       float sum = 0, along = 0;
-      for (int64_t i = 0; i < n; ++i) {
-        d[i] *= layer.gain[i];
+#pragma omp simd reduction(+ : sum, along)
+      for (int64_t i = 0; i < whole(width); ++i) {
+        d[i] *= gain[i];
         sum += d[i];
         along += d[i] * normal[i];
       }
-      const float mean = sum / n, slope = along / n, scale = kept.inverse_std[r];
-      #pragma omp simd
-      for (int64_t i = 0; i < n; ++i) d[i] = scale * (d[i] - mean - normal[i] * slope);
+      const float mean = sum / layer.out, slope = along / layer.out;
+      const float scale = kept.inverse_std[r];
+      // Not in the padding, where the mean is no part of it.
+#pragma omp simd
+      for (int64_t i = 0; i < layer.out; ++i) d[i] = scale * (d[i] - mean - normal[i] * slope);
     }
-    copy_row(d, n, dy, width);
+#pragma omp simd
+    for (int64_t i = 0; i < whole(width); ++i) dy[i] = rounded<T>(d[i]);
   }
 }
 
 // A step of a GRU as PyTorch's GRUCell: h from h and the products x W and h U, gate by gate
-// (reset, update, new). `gates` keeps r, z, n and h U_n for the backward pass.
+// (reset, update, new). `gates` keeps r, z, n and h U_n + b for the backward pass; the next h is
+// written twice, as it is and for products to read.
 template <class T>
 void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const float* xw,
-         const float* hu, const float* h, float* gates, float* next) {
-  const int64_t n = input.width(), width = padded(n);
+         const float* hu, const float* h, float* gates, float* next, T* read) {
+  const int64_t width = padded(input.width());
+  const float *bx = input.bias, *bu = hidden.bias;
   for (int64_t r = 0; r < rows; ++r) {
     const float *x = xw + 3 * r * width, *u = hu + 3 * r * width, *before = h + r * width;
-    const float *bx = input.bias, *bu = hidden.bias;
-    float* __restrict kept = gates + 4 * r * width;
-    float* __restrict after = next + r * width;
-    #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    float *kept = gates + 4 * r * width, *after = next + r * width;
+    T* rounded_after = read + r * width;
+#pragma omp simd
+    for (int64_t i = 0; i < whole(width); ++i) {
       const float reset = sigmoid(x[i] + bx[i] + u[i] + bu[i]);
-      const float update = sigmoid(x[width + i] + bx[n + i] + u[width + i] + bu[n + i]);
-      const float recalled = u[2 * width + i] + bu[2 * n + i];
-      const float fresh = hyperbolic_tangent(x[2 * width + i] + bx[2 * n + i] + reset * recalled);
+      const float update =
+          sigmoid(x[width + i] + bx[width + i] + u[width + i] + bu[width + i]);
+      const float recalled = u[2 * width + i] + bu[2 * width + i];
+      const float fresh =
+          hyperbolic_tangent(x[2 * width + i] + bx[2 * width + i] + reset * recalled);
       kept[i] = reset;
       kept[width + i] = update;
       kept[2 * width + i] = fresh;
       kept[3 * width + i] = recalled;
       after[i] = fresh + update * (before[i] - fresh);
+      rounded_after[i] = rounded<T>(after[i]);
     }
   }
 }
@@ -194,15 +232,13 @@ void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const floa
 template <class T>
 void gru_backward(const Layer<T>& input, int64_t rows, const float* gates, const float* h, float* d,
                   T* dx, T* du) {
-  const int64_t n = input.width(), width = padded(n);
-  const T zero = rounded<T>(0.0f);
+  const int64_t width = padded(input.width());
   for (int64_t r = 0; r < rows; ++r) {
     const float *kept = gates + 4 * r * width, *before = h + r * width;
-    float* __restrict grad = d + r * width;
-    T* __restrict x = dx + 3 * r * width;
-    T* __restrict u = du + 3 * r * width;
-    #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
+    float* grad = d + r * width;
+    T *x = dx + 3 * r * width, *u = du + 3 * r * width;
+#pragma omp simd
+    for (int64_t i = 0; i < whole(width); ++i) {
       const float reset = kept[i], update = kept[width + i], fresh = kept[2 * width + i];
       const float recalled = kept[3 * width + i];
       const float d_new = grad[i] * (1 - update) * (1 - fresh * fresh);
@@ -214,9 +250,6 @@ void gru_backward(const Layer<T>& input, int64_t rows, const float* gates, const
       x[2 * width + i] = rounded<T>(d_new);
       u[2 * width + i] = rounded<T>(d_new * reset);
     }
-    for (int64_t gate = 0; gate < 3; ++gate)
-      #pragma omp simd
-      for (int64_t i = n; i < width; ++i) x[gate * width + i] = u[gate * width + i] = zero;
   }
 }
 
@@ -228,3 +261,16 @@ struct FlushDenormals {
   ~FlushDenormals() { _mm_setcsr(before); }
 #endif
 };
+
+// All blocks of `block` rows, every one on one thread: work(index, first row, rows).
+template <class Work>
+void for_each_block(int64_t rows, int64_t block, Work work) {
+#pragma omp parallel
+  {
+    FlushDenormals flushing;
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < rows; first += block)
+      work(first / block, first, std::min(block, rows - first));
+    at::native::cpublas::brgemm_release(true);
+  }
+}

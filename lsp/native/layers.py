@@ -1,18 +1,18 @@
 """How networks look to the kernels: addresses of PyTorch's weights, and packed copies of them."""
 
 from collections.abc import Sequence
-from ctypes import Structure, addressof, c_int64, c_void_p, sizeof
+from ctypes import Structure, addressof, byref, c_int64, c_void_p, sizeof
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lsp.nets import MLP
 from lsp.native.build import library
 
 MAX_LAYERS = 16  # of one network
 BLOCK = 64  # rows that go through all layers together, at most
+LINE = 64  # bytes of a line of a cache, by which memory is aligned
 
 
 def padded(width: int) -> int:
@@ -24,15 +24,10 @@ class Layer(Structure):
     """Layer in layers.h."""
 
     _fields_ = (
-        ("inputs", c_int64),
-        ("outputs", c_int64),
-        ("groups", c_int64),
-        ("source", c_void_p),
-        ("bias", c_void_p),
-        ("gain", c_void_p),
-        ("shift", c_void_p),
-        ("weight", c_void_p),
-        ("transposed", c_void_p),
+        *((name, c_int64) for name in ("inputs", "outputs", "groups")),
+        *((name, c_void_p) for name in ("source_weight", "source_bias")),
+        *((name, c_void_p) for name in ("source_gain", "source_shift")),
+        *((name, c_void_p) for name in ("weight", "transposed", "bias", "gain", "shift")),
     )
 
     @property
@@ -44,16 +39,22 @@ class Layer(Structure):
         return self.groups * padded(self.outputs // self.groups)
 
 
+class Mlp(Structure):
+    """Mlp in mlp.h."""
+
+    _fields_ = (("layers", c_void_p), ("count", c_int64))
+
+
 class Affine(Structure):
-    """Affine in layers.h: where gradients go."""
+    """Affine in layers.h: where gradients of a LayerNorm go."""
 
     _fields_ = (("gain", c_void_p), ("shift", c_void_p))
 
 
-class Hidden(Structure):
-    """Hidden in layers.h: what the backward pass needs of a hidden layer."""
+class Gradients(Structure):
+    """Gradients in mlp.h."""
 
-    _fields_ = (("normal", c_void_p), ("inverse_std", c_void_p))
+    _fields_ = (("products", c_void_p * MAX_LAYERS), ("affine", Affine * MAX_LAYERS))
 
 
 class Part:
@@ -63,15 +64,17 @@ class Part:
     def __init__(
         self, weight: Tensor, bias: Tensor, norm: nn.LayerNorm | None = None, groups: int = 1
     ):
-        self.weight, self.bias, self.norm, self.groups = weight, bias, norm, groups
+        affine = [] if norm is None else [norm.weight, norm.bias]
+        self.parameters: list[Tensor] = [weight, bias, *affine]
+        self.has_norm, self.groups = norm is not None, groups
 
     @property
-    def parameters(self) -> list[Tensor]:
-        """In the order in which gradients come back."""
-        return [self.weight, self.bias] + ([self.norm.weight, self.norm.bias] if self.norm else [])
+    def state(self) -> list[tuple[int, int]]:
+        """Changes whenever a weight is written to or moved."""
+        return [(x.data_ptr(), x._version) for x in self.parameters]
 
 
-def parts_of(mlp: MLP) -> list[Part]:
+def parts_of(mlp: nn.Sequential) -> list[Part]:
     """The layers of an MLP, each with the LayerNorm behind it."""
     modules = list(mlp)
     parts = []
@@ -83,34 +86,47 @@ def parts_of(mlp: MLP) -> list[Part]:
 
 
 class Packed:
-    """Layers as an array for the kernels, their weights packed in `dtype`; `refresh` after they
-    have changed."""
+    """Layers as an array for the kernels, their weights packed in `dtype`."""
 
     def __init__(self, parts: Sequence[Part], dtype: torch.dtype):
         self.parts, self.dtype = list(parts), dtype
         self.array: Any = (Layer * len(self.parts))()
+        self._states: list[Any] = [None] * len(self.parts)
         self._memory: list[Tensor] = []
-        for layer, part in zip(self.array, self.parts):
-            layer.outputs, layer.inputs = part.weight.shape
-            layer.groups = part.groups
-            # Zeros stay where nothing is packed.
-            size = layer.in_padded * layer.out_padded
-            for field in ("weight", "transposed"):
-                self._memory.append(torch.zeros(size, dtype=dtype))
-                setattr(layer, field, self._memory[-1].data_ptr())
         self._pack = kernel("pack", dtype)
+        for layer, part in zip(self.array, self.parts):
+            layer.outputs, layer.inputs = part.parameters[0].shape
+            layer.groups = part.groups
+            # What is not packed stays zero.
+            size = layer.in_padded * layer.out_padded
+            layer.weight, layer.transposed = self._zeros(size, dtype), self._zeros(size, dtype)
+            for name in ("bias", "gain", "shift"):
+                setattr(layer, name, self._zeros(layer.out_padded, torch.float32))
+
+    def _zeros(self, size: int, dtype: torch.dtype) -> int:
+        self._memory.append(torch.zeros(size, dtype=dtype))
+        return self._memory[-1].data_ptr()
 
     def refresh(self) -> None:
-        """Take over PyTorch's weights, wherever they are now."""
-        for layer, part in zip(self.array, self.parts):
-            layer.source, layer.bias = part.weight.data_ptr(), part.bias.data_ptr()
-            if part.norm is not None:
-                layer.gain, layer.shift = part.norm.weight.data_ptr(), part.norm.bias.data_ptr()
-        self._pack(self.array, c_int64(len(self.parts)))
+        """Take over those of PyTorch's weights that have changed."""
+        names = ("source_weight", "source_bias", "source_gain", "source_shift")
+        for i, (layer, part) in enumerate(zip(self.array, self.parts)):
+            state = part.state
+            if state == self._states[i]:
+                continue
+            for name, x in zip(names, part.parameters):
+                assert x.dtype == torch.float32
+                setattr(layer, name, pointer(x))
+            self._pack(byref(layer))
+            self._states[i] = state
 
     def address(self, index: int) -> int:
         """Of the layer at `index`, for a kernel's arguments."""
         return addressof(self.array) + index * sizeof(Layer)
+
+    def mlp(self, first: int = 0) -> Mlp:
+        """Of the layers from `first` on."""
+        return Mlp(self.address(first), len(self.parts) - first)
 
 
 class Gradient:
@@ -119,19 +135,29 @@ class Gradient:
     def __init__(self, part: Part, layer: Layer, rows: int, blocks: int, dtype: torch.dtype):
         self.part, self.affine = part, Affine()
         self.products = torch.empty(rows, layer.out_padded, dtype=dtype)
-        if part.norm is not None:
+        if part.has_norm:
             self._affine = torch.zeros(2, blocks, layer.out_padded)
             self.affine = Affine(*(x.data_ptr() for x in self._affine))
 
     def of_parameters(self, read: Float[Tensor, "rows in_padded"]) -> list[Tensor]:
         """Those of `part.parameters`, from what the layer had read."""
-        inputs, width = self.part.weight.shape[1], self.part.weight.shape[0] // self.part.groups
-        weight = (self.products.T @ read).unflatten(0, (self.part.groups, -1))
-        bias = self.products.sum(0, dtype=torch.float32).unflatten(0, (self.part.groups, -1))
+        (outputs, inputs), groups = self.part.parameters[0].shape, self.part.groups
+        weight = (self.products.T @ read).unflatten(0, (groups, -1))
+        bias = self.products.sum(0, dtype=torch.float32).unflatten(0, (groups, -1))
+        width = outputs // groups
         found = [weight[:, :width, :inputs].flatten(0, 1), bias[:, :width].flatten()]
-        if self.part.norm is not None:
+        if self.part.has_norm:
             found += self._affine.sum(1)[:, :width]
         return found
+
+
+def gradients_of(found: Sequence[Gradient]) -> Gradients:
+    """For a kernel's arguments; one for each layer of an MLP."""
+    arguments = Gradients()
+    for i, gradient in enumerate(found):
+        arguments.products[i] = pointer(gradient.products)
+        arguments.affine[i] = gradient.affine
+    return arguments
 
 
 def kernel(name: str, dtype: torch.dtype) -> Any:
@@ -144,10 +170,25 @@ def rows_per_block(rows: int) -> int:
     return max(1, min(BLOCK, -(-rows // torch.get_num_threads())))
 
 
+def room(size: int) -> Tensor:
+    """So many bytes of memory, for `aligned`."""
+    return torch.empty(size + LINE, dtype=torch.uint8)
+
+
+def aligned(memory: Tensor) -> int:
+    """Where to begin in `memory`."""
+    return -(-memory.data_ptr() // LINE) * LINE
+
+
 def pointer(tensor: Tensor) -> int:
-    """Of a contiguous tensor; the caller keeps it alive."""
+    """Of a contiguous tensor, which the caller keeps alive."""
     assert tensor.is_contiguous()
     return tensor.data_ptr()
+
+
+def pointers(tensors: Sequence[Tensor]) -> Any:
+    """Of one tensor for each layer."""
+    return (c_void_p * MAX_LAYERS)(*map(pointer, tensors))
 
 
 def fp32(tensor: Tensor) -> Tensor:

@@ -9,19 +9,16 @@
 inline float as_float(int32_t bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 inline int32_t as_bits(float x) { int32_t bits; std::memcpy(&bits, &x, 4); return bits; }
 
-// e^x = 2^n e^r with |r| <= ln 2 / 2.
+// Of these two, which are single instructions, NaN passes if it is x.
+inline float at_least(float bound, float x) { return bound > x ? bound : x; }
+inline float at_most(float bound, float x) { return bound < x ? bound : x; }
+
+// e^x = 2^n e^r with |r| <= ln 2 / 2, where 1 + r + r^2 p(r) is off by 1e-7.
 inline float exponential(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
-  float n = __builtin_rintf(x * 1.44269504f);
-  float r = x - n * 0.693147181f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return (p * r * r + r + 1.0f) * as_float((int32_t(n) + 127) << 23);
+  x = at_most(88.0f, at_least(-87.0f, x));
+  const float n = __builtin_rintf(x * 1.44269504f), r = x - n * 0.693147181f;
+  const float p = 0.49999229f + r * (0.16667116f + r * (0.04189055f + r * 0.0083124777f));
+  return (1.0f + r + r * r * p) * as_float((int32_t(n) + 127) << 23);
 }
 
 inline float magnitude(float x) { return as_float(as_bits(x) & 0x7FFFFFFF); }
@@ -30,7 +27,10 @@ inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 inline float hyperbolic_tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 
-inline float elu(float x) { return x > 0.0f ? x : exponential(x) - 1.0f; }
+inline float elu(float x) {
+  const float below = exponential(x) - 1.0f;  // unless x is above 0
+  return x > 0.0f ? x : below;
+}
 
 // Of elu, by what it gave.
 inline float elu_slope(float y) { return y > 0.0f ? 1.0f : y + 1.0f; }
@@ -44,7 +44,7 @@ inline float softplus(float x) {
   series = series * s + 1.0f / 5.0f;
   series = series * s + 1.0f / 3.0f;
   series = series * s + 1.0f;
-  return (x > 0.0f ? x : 0.0f * x) + 2.0f * t * series;
+  return at_least(0.0f, x) + 2.0f * t * series;
 }
 
 struct bf16 { uint16_t bits; };
@@ -54,7 +54,6 @@ inline float to_float(bf16 x) { return as_float(int32_t(x.bits) << 16); }
 
 template <class T> T rounded(float x);
 template <> inline float rounded<float>(float x) { return x; }
-template <> inline bf16 rounded<bf16>(float x) {  // to nearest, ties to even
-  uint32_t bits = uint32_t(as_bits(x));
-  return bf16{uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)};
+template <> inline bf16 rounded<bf16>(float x) {  // to nearest, ties away from 0
+  return bf16{uint16_t((uint32_t(as_bits(x)) + 0x8000) >> 16)};
 }

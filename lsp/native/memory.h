@@ -15,16 +15,20 @@ struct Carver {
 
   template <class T>
   T* take(int64_t count) {
-    T* here = reinterpret_cast<T*>(base + used);
+    char* here = base ? base + used : nullptr;
     used += (count * sizeof(T) + 63) / 64 * 64;
-    return base ? here : nullptr;
+    return reinterpret_cast<T*>(here);
   }
 };
 
-// Memory of this thread for as long as it lives; what it held is gone at the next call.
-inline void* scratch(size_t bytes) {
+// Let `carve` carve out of memory of this thread, which it keeps for the next call.
+template <class Carve>
+void carved(Carve carve) {
   thread_local std::vector<char> memory;
-  if (memory.size() < bytes + 64) memory.resize(bytes + 64);
+  Carver measure(nullptr);
+  carve(measure);
+  if (memory.size() < measure.used + 64) memory.resize(measure.used + 64);
   const auto start = reinterpret_cast<uintptr_t>(memory.data());
-  return reinterpret_cast<void*>((start + 63) / 64 * 64);
+  Carver carver(reinterpret_cast<void*>((start + 63) / 64 * 64));
+  carve(carver);
 }

@@ -1,0 +1,188 @@
+// An MLP (lsp/nets.py) on a block of rows: linear layers with LayerNorm, if any, and ELU between
+// them; and the way back, to its input and to its weights.
+
+#pragma once
+
+#include "layers.h"
+#include "memory.h"
+
+constexpr int MAX_LAYERS = 16;
+constexpr int64_t FEW = 2;  // outputs that are cheaper one by one than padded to a product
+
+template <class T>
+struct Mlp {
+  const Layer<T>* layers;
+  int64_t count;
+
+  const Layer<T>& operator[](int64_t l) const { return layers[l]; }
+  const Layer<T>& last() const { return layers[count - 1]; }
+
+  // The widest of what goes in and out of any layer.
+  int64_t widest() const {
+    int64_t width = 0;
+    for (int64_t l = 0; l < count; ++l)
+      width = std::max({width, layers[l].in_padded(), layers[l].out_padded()});
+    return width;
+  }
+};
+
+// What an MLP keeps of its rows: the input of each layer, and what lies behind it.
+template <class T>
+struct Trace {
+  T* input[MAX_LAYERS];
+  Hidden hidden[MAX_LAYERS];
+
+  // Room for `rows` rows.
+  void carve(const Mlp<T>& mlp, int64_t rows, Carver& memory) {
+    for (int64_t l = 0; l < mlp.count; ++l)
+      input[l] = memory.take<T>(rows * mlp[l].in_padded());
+    carve_hidden(mlp, rows, memory);
+  }
+  void carve_hidden(const Mlp<T>& mlp, int64_t rows, Carver& memory) {
+    for (int64_t l = 0; l + 1 < mlp.count; ++l)
+      hidden[l] = {memory.take<float>(rows * mlp[l].out_padded()), memory.take<float>(rows)};
+  }
+
+  // That of the rows from `row` on.
+  Trace at(const Mlp<T>& mlp, int64_t row) const {
+    Trace there;
+    for (int64_t l = 0; l < mlp.count; ++l)
+      there.input[l] = input[l] + row * mlp[l].in_padded();
+    for (int64_t l = 0; l + 1 < mlp.count; ++l)
+      there.hidden[l] = hidden[l].at(row, mlp[l].out_padded());
+    return there;
+  }
+};
+
+// From trace.input[0] to y: the last layer's outputs with their bias, [rows, out_padded].
+template <class T>
+void forward(const Mlp<T>& mlp, int64_t rows, const Trace<T>& trace, float* y) {
+  for (int64_t l = 0; l + 1 < mlp.count; ++l) {
+    mlp[l].forward(rows, trace.input[l], y);
+    activate(mlp[l], rows, y, trace.hidden[l], trace.input[l + 1]);
+  }
+  const Layer<T>& last = mlp.last();
+  const T* x = trace.input[mlp.count - 1];
+  const int64_t width = last.out_padded();
+  if (last.out <= FEW) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < last.out; ++i)
+        y[r * width + i] = last.bias[i] + last.dot(i, x + r * last.in_padded());
+    return;
+  }
+  last.forward(rows, x, y);
+  for (int64_t r = 0; r < rows; ++r)
+#pragma omp simd
+    for (int64_t i = 0; i < whole(width); ++i) y[r * width + i] += last.bias[i];
+}
+
+// Gradients of an MLP's products, [rows, out_padded] of each layer, and of its LayerNorms.
+template <class T>
+struct Gradients {
+  T* products[MAX_LAYERS];
+  Affine affine[MAX_LAYERS];
+
+  // Those of the rows from `row` on, which are in block `index`.
+  Gradients at(const Mlp<T>& mlp, int64_t row, int64_t index) const {
+    Gradients there;
+    for (int64_t l = 0; l < mlp.count; ++l) {
+      const int64_t width = mlp[l].out_padded();
+      there.products[l] = products[l] + row * width;
+      there.affine[l] = affine[l].of_block(index, width);
+    }
+    return there;
+  }
+
+  // Where nobody learns: all products in the same place.
+  static Gradients unwanted(const Mlp<T>& mlp, T* room) {
+    Gradients nowhere;
+    for (int64_t l = 0; l < mlp.count; ++l) nowhere.products[l] = room;
+    return nowhere;
+  }
+};
+
+// The way back, from the gradient of the last layer's products to that of the first's, which leaves
+// mlp[0].backward to whoever wants the gradient of the input. `room` is as wide as the widest layer.
+template <class T>
+void backward(const Mlp<T>& mlp, int64_t rows, const Trace<T>& trace,
+              const Gradients<T>& gradients, float* room) {
+  for (int64_t l = mlp.count - 1; l > 0; --l) {
+    mlp[l].backward(rows, gradients.products[l], room);
+    activate_backward(mlp[l - 1], rows, room, trace.hidden[l - 1], trace.input[l],
+                      gradients.products[l - 1], gradients.affine[l - 1]);
+  }
+}
+
+// One MLP on many rows. The same fields as `mlp.Arguments` in Python.
+template <class T>
+struct Pass {
+  int64_t rows, block;
+  Mlp<T> mlp;
+  const T* input;  // [rows, in]
+  float* output;   // [rows, out]
+  char* memory;    // of the trace, `pass_bytes`; null where nothing is learned
+  T* inputs[MAX_LAYERS];
+  const float* d_output;
+  float* d_input;  // null where nobody wants it
+  int64_t learns;  // whether the weights want gradients
+  Gradients<T> gradients;
+};
+
+template <class T>
+size_t pass_bytes(const Pass<T>& of) {
+  Carver memory(nullptr);
+  Trace<T>().carve_hidden(of.mlp, of.rows, memory);
+  return memory.used;
+}
+
+template <class T>
+Trace<T> trace_of(const Pass<T>& of) {
+  Carver memory(of.memory);
+  Trace<T> trace;
+  std::copy(of.inputs, of.inputs + of.mlp.count, trace.input);
+  trace.carve_hidden(of.mlp, of.rows, memory);
+  return trace;
+}
+
+template <class T>
+void run_block(const Pass<T>& of, int64_t first, int64_t rows) {
+  const Mlp<T>& mlp = of.mlp;
+  Trace<T> trace;
+  float* y;
+  carved([&](Carver& memory) {
+    y = memory.take<float>(of.block * mlp.widest());
+    if (!of.memory) trace.carve(mlp, of.block, memory);
+  });
+  if (of.memory) trace = trace_of(of).at(mlp, first);
+  const int64_t in = mlp[0].in, out = mlp.last().out;
+  for (int64_t r = 0; r < rows; ++r)
+    copy_row(of.input + (first + r) * in, in, trace.input[0] + r * padded(in), padded(in));
+  forward(mlp, rows, trace, y);
+  for (int64_t r = 0; r < rows; ++r)
+    copy_row(y + r * mlp.last().out_padded(), out, of.output + (first + r) * out, out);
+}
+
+template <class T>
+void run_block_backward(const Pass<T>& of, int64_t index, int64_t first, int64_t rows) {
+  const Mlp<T>& mlp = of.mlp;
+  const Layer<T>& last = mlp.last();
+  float* room;
+  T* products;
+  carved([&](Carver& memory) {
+    room = memory.take<float>(of.block * mlp.widest());
+    products = memory.take<T>(of.block * mlp.widest());
+  });
+  // Layer by layer the products are read before the next are written.
+  const Gradients<T> gradients = of.learns ? of.gradients.at(mlp, first, index)
+                                           : Gradients<T>::unwanted(mlp, products);
+  T* given = gradients.products[mlp.count - 1];
+  for (int64_t r = 0; r < rows; ++r)
+    copy_row(of.d_output + (first + r) * last.out, last.out, given + r * last.out_padded(),
+             last.out_padded());
+  backward(mlp, rows, trace_of(of).at(mlp, first), gradients, room);
+  if (!of.d_input) return;
+  mlp[0].backward(rows, gradients.products[0], room);
+  for (int64_t r = 0; r < rows; ++r)
+    copy_row(room + r * mlp[0].in_padded(), mlp[0].in, of.d_input + (first + r) * mlp[0].in,
+             mlp[0].in);
+}
