@@ -44,10 +44,10 @@ def main() -> None:
     prepare_torch(runtime)
     torch.manual_seed(0)
     networks = Networks({"vector": (OBSERVATION,)}, ACTION, make_config("lsp", "fast"))
-    plain = planner(FastPath(networks, compiled=False, dtype=torch.float32), arguments.starts)
+    plain = planner(FastPath(networks), arguments.starts)
     fast = planner(fast_path(networks, runtime), arguments.starts)
     for each in (plain, fast):
-        each()  # compiles
+        each()  # warms up
     rounds = [(plain(), fast()) for _ in range(arguments.rounds)]
     print(f"eager fp32  {median(x for x, _ in rounds):8.1f} ms")
     print(f"fast path   {median(y for _, y in rounds):8.1f} ms")

@@ -163,7 +163,9 @@ def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
     if not runtime.compile:
         return FastPath(networks, dtype)
     if on_gpu:
-        return CompiledPath(networks, dtype, "reduce-overhead" if runtime.cuda_graphs else "default")
+        return CompiledPath(
+            networks, dtype, "reduce-overhead" if runtime.cuda_graphs else "default"
+        )
     return _native_path(networks, dtype)
 
 

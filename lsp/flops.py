@@ -63,9 +63,8 @@ def _behavior(networks: Networks) -> int:
     count = rollouts * config.behavior_horizon * step
     if config.num_segments:
         predictor = multiplications(networks.skill_predictor)
-        # χ gives the intrinsic reward, with gradients to the states, and then learns from them.
-        segment = 2 * predictor + 3 * predictor - _first(networks.skill_predictor.net)
-        count += rollouts * config.num_segments * segment
+        # χ is asked once, with gradients to the states and to its own weights.
+        count += rollouts * config.num_segments * 3 * predictor
     return count
 
 

@@ -165,6 +165,7 @@ class Learner:
             parameter.grad = gradient.to(parameter.dtype)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)
         optimizer.step()
+        torch.autograd.graph.increment_version(parameters)  # which a fused step forgets
         return {f"gradient/{name}": norm}
 
 

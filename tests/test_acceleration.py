@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsp.acceleration import FastPath, compiler_found
+from lsp.acceleration import CompiledPath, FastPath
 from lsp.behavior import score_plans
 from lsp.config import make_config
 from lsp.learner import Learner
+from lsp.native.build import compiler
 from lsp.networks import Networks
 from lsp.world_model import Latent
 
@@ -64,7 +65,7 @@ def difference(one, other):
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
 def test_in_full_precision_the_twin_is_the_reference(method):
     networks = make_networks(method, termination=True)
-    twin = FastPath(networks, compiled=False, dtype=torch.float32).twin
+    twin = FastPath(networks).twin
     steps = make_steps(networks)
     expected, same = (x.imagine(*steps) for x in (networks, twin))
     assert torch.equal(same.feature, expected.feature)
@@ -76,7 +77,7 @@ def test_in_full_precision_the_twin_is_the_reference(method):
 @pytest.mark.parametrize("length", [1, 4, 10])
 def test_scanning_in_pieces_is_scanning_at_once(length):
     networks = make_networks()
-    fast = FastPath(networks, compiled=False, dtype=torch.float32)
+    fast = CompiledPath(networks, mode=None)
     sequences = make_sequences(networks, length)
     states, gradients = zip(*(observe(networks, sequences, scan) for scan in (None, fast.scan)))
     assert torch.equal(*states)
@@ -85,7 +86,7 @@ def test_scanning_in_pieces_is_scanning_at_once(length):
 
 def test_the_bf16_twin_is_close_to_the_reference():
     networks = make_networks(termination=True)
-    twin = FastPath(networks, compiled=False, dtype=torch.bfloat16).twin
+    twin = FastPath(networks, torch.bfloat16).twin
     steps = make_steps(networks, rows=200, count=1)
     expected, rough = networks.imagine(*steps), twin.imagine(*steps)
     assert rough.feature.dtype == torch.bfloat16
@@ -99,7 +100,7 @@ def test_the_bf16_twin_is_close_to_the_reference():
 
 def test_plans_are_ranked_in_bf16_as_in_full_precision():
     networks = make_networks()
-    twin = FastPath(networks, compiled=False, dtype=torch.bfloat16).twin
+    twin = FastPath(networks, torch.bfloat16).twin
     latent = make_steps(networks)[0]
     candidates = torch.randn(64, 6, 1, 3, generator=seeded(5))
     noise = networks.draw_noise(10, 1, 6, generator=seeded(6))
@@ -115,7 +116,7 @@ def test_a_large_value_keeps_its_precision_in_bf16():
     networks = make_networks()
     with torch.no_grad():
         networks.slow_value.net[-1].bias.fill_(100.0)
-    twin = FastPath(networks, compiled=False, dtype=torch.bfloat16).twin
+    twin = FastPath(networks, torch.bfloat16).twin
     feature = make_steps(networks, rows=200)[0].feature
     # Around 100, bf16 itself knows only multiples of one half.
     exact, rough = networks.judge(feature).value, twin.judge(feature).value
@@ -126,7 +127,7 @@ def test_a_large_value_keeps_its_precision_in_bf16():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_twin_follows_the_weights(dtype):
     networks = make_networks()
-    fast = FastPath(networks, compiled=False, dtype=dtype)
+    fast = FastPath(networks, dtype)
     shared = dtype == torch.float32
     with torch.no_grad():
         for weight in networks.parameters():
@@ -144,7 +145,7 @@ def test_the_twin_follows_the_weights(dtype):
 def test_gradients_of_the_twin_teach_the_networks(dtype):
     """The losses of behaviour never reach the world model, in either precision."""
     networks = make_networks()
-    fast = FastPath(networks, compiled=False, dtype=dtype)
+    fast = FastPath(networks, dtype)
     assert not any(weight.requires_grad for weight in fast.twin.world_model.parameters())
     assert all(weight.requires_grad for weight in networks.world_model.parameters())
     learner = Learner(networks, 0, fast)
@@ -214,11 +215,10 @@ import torch
 sys.path.insert(0, sys.argv[1])
 import test_acceleration as t
 
-from lsp.acceleration import fast_path
-from lsp.config import RuntimeConfig
+from lsp.acceleration import CompiledPath
 
 networks = t.make_networks()
-fast = fast_path(networks, RuntimeConfig(compile=True, bf16=False))
+fast = CompiledPath(networks)
 twin, steps = fast.twin, t.make_steps(networks)
 close = {"atol": 1e-4, "rtol": 1e-3}
 expected, same = networks.imagine(*steps), twin.imagine(*steps)
@@ -244,7 +244,7 @@ print("same")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 def test_the_compiled_path_is_the_reference_up_to_rounding():
     # In a process of its own, because shape checking cannot be compiled.
     command = [sys.executable, "-c", COMPILED, str(Path(__file__).parent)]

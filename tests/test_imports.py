@@ -128,7 +128,7 @@ def layer_faults(package: Path) -> list[str]:
         for name in sorted(module.imports(package)):
             unit = unit_of(name, package)
             if unit is None or (
-                unit == module.unit and unit in ("envs", "baselines", "experiments")
+                unit == module.unit and unit in ("envs", "native", "baselines", "experiments")
             ):
                 continue
             if RANK.get(unit, len(LAYERS)) >= RANK[module.unit]:

@@ -1,7 +1,7 @@
 """Our Dreamer, at the sizes that `lsp bench --sizes` measures; compare.py runs it.
 
 Usage: lsp_dreamer.py SIZES PRECISION THREADS, where PRECISION is fp32, bf16 or eager (fp32 without
-torch.compile). Times one update for every line it reads, and prints the milliseconds.
+kernels). Times one update for every line it reads, and prints the milliseconds.
 """
 
 import sys

@@ -119,8 +119,8 @@ class Call:
             Gradient(part, layer, self.count, self.blocks, torch.float32)
             for part, layer in zip(packed.parts, packed.array)
         ]
-        names = ("d_deters", "d_stochs", "d_means", "d_stds", "d_embeddings")
-        names += ("d_enter", "d_gru_input", "d_gru_hidden")
+        names = ["d_deters", "d_stochs", "d_means", "d_stds", "d_embeddings"]
+        names += ["d_enter", "d_gru_input", "d_gru_hidden"]
         products = (one.products for one in found[:POSTERIOR])
         for name, tensor in zip(names, (*read, d_embeddings, *products), strict=True):
             setattr(self.arguments, name, pointer(tensor))
@@ -135,8 +135,8 @@ class _Filter(torch.autograd.Function):
     """Filtered states and posteriors, time-major, differentiable in embeddings and weights."""
 
     @staticmethod
-    def forward(ctx: Any, of: Filter, deter: Tensor, stoch: Tensor, action: Tensor,
-                embedding: Tensor, is_first: Tensor, noise: Tensor, *weights: Tensor) -> Any:  # fmt: skip
+    def forward(ctx: Any, of: Filter, *inputs: Tensor) -> Any:
+        deter, stoch, action, embedding, is_first, noise, *_weights = inputs
         ctx.call = Call(of, Latent(deter, stoch), action, embedding, is_first, noise)
         return ctx.call.forward()
 

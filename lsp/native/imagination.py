@@ -1,5 +1,6 @@
 """`Networks.imagine` by kernels."""
 
+from collections.abc import Sequence
 from ctypes import Structure, byref, c_double, c_int64, c_void_p
 from typing import Any
 
@@ -55,7 +56,7 @@ class Imagination:
     `learned` are the policy's parameters that gradients are for; their values are not read.
     """
 
-    def __init__(self, networks: Networks, learned: list[Tensor], dtype: torch.dtype):
+    def __init__(self, networks: Networks, learned: Sequence[Tensor], dtype: torch.dtype):
         self.networks, self.learned, self.dtype = networks, learned, dtype
         rssm, plans_actions = networks.world_model.rssm, networks.config.plans_actions
         self.policy = Packed([] if plans_actions else parts_of(networks.policy.net), dtype)
@@ -132,8 +133,8 @@ class _Imagine(torch.autograd.Function):
     """A rollout, differentiable in the policy's parameters."""
 
     @staticmethod
-    def forward(ctx: Any, of: Imagination, deter: Tensor, stoch: Tensor, plan: Tensor,
-                action_noise: Tensor, latent_noise: Tensor, *learned: Tensor) -> Any:  # fmt: skip
+    def forward(ctx: Any, of: Imagination, *inputs: Tensor) -> Any:
+        deter, stoch, plan, action_noise, latent_noise, *_learned = inputs
         call = Call(of, Latent(deter, stoch), plan, RolloutNoise(action_noise, latent_noise))
         if any(ctx.needs_input_grad):
             call.keep()

@@ -145,7 +145,8 @@ class Gradient:
         weight = (self.products.T @ read).unflatten(0, (groups, -1))
         bias = self.products.sum(0, dtype=torch.float32).unflatten(0, (groups, -1))
         width = outputs // groups
-        found = [weight[:, :width, :inputs].flatten(0, 1), bias[:, :width].flatten()]
+        # Contiguous, because PyTorch's fused optimisers take it for granted.
+        found = [weight[:, :width, :inputs].flatten(0, 1).contiguous(), bias[:, :width].flatten()]
         if self.part.has_norm:
             found += self._affine.sum(1)[:, :width]
         return found

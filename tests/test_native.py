@@ -1,0 +1,300 @@
+"""The kernels compute what the reference does: the same noise in, the same numbers and gradients
+out, up to rounding."""
+
+import gc
+import sys
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import lsp.acceleration
+import lsp.native.build
+from lsp.acceleration import FastPath, NativePath, acting_path, fast_path
+from lsp.config import RuntimeConfig, make_config
+from lsp.errors import RunWarning
+from lsp.learner import Learner
+from lsp.native.build import CannotBuild, compiler, library
+from lsp.networks import Networks
+from lsp.world_model import Latent
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+
+ACTIONS = 3
+# What rounding leaves in fp32, relative to the size of a whole tensor.
+CLOSE = 2e-5
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_networks(method="lsp", preset="debug", **parts):
+    """Networks with weights that are all their own: biases and gains too."""
+    config = make_config(method, preset)
+    changed = {name: replace(getattr(config, name), **values) for name, values in parts.items()}
+    torch.manual_seed(0)
+    networks = Networks({"position": (5,)}, ACTIONS, replace(config, **changed))
+    with torch.no_grad():
+        for weight in networks.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return networks
+
+
+def distance(one, other):
+    """Largest relative distance between tensors and those that they should be."""
+    pairs = zip(one, other, strict=True)
+    return max(((x.float() - y).norm() / y.norm().clamp(min=1e-3)).item() for x, y in pairs)
+
+
+def rollout(networks, imagine, learned, rows=37, horizon=10):
+    """States and actions of a rollout, and the gradient of some function of both."""
+    config = networks.config
+    deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
+    start = Latent(deter, torch.randn(rows, config.model.stoch, generator=seeded(2)))
+    plan = torch.randn(rows, config.plan_length, networks.plan_dim, generator=seeded(3))
+    noise = networks.draw_noise(horizon, rows, generator=seeded(4))
+    feature, action = imagine(start, plan, noise)
+    feature, action = feature.float(), action.float()
+    if not learned:
+        return [feature, action], []
+    weights = (torch.randn(x.shape, generator=seeded(5)) for x in (feature, action))
+    loss = sum((x * w).sum() for x, w in zip((feature, action), weights, strict=True))
+    return [feature, action], torch.autograd.grad(loss, learned)
+
+
+WIDE = {"deter": 40, "hidden": 50, "stoch": 7}
+VARIANTS = {
+    "lsp": {},
+    "without LayerNorm": {"model": {"layer_norm": False}, "policy": {"layer_norm": False}},
+    "odd sizes": {"model": WIDE, "policy": {"layers": (33, 65, 20)}},
+    "no hidden layer": {"policy": {"layers": ()}},
+    "two skills in a plan": {"planner": {"horizon": 10, "skill_length": 7}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("rows", [1, 37, 130])
+def test_imagination_is_the_reference(variant, rows):
+    networks = make_networks(**VARIANTS[variant])
+    path = NativePath(networks)
+    expected = rollout(networks, networks.imagine, list(networks.policy.parameters()), rows)
+    found = rollout(networks, path.twin.imagine, list(path.twin.policy.parameters()), rows)
+    assert distance(found[0], expected[0]) < CLOSE
+    assert distance(found[1], expected[1]) < CLOSE
+
+
+@pytest.mark.parametrize("method", ["dreamer", "cem"])
+def test_imagination_without_skills_is_the_reference(method):
+    networks = make_networks(method)
+    twin = NativePath(networks).twin
+    learned = [[] if method == "cem" else list(x.policy.parameters()) for x in (networks, twin)]
+    expected = rollout(networks, networks.imagine, learned[0])
+    found = rollout(networks, twin.imagine, learned[1])
+    assert distance(found[0], expected[0]) < CLOSE
+    assert method == "cem" or distance(found[1], expected[1]) < CLOSE
+
+
+def test_bf16_stays_near_the_reference():
+    networks = make_networks()
+    twin = NativePath(networks, torch.bfloat16).twin
+    expected = rollout(networks, networks.imagine, list(networks.policy.parameters()))
+    found = rollout(networks, twin.imagine, list(twin.policy.parameters()))
+    assert 0 < distance(found[0], expected[0]) < 0.03
+    assert 0 < distance(found[1], expected[1]) < 0.06
+
+
+def scan(networks, path, length=12, rows=7):
+    """Everything that the filter gives, and gradients of some function of it."""
+    rssm, width = networks.world_model.rssm, networks.world_model.encoder.outputs
+    shape = rows, length
+    embedding = torch.randn(*shape, width, generator=seeded(1)).requires_grad_()
+    action = torch.rand(*shape, ACTIONS, generator=seeded(2)) * 2 - 1
+    is_first = torch.rand(shape, generator=seeded(3)) < 0.2
+    noise = torch.randn(*shape, rssm.stoch, generator=seeded(4))
+    last, states, posterior = path(rssm.initial(rows), action, embedding, is_first, noise)
+    seen = [*last, *states, *posterior]
+    loss = sum((x * torch.randn(x.shape, generator=seeded(5))).sum() for x in seen)
+    learned = [x for name, x in rssm.named_parameters() if not name.startswith("prior")]
+    return seen, torch.autograd.grad(loss, [embedding, *learned])
+
+
+@pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_the_filter_is_the_reference(variant, rows):
+    networks = make_networks(**VARIANTS[variant])
+    reference = deepcopy(networks)
+    expected = scan(reference, reference.world_model.rssm.scan, rows=rows)
+    found = scan(networks, NativePath(networks).scan, rows=rows)
+    assert distance(found[0], expected[0]) < CLOSE
+    assert distance(found[1], expected[1]) < CLOSE
+
+
+@pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
+@pytest.mark.parametrize("part", ["skill_predictor.net", "value.net", "world_model.reward_head"])
+def test_every_mlp_is_the_reference(variant, part):
+    networks = make_networks(**VARIANTS[variant])
+    reference = deepcopy(networks)
+    NativePath(networks)
+    outcomes = []
+    for each in (reference, networks):
+        mlp = each.get_submodule(part)
+        x = torch.randn(3, 45, mlp[0].in_features, generator=seeded(1)).requires_grad_()
+        y = mlp(x)
+        loss = (y * torch.randn(y.shape, generator=seeded(2))).sum()
+        outcomes.append([y, *torch.autograd.grad(loss, [x, *mlp.parameters()])])
+    assert distance(outcomes[1], outcomes[0]) < CLOSE
+
+
+def test_a_whole_update_is_the_reference():
+    """Losses and gradients of all parts, the same noise in."""
+    metrics, weights = [], []
+    for path in (FastPath, NativePath):
+        # Adam's first steps are the gradient's sign, which rounding can turn, but for a large ε.
+        networks = make_networks(optimizer={"epsilon": 1.0})
+        learner = Learner(networks, 0, path(networks))
+        replay, rng = networks.config.replay, torch.Generator().manual_seed(0)
+        shape = replay.batch, replay.length
+        batch = {
+            "obs/position": torch.randn(*shape, 5, generator=rng).numpy(),
+            "action": (torch.rand(*shape, ACTIONS, generator=rng) * 2 - 1).numpy(),
+            "reward": torch.rand(shape, generator=rng).numpy(),
+            "is_first": (torch.rand(shape, generator=rng) < 0.1).numpy(),
+            "is_terminal": torch.zeros(shape, dtype=torch.bool).numpy(),
+        }
+        learner.update(batch)
+        metrics.append(learner.update(batch))
+        weights.append(networks.state_dict())
+    assert metrics[0].keys() == metrics[1].keys()
+    for name, value in metrics[0].items():
+        torch.testing.assert_close(metrics[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    changed = distance(weights[1].values(), weights[0].values())
+    assert 0 < changed < CLOSE
+
+
+def test_changed_weights_are_noticed_however_they_changed():
+    networks = make_networks()
+    twin = NativePath(networks).twin
+
+    def same():
+        reference = deepcopy(networks)  # which computes eagerly
+        found, expected = (rollout(networks, x.imagine, [])[0] for x in (twin, reference))
+        return distance(found, expected) < CLOSE
+
+    assert same()
+    with torch.no_grad():
+        networks.policy.net[0].weight.add_(0.1)
+    assert same()
+    networks.load_state_dict({k: 0.5 * x for k, x in networks.state_dict().items()})
+    assert same()
+    networks.policy.net[0].weight.data = networks.policy.net[0].weight.data + 0.3
+    assert same()
+
+
+def test_a_copy_of_networks_computes_for_itself():
+    networks = make_networks()
+    NativePath(networks)
+    copy = deepcopy(networks)
+    with torch.no_grad():
+        for weight in networks.parameters():
+            weight.zero_()
+    feature = torch.randn(4, networks.world_model.features, generator=seeded())
+    assert networks.judge(feature).reward.abs().max() == 0
+    assert copy.judge(feature).reward.abs().max() > 0
+
+
+def test_nan_comes_through():
+    networks = make_networks()
+    twin = NativePath(networks, torch.bfloat16).twin
+    with torch.no_grad():
+        networks.policy.net[0].bias[0] = float("nan")
+    assert all(x.isnan().any() for x in rollout(networks, twin.imagine, [])[0])
+    x = torch.full((2, networks.world_model.features), float("nan"))
+    assert networks.world_model.reward_head(x).isnan().all()
+
+
+def test_the_same_again_is_the_same_to_the_bit():
+    networks = make_networks()
+    twin = NativePath(networks, torch.bfloat16).twin
+    once, again = (
+        rollout(networks, twin.imagine, list(twin.policy.parameters()), 130) for _ in range(2)
+    )
+    for one, other in zip((*once[0], *once[1]), (*again[0], *again[1]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_nothing_is_kept_of_a_pass_that_is_over():
+    """Memory is given back at once: none of it hangs in a circle."""
+    networks = make_networks()
+    path = NativePath(networks)
+    learned = list(path.twin.policy.parameters())
+
+    def passes():
+        rollout(networks, path.twin.imagine, learned)
+        scan(networks, path.scan)
+        networks.world_model.reward_head(torch.randn(4, networks.world_model.features)).sum()
+
+    passes()
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
+        for _ in range(3):
+            passes()
+        assert sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
+def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch):
+    networks = make_networks()
+    monkeypatch.setattr(lsp.native.build, "compiler", lambda: None)
+    library.cache_clear()
+    lsp.acceleration._say_once.cache_clear()
+    runtime = RuntimeConfig(compile=True)
+    try:
+        with pytest.warns(RunWarning, match=r"no C\+\+ compiler") as said:
+            made = [fast_path(networks, runtime), acting_path(networks, runtime)]
+        assert [type(x) for x in made] == [FastPath, FastPath]
+        assert len(said) == 1
+    finally:
+        library.cache_clear()
+        lsp.acceleration._say_once.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [(["false"], "failed"), (["no-such-compiler"], "did not run")],
+)
+def test_a_compiler_that_fails_is_reported(tmp_path, command, why):
+    with pytest.raises(CannotBuild, match=why):
+        lsp.native.build._compile(command, tmp_path / "kernels.so")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kernels_are_compiled_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.cache_clear()
+    try:
+        library()
+        (made,) = (tmp_path / "lsp").iterdir()
+        before = made.stat().st_mtime_ns
+        library.cache_clear()
+        library()
+        assert made.stat().st_mtime_ns == before
+    finally:
+        library.cache_clear()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert lsp.native.build._folder().is_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts on Linux's /proc")
+def test_kernels_of_another_processor_are_other_kernels(monkeypatch):
+    here = lsp.native.build._key("g++")
+    monkeypatch.setattr(lsp.native.build, "_cpu", lambda: "flags: other")
+    assert lsp.native.build._key("g++") != here
