@@ -19,7 +19,8 @@ class Agent:
 
     `collect` explores: skills drawn from the planned ζ with noise on its mean, actions sampled
     from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
-    mode. Each agent has its own seeded random generator. `fast` is what it plans with.
+    mode. Each agent has its own seeded random generator. `fast` is what it filters and
+    plans with.
     """
 
     def __init__(
@@ -75,13 +76,13 @@ class Agent:
         """Fold the observation into the latent; return its feature."""
         model = self.networks.world_model
         is_first = torch.as_tensor(self.steps == 0, device=self.networks.device)
-        self.latent, _ = model.rssm.filter(
-            self.latent,
+        step = (
             self.action,
             model.encode(observation),
             is_first,
             self._noise(*self.latent.stoch.shape),
         )
+        self.latent, _, _ = self.fast.scan(self.latent, *(x[:, None] for x in step))
         return self.latent.feature
 
     def _choose_skill(self) -> None:

@@ -54,7 +54,13 @@ class Estimates(NamedTuple):
     the return: (task, intrinsic) with a split value, their sum without."""
 
     returns: Float[Tensor, "horizon batch outputs"]
-    weight: Float[Tensor, "horizon batch"]
+    discount: Float[Tensor, "horizon batch"]
+
+    @property
+    def weight(self) -> Float[Tensor, "horizon batch"]:
+        """γ^t, times the chance that the episode has got so far; without gradient."""
+        discount = self.discount.detach()
+        return torch.cat([torch.ones_like(discount[:1]), discount[:-1]]).cumprod(0)
 
 
 def estimate_values(
@@ -62,7 +68,7 @@ def estimate_values(
     feature: Float[Tensor, "states batch features"],
     intrinsic: Float[Tensor, "horizon batch"] | None,
 ) -> Estimates:
-    """λ-returns from every state of a rollout, and the weights γ^t (times survival) they carry."""
+    """λ-returns from every state of a rollout."""
     config = networks.config
     reward, going_on, value = networks.judge(feature[1:])
     if config.value.split:
@@ -72,8 +78,7 @@ def estimate_values(
         rewards = (reward if intrinsic is None else reward + intrinsic)[..., None]
     discount = config.behavior.discount * going_on
     returns = lambda_return(rewards, value, discount[..., None], config.behavior.lambda_)
-    survival = torch.cat([torch.ones_like(discount[:1]), discount[:-1]]).cumprod(0)
-    return Estimates(returns, survival.detach())
+    return Estimates(returns, discount)
 
 
 class SkillEvidence(NamedTuple):
@@ -125,8 +130,7 @@ def score_plans(
     """
     weight = networks.config.planner.intrinsic_weight
     count, num_starts = candidates.shape[:2]
-    # Cast before it is spread over the candidates.
-    rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts.to(networks.dtype)))
+    rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts))
     flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
     plans = candidates.flatten(0, 1)
     feature = networks.imagine(rows, plans, flat).feature

@@ -60,7 +60,7 @@ def plan(
     shared = config.scope == "shared"
     if shared:
         zeta = Plan(prior.mean[:1], prior.std[:1])
-    stats: dict[str, Tensor] = {}
+    first_values: Tensor | None = None
     for iteration, draws in enumerate(noise.unbind(0)):
         # Sample G plans from p(z | ζ)
         candidates = zeta.sample(draws)
@@ -72,10 +72,13 @@ def plan(
         best, order = values.topk(config.num_elites, dim=0)
         elites = candidates.gather(0, order[..., None, None].expand(-1, -1, *prior.mean.shape[1:]))
         zeta = Plan(elites.mean(0), elites.std(0, correction=0))
-        stats = {
-            "planner/value": values.mean(),
-            "planner/elite_advantage": best.mean() - values.mean(),
-            "planner/elite_std": zeta.std.mean(),
-            "planner/candidate_spread": values.std(0, correction=0).mean(),
-        } | {"planner/first_value": stats.get("planner/first_value", values.mean())}
+        first_values = values if first_values is None else first_values
+    assert first_values is not None
+    stats = {
+        "planner/value": values.mean(),
+        "planner/first_value": first_values.mean(),
+        "planner/elite_advantage": best.mean() - values.mean(),
+        "planner/elite_std": zeta.std.mean(),
+        "planner/candidate_spread": values.std(0, correction=0).mean(),
+    }
     return Plan(*(x.expand(starts, -1, -1) for x in zeta)), stats

@@ -26,8 +26,8 @@ class SkillPredictor(nn.Module):
         generator: torch.Generator,
     ) -> Normal:
         """`segment` holds s0 and the K states after it; χ reads it through noise (A.7)."""
-        states = [segment[step] for step in self._steps(segment.shape[0] - 1)]
-        inputs = torch.cat(states, -1)
+        states = segment.unbind(0)
+        inputs = torch.cat([states[step] for step in self._steps(len(states) - 1)], -1)
         noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
         mean, log_std = self.net(inputs + self.config.input_noise * noise).chunk(2, -1)
         return Normal(mean, softly_clamped_std(log_std, self.config.std_bounds))

@@ -38,9 +38,9 @@ struct Between {
 
   Between(const Filter& of, Carver& memory) {
     const int64_t rows = of.steps * of.rows;
-    enter = {memory.take<float>(rows * of.enter->out_padded()), memory.take<float>(rows)};
+    enter = Hidden::carve(rows, of.enter->out_padded(), memory, true);
     std::copy(of.posterior_in, of.posterior_in + of.posterior.count, posterior.input);
-    posterior.carve_hidden(of.posterior, rows, memory);
+    posterior.carve_hidden(of.posterior, rows, memory, true);
     gates = memory.take<float>(4 * rows * padded(of.deter));
     slopes = memory.take<float>(rows * of.stoch);
   }
@@ -86,7 +86,7 @@ inline void filter_block(const Filter& of, int64_t first, int64_t rows) {
     activate(*of.enter, rows, y, between.enter.at(at, wide_enter), entered);
     of.gru_input->forward(rows, entered, y);
     of.gru_hidden->forward(rows, before, y2);
-    gru(*of.gru_input, *of.gru_hidden, rows, y, y2, before, between.gates + 4 * at * wide, next,
+    gru<true>(*of.gru_input, *of.gru_hidden, rows, y, y2, before, between.gates + 4 * at * wide, next,
         again);
 
     const Trace<float> posterior = between.posterior.at(of.posterior, at);

@@ -41,16 +41,18 @@ struct Steps {
   Hidden enter;
   float *gates, *before, *latent_slope;  // before: the recurrent state that a step began with
 
-  void carve(const Imagination<T>& of, int64_t rows, Carver& memory, bool with_inputs) {
-    if (with_inputs) policy.carve(of.policy, rows, memory);
-    else policy.carve_hidden(of.policy, rows, memory);
-    prior.carve(of.prior, rows, memory);
+  // Room for `rows` rows: of what is learned from, or of one step after the other.
+  void carve(const Imagination<T>& of, int64_t rows, Carver& memory, bool learned) {
+    if (!learned) policy.carve_inputs(of.policy, rows, memory);
+    policy.carve_hidden(of.policy, rows, memory, learned);
+    prior.carve_inputs(of.prior, rows, memory);
+    prior.carve_hidden(of.prior, rows, memory, learned);
     mean = memory.take<float>(rows * of.action);
     std_slope = memory.take<float>(rows * of.action);
     entered = memory.take<T>(rows * of.enter->out_padded());
-    enter = {memory.take<float>(rows * of.enter->out_padded()), memory.take<float>(rows)};
-    gates = memory.take<float>(4 * rows * padded(of.deter));
-    before = memory.take<float>(rows * padded(of.deter));
+    enter = Hidden::carve(rows, of.enter->out_padded(), memory, learned);
+    gates = learned ? memory.take<float>(4 * rows * padded(of.deter)) : nullptr;
+    before = learned ? memory.take<float>(rows * padded(of.deter)) : nullptr;
     latent_slope = memory.take<float>(rows * of.stoch);
   }
 
@@ -74,7 +76,7 @@ template <class T>
 Steps<T> kept(const Imagination<T>& of) {
   Carver memory(of.memory);
   Steps<T> steps;
-  steps.carve(of, of.horizon * of.rows, memory, false);
+  steps.carve(of, of.horizon * of.rows, memory, true);
   std::copy(of.inputs, of.inputs + of.policy.count, steps.policy.input);
   return steps;
 }
@@ -82,40 +84,49 @@ Steps<T> kept(const Imagination<T>& of) {
 template <class T>
 size_t memory_bytes(const Imagination<T>& of) {
   Carver memory(nullptr);
-  Steps<T>().carve(of, of.horizon * of.rows, memory, false);
+  Steps<T>().carve(of, of.horizon * of.rows, memory, true);
   return memory.used;
+}
+
+// Two parameters of each row, side by side in y, each to an array of its own without padding: so
+// that the loops after it are long.
+inline void part(int64_t rows, int64_t count, const float* y, int64_t width, float* one,
+                 float* other) {
+  for (int64_t r = 0; r < rows; ++r, y += width) {
+    std::copy(y, y + count, one + r * count);
+    std::copy(y + count, y + 2 * count, other + r * count);
+  }
 }
 
 // The policy acts: y holds its outputs, the parameters of a squashed Normal.
 template <class T>
 void act(const Imagination<T>& of, int64_t rows, const float* y, const float* noise,
-         const Steps<T>& step, float* action) {
-  const int64_t A = of.action, width = of.policy.last().out_padded();
+         const Steps<T>& step, float* action, T* read) {
   const float shift = float(of.raw_init_std), least = float(of.policy_min_std);
-  for (int64_t r = 0; r < rows; ++r, y += width, noise += A, action += A) {
-    float *mean = step.mean + r * A, *slope = step.std_slope + r * A;
+  float *mean = step.mean, *slope = step.std_slope;
+  part(rows, of.action, y, of.policy.last().out_padded(), mean, slope);
 #pragma omp simd
-    for (int64_t i = 0; i < A; ++i) {
-      const float raw = y[A + i] + shift;
-      mean[i] = hyperbolic_tangent(y[i] * 0.2f);
-      slope[i] = sigmoid(raw);
-      action[i] = hyperbolic_tangent(5.0f * mean[i] + (softplus(raw) + least) * noise[i]);
-    }
+  for (int64_t i = 0; i < rows * of.action; ++i) {
+    const float raw = slope[i] + shift;
+    mean[i] = hyperbolic_tangent(mean[i] * 0.2f);
+    slope[i] = sigmoid(raw);
+    action[i] = hyperbolic_tangent(5.0f * mean[i] + (softplus(raw) + least) * noise[i]);
+    read[i] = rounded<T>(action[i]);
   }
 }
 
 // The RSSM answers: y holds mean and std of the prior, as the head gives them.
 template <class T>
 void answer(const Imagination<T>& of, int64_t rows, const float* y, const float* noise,
-            float* slope, float* stoch) {
-  const int64_t S = of.stoch, width = of.prior.last().out_padded();
+            float* stoch, float* slope, T* read) {
   const float least = float(of.min_std);
-  for (int64_t r = 0; r < rows; ++r, y += width, noise += S, slope += S, stoch += S) {
+  part(rows, of.stoch, y, of.prior.last().out_padded(), stoch, slope);
 #pragma omp simd
-    for (int64_t i = 0; i < S; ++i) {
-      slope[i] = sigmoid(y[S + i]) * noise[i];
-      stoch[i] = y[i] + (softplus(y[S + i]) + least) * noise[i];
-    }
+  for (int64_t i = 0; i < rows * of.stoch; ++i) {
+    const float raw = slope[i];
+    slope[i] = sigmoid(raw) * noise[i];
+    stoch[i] += (softplus(raw) + least) * noise[i];
+    read[i] = rounded<T>(stoch[i]);
   }
 }
 
@@ -124,7 +135,7 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
   const int64_t wide = padded(D), wide_in = of.enter->in_padded();
   float *deter, *next, *stoch, *y, *y2;
-  T *read_deter, *read_in;
+  T *read_deter, *read_stoch, *read_action, *read_in;  // as products read them
   Steps<T> all;
   carved([&](Carver& memory) {
     deter = memory.take<float>(of.block * wide);
@@ -133,8 +144,10 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     y = memory.take<float>(of.block * of.widest());
     y2 = memory.take<float>(of.block * of.widest());
     read_deter = memory.take<T>(of.block * wide);
+    read_stoch = memory.take<T>(of.block * S);
+    read_action = memory.take<T>(of.block * A);
     read_in = memory.take<T>(of.block * wide_in);
-    if (!of.memory) all.carve(of, of.block, memory, true);
+    if (!of.memory) all.carve(of, of.block, memory, false);
   });
   if (of.memory) all = kept(of);
 
@@ -142,14 +155,14 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     T* feature = of.feature + (t * of.rows + first) * F;
     for (int64_t r = 0; r < rows; ++r, feature += F) {
       std::copy(read_deter + r * wide, read_deter + r * wide + D, feature);
-      copy_row(stoch + r * S, S, feature + D, S);
+      std::copy(read_stoch + r * S, read_stoch + (r + 1) * S, feature + D);
     }
   };
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; ++r)
     copy_row(of.start_deter + (first + r) * D, D, deter + r * wide, wide);
-    copy_row(deter + r * wide, wide, read_deter + r * wide, wide);
-    copy_row(of.start_stoch + (first + r) * S, S, stoch + r * S, S);
-  }
+  copy_row(deter, rows * wide, read_deter, rows * wide);
+  copy_row(of.start_stoch + first * S, rows * S, read_stoch, rows * S);
+  std::fill(read_in, read_in + rows * wide_in, rounded<T>(0.0f));
   write_feature(0);
 
   for (int64_t t = 0; t < of.horizon; ++t) {
@@ -162,31 +175,37 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
       for (int64_t r = 0; r < rows; ++r) {
         T* input = step.policy.input[0] + r * width;
         std::copy(read_deter + r * wide, read_deter + r * wide + D, input);
-        copy_row(stoch + r * S, S, input + D, S);
+        std::copy(read_stoch + r * S, read_stoch + (r + 1) * S, input + D);
         copy_row(skill + r * of.plan_length * Z, Z, input + F, width - F);
       }
       forward(of.policy, rows, step.policy, y);
-      act(of, rows, y, of.action_noise + row * A, step, action);
+      act(of, rows, y, of.action_noise + row * A, step, action, read_action);
     } else {
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < A; ++i)
           action[r * A + i] = std::clamp(skill[r * of.plan_length * Z + i], -1.0f, 1.0f);
+      copy_row(action, rows * A, read_action, rows * A);
     }
 
     for (int64_t r = 0; r < rows; ++r) {
-      copy_row(stoch + r * S, S, read_in + r * wide_in, S);
-      copy_row(action + r * A, A, read_in + r * wide_in + S, wide_in - S);
+      T* input = read_in + r * wide_in;
+      std::copy(read_stoch + r * S, read_stoch + (r + 1) * S, input);
+      std::copy(read_action + r * A, read_action + (r + 1) * A, input + S);
     }
     of.enter->forward(rows, read_in, y);
     activate(*of.enter, rows, y, step.enter, step.entered);
     of.gru_input->forward(rows, step.entered, y);
     of.gru_hidden->forward(rows, read_deter, y2);
-    if (of.memory) std::copy(deter, deter + rows * wide, step.before);
     read_deter = step.prior.input[0];
-    gru(*of.gru_input, *of.gru_hidden, rows, y, y2, deter, step.gates, next, read_deter);
+    if (of.memory) {
+      std::copy(deter, deter + rows * wide, step.before);
+      gru<true>(*of.gru_input, *of.gru_hidden, rows, y, y2, deter, step.gates, next, read_deter);
+    } else {
+      gru<false>(*of.gru_input, *of.gru_hidden, rows, y, y2, deter, nullptr, next, read_deter);
+    }
     std::swap(deter, next);
     forward(of.prior, rows, step.prior, y);
-    answer(of, rows, y, of.latent_noise + row * S, step.latent_slope, stoch);
+    answer(of, rows, y, of.latent_noise + row * S, stoch, step.latent_slope, read_stoch);
     write_feature(t + 1);
   }
 }

@@ -112,7 +112,7 @@ class Call:
         feature = torch.empty(self.horizon + 1, self.rows, self.features, dtype=self.of.dtype)
         self.arguments.feature = pointer(feature)
         self.of.run(byref(self.arguments))
-        return feature, self.actions.clone()
+        return feature, self.actions.clone() if self.arguments.memory else self.actions
 
     def backward(self, d_feature: Tensor, d_actions: Tensor) -> list[Tensor]:
         """Gradients of the policy's parameters."""

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "maths.h"
+#include "memory.h"
 
 #if defined(__SSE__)
 #include <immintrin.h>
@@ -115,37 +116,58 @@ inline void copy_row(const S* from, int64_t count, T* to, int64_t width) {
   for (int64_t i = count; i < width; ++i) to[i] = rounded<T>(0.0f);
 }
 
-// What the backward pass of a hidden layer needs besides its output.
+// What the backward pass of a hidden layer needs besides its output, if there is one.
 struct Hidden {
-  float *normal, *inverse_std;  // [rows, out_padded], [rows]
+  float *normal, *inverse_std;  // [rows, out_padded], or null; [rows]
 
   Hidden at(int64_t row, int64_t width) const { return {normal + row * width, inverse_std + row}; }
+
+  static Hidden carve(int64_t rows, int64_t width, Carver& memory, bool learned) {
+    return {learned ? memory.take<float>(rows * width) : nullptr, memory.take<float>(rows)};
+  }
 };
 
-// Bias, LayerNorm and ELU, one row after another: y (overwritten) to out [rows, out_padded].
+// The end of `activate` for one row; `keep` says whether `normal` is there.
+template <bool keep, class T>
+void activate_row(const Layer<T>& layer, const float* y, float scale, float* normal, T* out) {
+  const float *gain = layer.gain, *shift = layer.shift;
+#pragma omp simd
+  for (int64_t i = 0; i < whole(layer.out_padded()); ++i) {
+    const float x = y[i] * scale;
+    if constexpr (keep) normal[i] = x;
+    out[i] = rounded<T>(elu(x * gain[i] + shift[i]));
+  }
+}
+
+// Bias, LayerNorm and ELU: y (overwritten) to out [rows, out_padded].
 template <class T>
 void activate(const Layer<T>& layer, int64_t rows, float* y, const Hidden& kept, T* out) {
   const int64_t width = layer.out_padded();
-  const float *bias = layer.bias, *gain = layer.gain, *shift = layer.shift;
-  for (int64_t r = 0; r < rows; ++r, y += width, out += width) {
-    if (!layer.has_norm()) {
+  const float* bias = layer.bias;
+  if (!layer.has_norm()) {
+    for (int64_t r = 0; r < rows; ++r, y += width, out += width)
 #pragma omp simd
       for (int64_t i = 0; i < whole(width); ++i) out[i] = rounded<T>(elu(y[i] + bias[i]));
-      continue;
-    }
-    float* normal = kept.normal + r * width;
-    float squares = 0;
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float *row = y + r * width, squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (int64_t i = 0; i < whole(width); ++i) {
-      y[i] += bias[i];
-      squares += y[i] * y[i];
+      row[i] += bias[i];
+      squares += row[i] * row[i];
     }
-    const float scale = kept.inverse_std[r] = 1.0f / std::sqrt(squares / layer.out + 1e-5f);
+    kept.inverse_std[r] = squares;
+  }
+  // All roots at once: one after another, each row would wait for its own.
 #pragma omp simd
-    for (int64_t i = 0; i < whole(width); ++i) {
-      normal[i] = y[i] * scale;
-      out[i] = rounded<T>(elu(normal[i] * gain[i] + shift[i]));
-    }
+  for (int64_t r = 0; r < rows; ++r)
+    kept.inverse_std[r] = 1.0f / std::sqrt(kept.inverse_std[r] / layer.out + 1e-5f);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float *row = y + r * width, scale = kept.inverse_std[r];
+    T* to = out + r * width;
+    if (kept.normal) activate_row<true>(layer, row, scale, kept.normal + r * width, to);
+    else activate_row<false>(layer, row, scale, nullptr, to);
   }
 }
 
@@ -198,16 +220,16 @@ void activate_backward(const Layer<T>& layer, int64_t rows, float* d, const Hidd
 }
 
 // A step of a GRU as PyTorch's GRUCell: h from h and the products x W and h U, gate by gate
-// (reset, update, new). `gates` keeps r, z, n and h U_n + b for the backward pass; the next h is
-// written twice, as it is and for products to read.
-template <class T>
+// (reset, update, new). `gates` keeps r, z, n and h U_n + b for the backward pass, if `keep`; the
+// next h is written twice, as it is and for products to read.
+template <bool keep, class T>
 void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const float* xw,
          const float* hu, const float* h, float* gates, float* next, T* read) {
   const int64_t width = padded(input.width());
   const float *bx = input.bias, *bu = hidden.bias;
   for (int64_t r = 0; r < rows; ++r) {
     const float *x = xw + 3 * r * width, *u = hu + 3 * r * width, *before = h + r * width;
-    float *kept = gates + 4 * r * width, *after = next + r * width;
+    float *kept = keep ? gates + 4 * r * width : nullptr, *after = next + r * width;
     T* rounded_after = read + r * width;
 #pragma omp simd
     for (int64_t i = 0; i < whole(width); ++i) {
@@ -217,10 +239,12 @@ void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const floa
       const float recalled = u[2 * width + i] + bu[2 * width + i];
       const float fresh =
           hyperbolic_tangent(x[2 * width + i] + bx[2 * width + i] + reset * recalled);
-      kept[i] = reset;
-      kept[width + i] = update;
-      kept[2 * width + i] = fresh;
-      kept[3 * width + i] = recalled;
+      if constexpr (keep) {
+        kept[i] = reset;
+        kept[width + i] = update;
+        kept[2 * width + i] = fresh;
+        kept[3 * width + i] = recalled;
+      }
       after[i] = fresh + update * (before[i] - fresh);
       rounded_after[i] = rounded<T>(after[i]);
     }

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "layers.h"
-#include "memory.h"
 
 constexpr int MAX_LAYERS = 16;
 constexpr int64_t FEW = 2;  // outputs that are cheaper one by one than padded to a product
@@ -33,14 +32,13 @@ struct Trace {
   Hidden hidden[MAX_LAYERS];
 
   // Room for `rows` rows.
-  void carve(const Mlp<T>& mlp, int64_t rows, Carver& memory) {
+  void carve_inputs(const Mlp<T>& mlp, int64_t rows, Carver& memory) {
     for (int64_t l = 0; l < mlp.count; ++l)
       input[l] = memory.take<T>(rows * mlp[l].in_padded());
-    carve_hidden(mlp, rows, memory);
   }
-  void carve_hidden(const Mlp<T>& mlp, int64_t rows, Carver& memory) {
+  void carve_hidden(const Mlp<T>& mlp, int64_t rows, Carver& memory, bool learned) {
     for (int64_t l = 0; l + 1 < mlp.count; ++l)
-      hidden[l] = {memory.take<float>(rows * mlp[l].out_padded()), memory.take<float>(rows)};
+      hidden[l] = Hidden::carve(rows, mlp[l].out_padded(), memory, learned);
   }
 
   // That of the rows from `row` on.
@@ -131,7 +129,7 @@ struct Pass {
 template <class T>
 size_t pass_bytes(const Pass<T>& of) {
   Carver memory(nullptr);
-  Trace<T>().carve_hidden(of.mlp, of.rows, memory);
+  Trace<T>().carve_hidden(of.mlp, of.rows, memory, true);
   return memory.used;
 }
 
@@ -140,7 +138,7 @@ Trace<T> trace_of(const Pass<T>& of) {
   Carver memory(of.memory);
   Trace<T> trace;
   std::copy(of.inputs, of.inputs + of.mlp.count, trace.input);
-  trace.carve_hidden(of.mlp, of.rows, memory);
+  trace.carve_hidden(of.mlp, of.rows, memory, true);
   return trace;
 }
 
@@ -151,7 +149,9 @@ void run_block(const Pass<T>& of, int64_t first, int64_t rows) {
   float* y;
   carved([&](Carver& memory) {
     y = memory.take<float>(of.block * mlp.widest());
-    if (!of.memory) trace.carve(mlp, of.block, memory);
+    if (of.memory) return;
+    trace.carve_inputs(mlp, of.block, memory);
+    trace.carve_hidden(mlp, of.block, memory, false);
   });
   if (of.memory) trace = trace_of(of).at(mlp, first);
   const int64_t in = mlp[0].in, out = mlp.last().out;
