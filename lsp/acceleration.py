@@ -16,7 +16,7 @@ from lsp.config import RuntimeConfig
 from lsp.distributions import Normal
 from lsp.errors import warn
 from lsp.imagination import RolloutNoise, Transition
-from lsp.native.build import CannotBuild
+from lsp.native.build import CannotBuild, compiler
 from lsp.native.filtering import Filter
 from lsp.native.imagination import Imagination
 from lsp.native.mlp import NativeMLP
@@ -166,23 +166,23 @@ def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
         return CompiledPath(
             networks, dtype, "reduce-overhead" if runtime.cuda_graphs else "default"
         )
-    return _native_path(networks, dtype)
-
-
-def acting_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
-    """For agents, in full precision: a plan for one state costs little."""
-    on_cpu = networks.device.type == "cpu"
-    return _native_path(networks) if runtime.compile and on_cpu else FastPath(networks)
-
-
-def _native_path(networks: Networks, dtype: torch.dtype = torch.float32) -> FastPath:
     try:
         return NativePath(networks, dtype)
     except CannotBuild as reason:
         _say_once(str(reason))
-        return FastPath(networks, dtype)
+        return CompiledPath(networks, dtype) if compiler() else FastPath(networks, dtype)
+
+
+def acting_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
+    """For agents, in full precision: a plan for one state costs little."""
+    if runtime.compile and networks.device.type == "cpu":
+        try:
+            return NativePath(networks)
+        except CannotBuild as reason:
+            _say_once(str(reason))
+    return FastPath(networks)
 
 
 @cache
 def _say_once(reason: str) -> None:
-    warn(f"everything is computed eagerly, several times slower: {reason}")
+    warn(f"no kernels here, updates and planning take several times as long: {reason}")

@@ -2,6 +2,8 @@
 out, up to rounding."""
 
 import gc
+import os
+import subprocess
 import sys
 from copy import deepcopy
 from dataclasses import replace
@@ -11,7 +13,8 @@ import torch
 
 import lsp.acceleration
 import lsp.native.build
-from lsp.acceleration import FastPath, NativePath, acting_path, fast_path
+import lsp.native.layers
+from lsp.acceleration import CompiledPath, FastPath, NativePath, acting_path, fast_path
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import RunWarning
 from lsp.learner import Learner
@@ -250,7 +253,9 @@ def test_nothing_is_kept_of_a_pass_that_is_over():
 def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch):
     networks = make_networks()
     monkeypatch.setattr(lsp.native.build, "compiler", lambda: None)
+    monkeypatch.setattr(lsp.acceleration, "compiler", lambda: None)
     library.cache_clear()
+    lsp.native.layers._can_multiply.cache_clear()
     lsp.acceleration._say_once.cache_clear()
     runtime = RuntimeConfig(compile=True)
     try:
@@ -261,6 +266,30 @@ def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch
     finally:
         library.cache_clear()
         lsp.acceleration._say_once.cache_clear()
+
+
+def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch):
+    networks = make_networks()
+    monkeypatch.setattr(lsp.native.layers, "_can_multiply", lambda dtype: False)
+    lsp.acceleration._say_once.cache_clear()
+    try:
+        with pytest.warns(RunWarning, match="products for this processor"):
+            path = fast_path(networks, RuntimeConfig(compile=True))
+        assert type(path) is CompiledPath
+        assert type(acting_path(networks, RuntimeConfig(compile=True))) is FastPath
+    finally:
+        lsp.acceleration._say_once.cache_clear()
+
+
+def test_an_older_processor_runs_the_kernels_in_fp32():
+    """oneDNN can be told to do without what it finds; bf16 has no small products there."""
+    check = (
+        "import torch; from lsp.native.layers import _can_multiply as can;"
+        "print(can(torch.float32), can(torch.bfloat16))"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, env=environment)
+    assert done.stdout.decode().split() == ["True", "False"], done.stderr
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ class Contestant:
 def environment(folder: Path, peer: str) -> Path:
     """The peer's interpreter; installs what is missing."""
     python = folder / peer / "bin" / "python"
-    if subprocess.run([python, "-c", f"import {peer}"], capture_output=True).returncode:
+    check = [str(python), "-c", f"import {peer}"]
+    if not python.exists() or subprocess.run(check, capture_output=True).returncode:
         print(f"Installing {PEERS[peer]} into {folder / peer}", file=sys.stderr)
         venv.create(folder / peer, with_pip=True)
         for packages in ([TORCH], [TORCH, PEERS[peer]]):

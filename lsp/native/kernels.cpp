@@ -5,6 +5,7 @@
 #include "mlp.h"
 
 #define FOR_EACH_PRECISION(T, NAME)                                                             \
+  bool can_multiply_##NAME() { return can_multiply<T>(); }                                      \
   void pack_##NAME(const Layer<T>* layer) { layer->pack(); }                                    \
   int64_t mlp_bytes_##NAME(const Pass<T>* of) { return pass_bytes(*of); }                       \
   void mlp_##NAME(const Pass<T>* of) {                                                          \

@@ -45,6 +45,21 @@ inline void multiply(int64_t rows, int64_t out, int64_t in, const float* a, cons
   at::native::cpublas::brgemm(rows, out, in, in, out, out, add, a, b, c, false);
 }
 
+// Whether this processor, and this PyTorch, has such products: it throws where there are none.
+template <class T>
+bool can_multiply() {
+  const int64_t n = 32;
+  std::vector<T> ones(n * n, rounded<T>(1.0f));
+  std::vector<float> sums(n * n);
+  try {
+    multiply(n, n, n, ones.data(), ones.data(), sums.data());
+  } catch (...) {
+    return false;
+  }
+  at::native::cpublas::brgemm_release(true);
+  return sums[0] == n;
+}
+
 // Where row i, column j of a matrix [rows, columns] lies once packed: pairs of rows are
 // interleaved for bf16 (the layout that its products want).
 template <class T> int64_t packed(int64_t i, int64_t j, int64_t columns);

@@ -1,14 +1,15 @@
 """How networks look to the kernels: addresses of PyTorch's weights, and packed copies of them."""
 
 from collections.abc import Sequence
-from ctypes import Structure, addressof, byref, c_int64, c_void_p, sizeof
+from ctypes import Structure, addressof, byref, c_bool, c_int64, c_void_p, sizeof
+from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lsp.native.build import library
+from lsp.native.build import CannotBuild, library
 
 MAX_LAYERS = 16  # of one network
 BLOCK = 64  # rows that go through all layers together, at most
@@ -162,8 +163,24 @@ def gradients_of(found: Sequence[Gradient]) -> Gradients:
 
 
 def kernel(name: str, dtype: torch.dtype) -> Any:
-    """A function of the library, of those that there is one of for each precision."""
+    """A function of the library, of those that there is one of for each precision.
+
+    Raises CannotBuild where this machine cannot run it.
+    """
+    if not _can_multiply(dtype):
+        raise CannotBuild("PyTorch has no small matrix products for this processor")
+    return _function(name, dtype)
+
+
+def _function(name: str, dtype: torch.dtype) -> Any:
     return library()[f"{name}_{str(dtype).removeprefix('torch.')}"]
+
+
+@cache
+def _can_multiply(dtype: torch.dtype) -> bool:
+    probe = _function("can_multiply", dtype)
+    probe.restype = c_bool
+    return probe()
 
 
 def rows_per_block(rows: int) -> int:
