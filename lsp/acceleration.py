@@ -64,10 +64,10 @@ class FastPath:
 
 
 class NativePath(FastPath):
-    """By kernels: rollouts, the filter, and every MLP of twin and world model.
+    """By kernels: rollouts, the filter, and every MLP of twin and networks.
 
-    The networks' own MLPs are computed by them from then on. Raises CannotBuild where there are
-    none.
+    They read the networks' own weights, whatever the precision: the twin's parameters only stand
+    for them where a gradient is asked for. Raises CannotBuild where there are no kernels.
     """
 
     def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
@@ -82,7 +82,7 @@ class NativePath(FastPath):
             mlp.faster = NativeMLP(mlp, torch.float32)
 
     def refresh(self) -> None:
-        """Kernels look after the networks' own weights at every call."""
+        """Nothing to do: kernels see at every call whether weights have changed."""
 
 
 class CompiledPath(FastPath):

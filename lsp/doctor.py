@@ -30,6 +30,7 @@ def report() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *((name, _version(name)) for name in PACKAGES),
         ("commit", _commit()),
+        ("C++ compiler", _compiler()),
         *_compute(),
         ("GL backend", os.environ.get("MUJOCO_GL") or "MuJoCo's own choice"),
         ("rendering", rendering),
@@ -68,6 +69,12 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown (no git checkout, or no commit in it)"
     return answer.stdout.strip()
+
+
+def _compiler() -> str:
+    """What the kernels of `lsp/native` are compiled with."""
+    found = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
+    return found or "none: updates and planning take several times as long (apt install g++)"
 
 
 def _compute() -> list[tuple[str, str]]:

@@ -281,6 +281,12 @@ def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch)
         lsp.acceleration._say_once.cache_clear()
 
 
+def test_networks_too_deep_for_the_kernels_are_refused():
+    networks = make_networks(policy={"layers": (8,) * 16})
+    with pytest.raises(CannotBuild, match="16 layers, not 17"):
+        NativePath(networks)
+
+
 def test_an_older_processor_runs_the_kernels_in_fp32():
     """oneDNN can be told to do without what it finds; bf16 has no small products there."""
     check = (

@@ -11,23 +11,25 @@ import torch
 
 from lsp.config import RuntimeConfig, make_config
 from lsp.metrics import read_metrics
+from lsp.native.build import compiler
 from lsp.run import RunFolder
 from lsp.trainer import Trainer
 
 RUNTIME = RuntimeConfig(compile=False)
+KERNELS = RuntimeConfig(compile=True)
 TIMES = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds"}
 
 
-def open_trainer(path, config, kind=Trainer):
+def open_trainer(path, config, kind=Trainer, runtime=RUNTIME):
     folder = RunFolder(path)
-    folder.open(config, RUNTIME)
-    return kind(config, folder, RUNTIME)
+    folder.open(config, runtime)
+    return kind(config, folder, runtime)
 
 
-def train(path, config, *stops, kind=Trainer):
+def train(path, config, *stops, kind=Trainer, runtime=RUNTIME):
     """Run to each of `stops` in turn, every time with a trainer opened anew; the last trainer."""
     for stop in stops:
-        trainer = open_trainer(path, config, kind)
+        trainer = open_trainer(path, config, kind, runtime)
         trainer.run(stop)
         trainer.close()
     return trainer
@@ -118,14 +120,18 @@ def slope_config(method="lsp", **schedule):
     )
 
 
-@pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "runtime"), [("lsp", RUNTIME), ("dreamer", RUNTIME), ("lsp", KERNELS)]
+)
+def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(tmp_path, method, runtime):
+    if runtime == KERNELS and compiler() is None:
+        pytest.skip("no C++ compiler")
     config = make_config(method, "debug", seed=3)
-    whole = train(tmp_path / "whole", config, 1300)
+    whole = train(tmp_path / "whole", config, 1300, runtime=runtime)
     assert whole.updates > 2
     # Broken off in an episode of random actions, between two episodes, and in one of the agent's.
     stops = [600, 1000, 1100]
-    broken = train(tmp_path / "broken", config, *stops, 1300)
+    broken = train(tmp_path / "broken", config, *stops, 1300, runtime=runtime)
     assert 0 < len(broken.collector.rows[0]) < 500
     assert_same_learning(whole, broken)
     assert_same_but_for_stops(tmp_path / "whole", tmp_path / "broken", stops)

@@ -76,13 +76,15 @@ class Part:
 
 
 def parts_of(mlp: nn.Sequential) -> list[Part]:
-    """The layers of an MLP, each with the LayerNorm behind it."""
+    """The layers of an MLP, each with the LayerNorm behind it. Raises CannotBuild for too many."""
     modules = list(mlp)
     parts = []
     for module, behind in zip(modules, [*modules[1:], None]):
         if isinstance(module, nn.Linear):
             norm = behind if isinstance(behind, nn.LayerNorm) else None
             parts.append(Part(module.weight, module.bias, norm))
+    if len(parts) > MAX_LAYERS:
+        raise CannotBuild(f"kernels have room for {MAX_LAYERS} layers, not {len(parts)}")
     return parts
 
 
