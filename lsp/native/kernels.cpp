@@ -7,6 +7,9 @@
 #define FOR_EACH_PRECISION(T, NAME)                                                             \
   bool can_multiply_##NAME() { return can_multiply<T>(); }                                      \
   void pack_##NAME(const Layer<T>* layer) { layer->pack(); }                                    \
+  void sum_rows_##NAME(int64_t rows, int64_t width, const T* from, float* sums) {               \
+    sum_rows(rows, width, from, sums);                                                          \
+  }                                                                                             \
   int64_t mlp_bytes_##NAME(const Pass<T>* of) { return pass_bytes(*of); }                       \
   void mlp_##NAME(const Pass<T>* of) {                                                          \
     for_each_block(of->rows, of->block, [of](int64_t, int64_t first, int64_t rows) {            \

@@ -292,6 +292,15 @@ void gru_backward(const Layer<T>& input, int64_t rows, const float* gates, const
   }
 }
 
+// The sum of all rows, which is the gradient of a bias.
+template <class T>
+void sum_rows(int64_t rows, int64_t width, const T* from, float* sums) {
+  std::fill(sums, sums + width, 0.0f);
+  for (int64_t r = 0; r < rows; ++r, from += width)
+#pragma omp simd
+    for (int64_t i = 0; i < whole(width); ++i) sums[i] += to_float(from[i]);
+}
+
 // Denormals slow a product down by a factor of 70, and the flag is each thread's own.
 struct FlushDenormals {
 #if defined(__SSE__)

@@ -146,13 +146,23 @@ class Gradient:
         """Those of `part.parameters`, from what the layer had read."""
         (outputs, inputs), groups = self.part.parameters[0].shape, self.part.groups
         weight = (self.products.T @ read).unflatten(0, (groups, -1))
-        bias = self.products.sum(0, dtype=torch.float32).unflatten(0, (groups, -1))
+        bias = self._sums().unflatten(0, (groups, -1))
         width = outputs // groups
         # Contiguous, because PyTorch's fused optimisers take it for granted.
         found = [weight[:, :width, :inputs].flatten(0, 1).contiguous(), bias[:, :width].flatten()]
         if self.part.has_norm:
             found += self._affine.sum(1)[:, :width]
         return found
+
+    def _sums(self) -> Tensor:
+        """Of the products over rows. PyTorch would copy bf16 to fp32 first, which takes longer than
+        the gradient of the weights."""
+        rows, width = self.products.shape
+        sums = torch.empty(width)
+        sizes = c_int64(rows), c_int64(width)
+        addresses = c_void_p(pointer(self.products)), c_void_p(pointer(sums))
+        kernel("sum_rows", self.products.dtype)(*sizes, *addresses)
+        return sums
 
 
 def gradients_of(found: Sequence[Gradient]) -> Gradients:
