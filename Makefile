@@ -28,8 +28,8 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv and install everything (the other targets do it when needed)
 
-train: $(STAMP) ## train LSP on walker_walk for 30k env steps, evaluate it and film it
-	$(BIN)/lsp train --task walker_walk --method lsp --preset fast --seed 0 --steps 30000 --logdir runs/walker_walk-lsp --video
+train: $(STAMP) ## train LSP on walker_walk for 60k env steps, evaluate it and film it
+	$(BIN)/lsp train --task walker_walk --method lsp --preset fast --seed 0 --steps 60000 --logdir runs/walker_walk-lsp --video
 
 test: lint ## what CI runs: lint, types and all tests but the slow ones
 	$(PYTEST) -m "not slow"

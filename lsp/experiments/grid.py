@@ -11,12 +11,12 @@ from lsp.config import Config, differences, from_dict, make_config, to_dict
 from lsp.errors import UserError
 from lsp.tasks import plain_name
 
-SPEEDS = {"lsp": 35.0, "no_mi": 35.0, "cem": 35.0}
+SPEEDS = {"lsp": 60.0, "no_mi": 60.0, "cem": 60.0}
 """Env steps a second of one thread at preset fast: measured for lsp, taken for what also plans."""
-OTHER_SPEED = 65.0
+OTHER_SPEED = 110.0
 """The same: measured for dreamer, taken for all others that do not plan."""
 SPEED_NOTE = (
-    "Hours from 35 env steps/s for methods that plan and 65 for others, measured with lsp and "
+    "Hours from 60 env steps/s for methods that plan and 110 for others, measured with lsp and "
     "dreamer: preset fast, proprioception, one thread. Pixels are slower, and preset paper wants a "
     "GPU: about 2 env steps/s on two threads."
 )
