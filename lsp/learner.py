@@ -163,7 +163,7 @@ class Learner:
         gradients = torch.autograd.grad(loss, self.computing[name], retain_graph=again or None)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.to(parameter.dtype)
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip, foreach=True)
         optimizer.step()
         torch.autograd.graph.increment_version(parameters)  # which a fused step forgets
         return {f"gradient/{name}": norm}

@@ -10,6 +10,7 @@ import lsp.agent
 import lsp.learner
 from lsp.agent import Agent
 from lsp.config import METHODS, make_config, replace
+from lsp.distributions import Normal
 from lsp.errors import UserError
 from lsp.learner import Learner
 from lsp.networks import Networks
@@ -181,7 +182,11 @@ def test_cem_finds_the_optimum_of_a_known_world(target):
     networks = make_networks("cem", planner=search)
     Line(networks, target)
     agent = Agent(networks, "evaluate")
-    networks.world_model.rssm.filter = lambda latent, *rest: (latent, None)  # stays at the origin
+
+    def stay(latent, *rest):
+        return latent, Normal(latent.stoch, latent.stoch)
+
+    networks.world_model.rssm.filter = stay  # at the origin
     action = agent.act({"position": np.zeros(3, np.float32)})
     np.testing.assert_allclose(action, np.clip(target, -1, 1), atol=0.05)
 

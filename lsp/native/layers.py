@@ -145,11 +145,11 @@ class Gradient:
     def of_parameters(self, read: Float[Tensor, "rows in_padded"]) -> list[Tensor]:
         """Those of `part.parameters`, from what the layer had read."""
         (outputs, inputs), groups = self.part.parameters[0].shape, self.part.groups
-        weight = (self.products.T @ read).unflatten(0, (groups, -1))
-        bias = self._sums().unflatten(0, (groups, -1))
         width = outputs // groups
-        # Contiguous, because PyTorch's fused optimisers take it for granted.
-        found = [weight[:, :width, :inputs].flatten(0, 1).contiguous(), bias[:, :width].flatten()]
+        weight = (self.products.T @ read[:, :inputs]).unflatten(0, (groups, -1))
+        bias = self._sums().unflatten(0, (groups, -1))
+        # Contiguous, as PyTorch's fused optimisers take for granted.
+        found = [weight[:, :width].flatten(0, 1), bias[:, :width].flatten()]
         if self.part.has_norm:
             found += self._affine.sum(1)[:, :width]
         return found
