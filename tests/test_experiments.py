@@ -139,8 +139,8 @@ def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
     call(f"sweep {settings} --storage {storage} --jobs 2 --dry-run")
     said = capsys.readouterr().out
     assert said.count("env steps  walker_") == 12
-    # 6 · 126000 / 35 s and 6 · 126000 / 65 s.
-    assert "12 runs, 12 to do: 9.2 hours of one thread, about 4.6 hours with 2 at once" in said
+    # 6 · 126000 / 60 s and 6 · 126000 / 110 s.
+    assert "12 runs, 12 to do: 5.4 hours of one thread, about 2.7 hours with 2 at once" in said
     assert not storage.exists()
 
 
