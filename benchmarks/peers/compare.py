@@ -19,7 +19,7 @@ from statistics import median
 HERE = Path(__file__).parent
 TORCH = "torch==2.13.0"
 PEERS = {"sheeprl": "sheeprl==0.8.4", "torchrl": "torchrl==0.14.1"}
-# Ours of each precision against which of theirs; `compiled` is fp32 with torch.compile, as ours is.
+# Ours of each precision against which of theirs; `compiled` is fp32 with torch.compile.
 THEIRS = {
     "fp32": {"sheeprl": ("fp32", "compiled"), "torchrl": ("fp32",)},
     "bf16": {"sheeprl": ("fp32", "compiled", "bf16"), "torchrl": ("fp32", "bf16")},

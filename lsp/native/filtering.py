@@ -85,7 +85,7 @@ class Call:
         self.blocks = -(-rows // block)
         time_major = (fp32(x.transpose(0, 1)) for x in (action, embedding, ~is_first, noise))
         self.read = [*time_major, *map(fp32, latent)]
-        # Of the GRU's two layers, which read what the layer before gives, and the latent.
+        # What every layer reads: the gradients of the weights need it.
         self.inputs = [torch.empty(self.count, layer.in_padded) for layer in layers]
         self.arguments = Arguments(
             *(rows, steps, block),
