@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from lsp.config import RuntimeConfig
 from lsp.experiments.engines import Outcome
 from lsp.experiments.grid import Run
 from lsp.experiments.screen import Screen, last_line
+from lsp.experiments.signals import counted_signals
 from lsp.experiments.work import MISTAKE, job
 
 RETRIES = 3  # times that a run which died goes on from its checkpoint
@@ -27,7 +27,7 @@ def run_locally(
 ) -> Outcome:
     """Carry out `runs`, `jobs` at a time; SIGINT and SIGTERM stop and save them all."""
     pool = _Pool(runs, storage, runtime, screen)
-    with _counted_signals() as signals:
+    with counted_signals() as signals:
         try:
             while (pool.waiting or pool.running) and not signals:
                 pool.start(jobs)
@@ -117,23 +117,3 @@ def _start(run: Run, storage: Path, runtime: RuntimeConfig) -> Process:
     process.stdin.write(job(run, storage, runtime))
     process.stdin.close()
     return process
-
-
-@contextmanager
-def _counted_signals() -> Iterator[list[int]]:
-    """Those of SIGINT and SIGTERM that came, where they can be handled. They raise nothing: an
-    exception inside of `subprocess` could leave its locks held."""
-    came: list[int] = []
-    handled = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {
-            each: signal.signal(each, lambda number, _: came.append(number)) for each in handled
-        }
-    except ValueError:  # not in the main thread
-        yield came
-        return
-    try:
-        yield came
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -11,6 +11,7 @@ from lsp.errors import UserError
 from lsp.experiments.engines import Outcome
 from lsp.experiments.grid import Run
 from lsp.experiments.screen import Screen
+from lsp.experiments.signals import counted_signals
 from lsp.experiments.work import job, perform_job
 
 RETRIES = 3  # times that a run whose process or node died goes on from its checkpoint
@@ -44,16 +45,15 @@ def run_on_ray(
     named = {results[run.name]: run for run in runs}
     failed: dict[str, str] = {}
     try:
-        _follow(ray, named, failed, screen, storage)
-    except KeyboardInterrupt:
-        screen.say("Stopping: every run saves itself.")
-        for result in named:
-            ray.cancel(result, force=False)
-        ray.wait(list(named), num_returns=len(named))
-        return Outcome(failed, stopped=True)
+        with counted_signals() as signals:
+            _follow(ray, named, failed, screen, storage, signals)
+            stopped = bool(signals)
+            if stopped:
+                screen.say("Stopping: every run saves itself; again to kill them.")
+                _stop(ray, list(named), signals)
     finally:
         ray.shutdown()
-    return Outcome(failed, stopped=False)
+    return Outcome(failed, stopped)
 
 
 def _task(text: str, log: str, source: str | None) -> str | None:
@@ -70,11 +70,16 @@ def _task(text: str, log: str, source: str | None) -> str | None:
 
 
 def _follow(
-    ray: Any, named: dict[Any, Run], failed: dict[str, str], screen: Screen, storage: Path
+    ray: Any,
+    named: dict[Any, Run],
+    failed: dict[str, str],
+    screen: Screen,
+    storage: Path,
+    signals: Sequence[int],
 ) -> None:
-    """Report each result as it comes."""
+    """Report each result as it comes, until all have or someone wants to stop."""
     left = list(named)
-    while left:
+    while left and not signals:
         ended, left = ray.wait(left, timeout=_POLL)
         for result in ended:
             run = named[result]
@@ -85,6 +90,19 @@ def _follow(
                 failed[run.name] = why
                 screen.given_up(run, why)
         screen.update(named[x] for x in left if named[x].log(storage).exists())
+
+
+def _stop(ray: Any, results: list[Any], signals: Sequence[int]) -> None:
+    """Ask all to save and stop, and wait for them; kill them at the second of `signals`."""
+    for result in results:
+        ray.cancel(result, force=False)
+    left, killed = results, False
+    while left:
+        _, left = ray.wait(left, num_returns=len(left), timeout=_POLL)
+        if len(signals) > 1 and not killed:
+            killed = True
+            for result in left:
+                ray.cancel(result, force=True)
 
 
 def _why(ray: Any, result: Any) -> str | None:
