@@ -251,7 +251,7 @@ def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
 
 def test_a_transfer_is_computed_as_its_sources_preset_has_it(source, tmp_path, monkeypatch):
     computed = []
-    monkeypatch.setattr("lsp.cli.Train.main", lambda self: computed.append(self.runtime))
+    monkeypatch.setattr("lsp.commands.Train.main", lambda self: computed.append(self.runtime))
     main(["transfer", str(source()), "--task", "walker_run", "--threads", "3"])
     assert computed == [replace(default_runtime("debug"), threads=3)]
     assert not computed[0].compile

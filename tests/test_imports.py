@@ -31,6 +31,7 @@ LAYERS = (
     {"adaptation"},
     {"api", "bench", "progress"},
     {"experiments"},
+    {"commands"},
     {"cli"},
     {"__init__", "__main__"},
 )
