@@ -134,8 +134,9 @@ def spoil_episodes(run, rng, many):
     """Damage `many` of the files that the newest checkpoint counts, each in its own way."""
     loaded = load_newest(run / "checkpoints")
     assert loaded is not None
-    numbers = rng.sample(range(loaded.facts["episodes"]), many)
-    paths = [run / "episodes" / f"episode-{number:06d}.npz" for number in numbers]
+    counted = [f"episode-{number:06d}.npz" for number in range(loaded.facts["episodes"])]
+    there = [run / "episodes" / name for name in counted if (run / "episodes" / name).exists()]
+    paths = rng.sample(there, many)  # not those that have been set aside
     for kind, path in enumerate(paths):
         content = bytearray(path.read_bytes())
         if kind % 3 == 0:

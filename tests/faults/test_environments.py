@@ -93,11 +93,9 @@ def test_row_11_one_that_raises_again_and_again_is_an_error_in_the_end(
         assert 4 <= len(tried) <= 4 + 3 * (envs - 1)
         assert f"lsp: {task}: environment" in said[-1]
         assert "4 times without finishing an episode" in said[-1]
-        # Its episodes up to there are kept: whole ones, less the reset with which it is tried.
-        stored = sorted((run / "episodes").glob("*.npz"))
-        ends = [read_arrays(path)["is_terminal"].any() for path in stored]
-        assert len(stored) == {1: 1, 2: 4}[envs] + len(tried)
-        assert not any(ends[-1:])
+        # What was seen of each episode is kept as truncated; few end before they fail.
+        stored = [read_arrays(path) for path in sorted((run / "episodes").glob("*.npz"))]
+        assert sum(not episode["is_terminal"].any() for episode in stored) == len(tried)
     figure(11, "one that raises again and again: 3 restarts, then an error of one line")
 
 
