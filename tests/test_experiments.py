@@ -258,9 +258,14 @@ def test_a_source_of_another_length_is_refused(tmp_path):
         perform_here([transfer], tmp_path)
 
 
-def test_ctrl_c_saves_every_run(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_signal_saves_every_run(tmp_path, engine, number):
+    if engine == "ray":
+        pytest.importorskip("ray")
     command = (
         "sweep --preset debug --task walker_walk --seeds 0-1 --steps 1000000 --jobs 2 "
+        f"--engine {engine} "
         f"--storage {tmp_path}"
     )
     process = subprocess.Popen(
@@ -273,7 +278,7 @@ def test_ctrl_c_saves_every_run(tmp_path):
     deadline = time.monotonic() + 120
     while not all("env steps" in last_line(log) for log in logs) and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Stopped and saved" in said

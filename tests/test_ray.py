@@ -1,9 +1,5 @@
 """The Ray engine; skipped where Ray is not installed (pip install latent-skill-planning[ray])."""
 
-import os
-import shlex
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +10,6 @@ from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
 from lsp.experiments.engines import Execution, Outcome
 from lsp.experiments.grid import Run
-from lsp.experiments.screen import last_line
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
@@ -66,27 +61,3 @@ def test_what_cannot_be_done_is_not_tried_again(tmp_path):
     assert "Unknown task" in outcome.failed[wrong.name]
     assert "its source failed" in outcome.failed[runs[2].name]
     assert runs[1].finished(tmp_path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_saves_every_run(tmp_path, number):
-    pytest.importorskip("ray")
-    command = (
-        "sweep --engine ray --preset debug --task walker_walk --seeds 0 --steps 1000000 --jobs 1 "
-        f"--storage {tmp_path}"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lsp", *shlex.split(command)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    run = debug_run(1000, 0)
-    deadline = time.monotonic() + 120
-    while "env steps" not in last_line(run.log(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.kill(process.pid, number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "Stopped and saved" in said
-    assert run.reached(tmp_path) > 0
