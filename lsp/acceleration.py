@@ -33,6 +33,12 @@ def bf16_is_fast() -> bool:
     return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
 
 
+def precision(runtime: RuntimeConfig) -> torch.dtype:
+    """What plans and rollouts are imagined in, here and by the user's settings."""
+    hardware = runtime.device.startswith("cuda") or bf16_is_fast()
+    return torch.bfloat16 if runtime.bf16 and hardware else torch.float32
+
+
 def _cpu_flags() -> set[str]:
     try:
         with open("/proc/cpuinfo") as lines:
@@ -158,11 +164,10 @@ def _as_it_is(function: Any) -> Any:
 
 def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
     """For updates: the fastest that this machine and the user's settings allow."""
-    on_gpu = networks.device.type == "cuda"
-    dtype = torch.bfloat16 if runtime.bf16 and (on_gpu or bf16_is_fast()) else torch.float32
+    dtype = precision(runtime)
     if not runtime.compile:
         return FastPath(networks, dtype)
-    if on_gpu:
+    if networks.device.type == "cuda":
         return CompiledPath(
             networks, dtype, "reduce-overhead" if runtime.cuda_graphs else "default"
         )

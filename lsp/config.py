@@ -504,7 +504,7 @@ def _fast() -> Config:
             layer_norm=True,
             init_std=1.0,  # at 5 the tanh saturates: actions are coin flips whatever the skill
             mode_samples=0,  # tanh(mean) is as good and needs no density
-            # As above, but slower than the model learns: a faster policy is soon where the model has
+            # As above, but slower than the model learns: otherwise it is soon where the model has
             # seen little (docs/deviations.md, cheetah_run).
             learning_rate=4e-4,
         ),

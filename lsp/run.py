@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lsp.acceleration import precision
 from lsp.config import Config, RuntimeConfig, differences, from_dict, to_dict
 from lsp.errors import UserError, warn
 from lsp.lock import Lock
@@ -104,7 +105,7 @@ class RunFolder:
         """Write down what the run is. Raises OSError."""
         write_json(self.path / "config.json", to_dict(config))
         seal(self.path / "config.json")
-        write_json(self.path / "run.json", provenance(runtime))
+        write_json(self.path / "run.json", provenance(config, runtime))
 
     def close(self) -> None:
         """Let others open it."""
@@ -127,14 +128,17 @@ class RunFolder:
         warn(f"{self.path} goes on with other settings ({'; '.join(changed)})")
 
 
-def provenance(runtime: RuntimeConfig) -> dict[str, Any]:
-    """Command, commit, threads, device and versions of this process."""
+def provenance(config: Config, runtime: RuntimeConfig) -> dict[str, Any]:
+    """Command, commit, threads, device and versions of this process, and the precision in which it
+    imagines, which the CPU decides; HIRO imagines nothing."""
+    imagined = None if config.method == "hiro" else str(precision(runtime)).removeprefix("torch.")
     return {
         "command": shlex.join(["lsp", *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "threads": torch.get_num_threads(),
         "device": runtime.device,
+        "precision": imagined,
         "versions": {"python": platform.python_version()} | _versions(),
     }
 

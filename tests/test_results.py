@@ -20,6 +20,7 @@ def make_run(folder, evals, *, seed=0, method="lsp", task="walker_walk", dirty=F
     (folder / "config.json").write_text(json.dumps(config | {"model": {"deter": 200}} | changes))
     command = f"lsp train --task {task} --seed {seed}"
     info = {"command": command, "commit": "abc123", "dirty": dirty, "threads": 1, "device": "cpu"}
+    info["precision"] = "float32"
     (folder / "run.json").write_text(json.dumps(info | {"versions": {"torch": "2.13.0"}}))
     logger = MetricsLogger(folder)
     logger.write("train", 500, {"model/kl": 1.0})
@@ -90,7 +91,7 @@ def test_commands_are_kept_once_a_run(tmp_path):
     assert path.read_text() == once
     assert once.index("seed 2\n") < once.index("seed 10\n")
     assert once.count("\nlsp train --task walker_walk --seed 2\n") == 1
-    assert "commit abc123, threads 1, cpu, torch 2.13.0" in once
+    assert "commit abc123, threads 1, cpu, imagined in float32, torch 2.13.0" in once
     info = json.loads((runs[1] / "run.json").read_text())
     (runs[1] / "run.json").write_text(json.dumps(info | {"command": "lsp train --other"}))
     collect(runs[1:], tmp_path / "out")

@@ -12,7 +12,7 @@ import torch
 from lsp.config import RuntimeConfig, make_config
 from lsp.metrics import read_metrics
 from lsp.native.build import compiler
-from lsp.run import RunFolder
+from lsp.run import RunFolder, provenance
 from lsp.trainer import Trainer
 
 RUNTIME = RuntimeConfig(compile=False)
@@ -33,6 +33,15 @@ def train(path, config, *stops, kind=Trainer, runtime=RUNTIME):
         trainer.run(stop)
         trainer.close()
     return trainer
+
+
+def test_a_run_says_in_what_precision_it_imagines(tmp_path):
+    # On a CPU its own instructions decide; on a GPU, and by the user's wish, nothing else does.
+    cases = [("lsp", "cuda", True, "bfloat16"), ("lsp", "cuda", False, "float32")]
+    cases += [("dreamer", "cpu", False, "float32"), ("hiro", "cuda", True, None)]
+    for method, device, bf16, expected in cases:
+        info = provenance(make_config(method, "fast"), RuntimeConfig(device=device, bf16=bf16))
+        assert info["precision"] == expected
 
 
 def lines(path, kinds=("train", "episode", "eval")):
