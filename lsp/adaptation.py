@@ -90,7 +90,7 @@ def begin(trainer: Trainer) -> None:
     rewards = reward_function(trainer.env, config.task)
     for episode in before.episodes():
         trainer.replay.add(relabelled(episode, rewards, folder.path))
-    trainer.learning_since = 0
+    trainer.counters.learning_since = 0
 
 
 def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: Path) -> None:

@@ -1,6 +1,5 @@
 """The outer loop of Algorithm 1: learn, interact, and now and then log, evaluate and save."""
 
-import textwrap
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,14 +15,16 @@ from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
 from lsp.envs.user import Task
 from lsp.envs.workers import Environments, Failure, InProcess, Workers
-from lsp.errors import NotFinite, UserError, said, warn
+from lsp.errors import NotFinite, UserError, warn
 from lsp.evaluation import evaluate
 from lsp.interaction import Collector, EpisodeSummary
+from lsp.means import Means
 from lsp.methods import build_agent, build_learner, build_networks
 from lsp.metrics import MetricsLogger
 from lsp.prediction import has_images, write_film
 from lsp.replay import Replay
 from lsp.run import RunFolder
+from lsp.snapshot import Counters, Snapshot
 from lsp.storage import write_arrays
 
 
@@ -95,14 +96,9 @@ class Trainer:
         self.agent = build_agent(
             self.networks, "collect", config.num_envs, config.seed + 1, runtime
         )
-        self.learning_since: int | None = None
-        self.updates = 0
-        self.seconds = 0.0
-        self.means = Means()
-        self.last_return: float | None = None
-        self.eval_return: float | None = None
+        self.means, self.counters = Means(), Counters()
         self.save_seconds: float | None = None
-        self.owes_evaluation = self.owes_checkpoint = self.failed_to_save = False
+        self.owes_checkpoint = self.failed_to_save = False
         checkpoint = load_newest(folder.checkpoints)
         if checkpoint is None and not force:
             self._refuse_lost_checkpoints()
@@ -111,10 +107,14 @@ class Trainer:
         self.envs = self._environments(runtime.patience)
         opened.callback(self.envs.close)
         self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
+        self.snapshot = Snapshot(
+            *(self.networks, self.learner, self.agent, self.collector),
+            *(self.sampler, self.means, self.counters),
+        )
         self.metrics = MetricsLogger(folder.path)
         opened.callback(self.metrics.close)
         if checkpoint is not None:
-            self._restore(checkpoint, force)
+            self.snapshot.restore(checkpoint, folder.checkpoints, force)
         self.metrics.truncate(self.collector.env_steps)
         folder.record(config, runtime)
         self.fresh = checkpoint is None
@@ -154,7 +154,7 @@ class Trainer:
         clock = _Clock(self.env_steps)
         if self.fresh and self.saved_at < 0:
             self._try_to_save()
-        if self.owes_evaluation:
+        if self.counters.owes_evaluation:
             self.evaluate()
         while self.env_steps < steps and not self.stopping:
             # Update step c = 1..C
@@ -169,16 +169,16 @@ class Trainer:
             # Now and then
             due = _Due(before, self.env_steps)
             if due(schedule.log_every):
-                self.seconds += clock.lap()
+                self.counters.seconds += clock.lap()
                 listen(self._log(steps, clock.rate(self.env_steps)))
             if due(schedule.eval_every):
                 self.evaluate()
             if due(schedule.save_every):
                 self.owes_checkpoint = True
             if self.owes_checkpoint and self._can_save(due):
-                self.seconds += clock.lap()
+                self.counters.seconds += clock.lap()
                 self._try_to_save()
-        self.seconds += clock.lap()
+        self.counters.seconds += clock.lap()
         if self.evaluated_at != self.env_steps and not self.stopping:
             self.evaluate()
         if self.saved_at != self.env_steps:
@@ -186,19 +186,19 @@ class Trainer:
 
     def _updates_due(self) -> int:
         """Updates owed by now: one for every `update_every` env steps since learning began."""
-        if self.learning_since is None:
+        if self.counters.learning_since is None:
             return 0
         schedule, transfer = self.config.schedule, self.config.transfer
-        owed = (self.env_steps - self.learning_since) // schedule.update_every
+        owed = (self.env_steps - self.counters.learning_since) // schedule.update_every
         first = transfer.updates if transfer.relabel else schedule.pretrain
-        return first + owed - self.updates
+        return first + owed - self.counters.updates
 
     def _learn(self) -> None:
         batch = self.draw_batch()
         metrics = self.learner.update(batch)
-        self.updates += 1
+        self.counters.updates += 1
         if wrong := _not_finite(metrics):
-            what = f"{', '.join(wrong)} not finite in update {self.updates}"
+            what = f"{', '.join(wrong)} not finite in update {self.counters.updates}"
             raise self._stopped(NotFinite(f"{self.config.task}: {what}", batch))
         self.means.add(metrics)
 
@@ -226,27 +226,32 @@ class Trainer:
         return self.replay.sample(replay.batch, replay.length, self.sampler)
 
     def _end_episode(self, finished: EpisodeSummary) -> None:
-        self.last_return = finished.total
+        self.counters.last_return = finished.total
         values = {"episode/return": finished.total, "episode/length": finished.env_steps}
         if finished.success is not None:
             values["episode/success"] = float(finished.success)
         self.metrics.write("episode", self.env_steps, values)
-        filled = self.env_steps >= self.config.schedule.prefill
-        if filled and self.learning_since is None and len(self.replay) >= self.config.replay.length:
-            self.learning_since = self.env_steps
+        if self.counters.learning_since is None and self._filled():
+            self.counters.learning_since = self.env_steps
             self.collector.random = False
 
+    def _filled(self) -> bool:
+        config = self.config
+        enough = len(self.replay) >= config.replay.length
+        return enough and self.env_steps >= config.schedule.prefill
+
     def _log(self, steps: int, rate: float) -> Progress:
-        values: dict[str, Any] = {"steps_per_second": rate, "wall_hours": self.seconds / 3600}
+        counters = self.counters
+        values: dict[str, Any] = {"steps_per_second": rate, "wall_hours": counters.seconds / 3600}
         values |= self.means.take()
         values |= {name: float(x) for name, x in self.learner.probe_skills().items()}
-        values["updates"] = self.updates
+        values["updates"] = counters.updates
         if self.replay.lost:
             values["episodes_lost"] = len(self.replay.lost)
         if self.save_seconds is not None:
             values["save_seconds"], self.save_seconds = self.save_seconds, None
         self.metrics.write("train", self.env_steps, values)
-        return Progress(self.env_steps, steps, self.last_return, self.eval_return, rate)
+        return Progress(self.env_steps, steps, counters.last_return, counters.eval_return, rate)
 
     def evaluate(self) -> None:
         """Evaluate and write an `eval` line, and from pixels a film of what the model foresees.
@@ -255,7 +260,7 @@ class Trainer:
         """
         seconds = time.monotonic()
         episodes, seed = self.config.schedule.eval_episodes, self.config.seed
-        self.owes_evaluation = True
+        self.counters.owes_evaluation = True
         try:
             outcome = evaluate(
                 *(self.networks, self.make_env, episodes, seed, self.runtime),
@@ -263,11 +268,11 @@ class Trainer:
             )
         except _Stopped:
             return
-        self.owes_evaluation = False
-        values = outcome.metrics() | {"wall_hours": self.seconds / 3600}
+        self.counters.owes_evaluation = False
+        values = outcome.metrics() | {"wall_hours": self.counters.seconds / 3600}
         values["eval/seconds"] = time.monotonic() - seconds
         self.metrics.write("eval", self.env_steps, values)
-        self.eval_return, self.evaluated_at = values["eval/return"], self.env_steps
+        self.counters.eval_return, self.evaluated_at = values["eval/return"], self.env_steps
         if has_images(self.networks):
             write_film(self.networks, self.replay, self.folder.open_loop)
 
@@ -282,35 +287,7 @@ class Trainer:
         """
         began = time.monotonic()
         self.replay.store()
-        optimizers = {
-            f"{name}.{index}.{key}": value
-            for name, optimizer in self.learner.optimizers.items()
-            for index, state in optimizer.state_dict()["state"].items()
-            for key, value in state.items()
-        }
-        tensors = {
-            "networks": dict(self.networks.state_dict()),
-            "optimizers": optimizers,
-            "agent": self.agent.state(),
-            "learner": self.learner.state(),
-            "means": self.means.sums,
-        }
-        for name, tensor in {**tensors["networks"], **optimizers}.items():
-            if not torch.isfinite(tensor).all():
-                raise UserError(f"{self.folder.path}: {name} is not finite, and not saved")
-        facts = self.collector.facts() | {
-            "episodes": self.replay.num_episodes,
-            "updates": self.updates,
-            "learning_since": self.learning_since,
-            "seconds": self.seconds,
-            "sampler_rng": self.sampler.bit_generator.state,
-            "means_count": self.means.count,
-            "last_return": self.last_return,
-            "eval_return": self.eval_return,
-            "owes_evaluation": self.owes_evaluation,
-        }
-        checkpoint = Checkpoint(self.env_steps, tensors, self.collector.unfinished(), facts)
-        save(self.folder.checkpoints, checkpoint)
+        save(self.folder.checkpoints, self.snapshot.take(self.folder.path))
         self.saved_at, self.owes_checkpoint = self.env_steps, False
         self.save_seconds = (self.save_seconds or 0.0) + time.monotonic() - began
 
@@ -348,40 +325,6 @@ class Trainer:
                 "command"
             ) from error
 
-    def _restore(self, checkpoint: Checkpoint, force: bool) -> None:
-        try:
-            self._take_up(checkpoint, force)
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise UserError(
-                f"{self.folder.checkpoints}: the checkpoint at {checkpoint.env_steps} env steps "
-                f"does not fit these settings: {textwrap.shorten(said(error), 300)}"
-            ) from error
-
-    def _take_up(self, checkpoint: Checkpoint, force: bool) -> None:
-        facts, tensors = checkpoint.facts, checkpoint.tensors
-        self.networks.load_state_dict(tensors["networks"])
-        for name, optimizer in self.learner.optimizers.items():
-            state: dict[int, dict[str, torch.Tensor]] = {}
-            for path, value in tensors["optimizers"].items():
-                part, index, key = path.split(".")
-                if part == name:
-                    state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        same = _shapes(self.agent.state()) == _shapes(tensors["agent"])
-        if not same and not force:
-            raise ValueError("its agent has another state")
-        if same:
-            self.agent.load_state(tensors["agent"])
-        self.learner.load_state(tensors["learner"])
-        self.means = Means(tensors["means"], facts["means_count"])
-        self.updates, self.seconds = facts["updates"], facts["seconds"]
-        self.learning_since = facts["learning_since"]
-        self.last_return, self.eval_return = facts["last_return"], facts["eval_return"]
-        self.sampler.bit_generator.state = facts["sampler_rng"]
-        self.owes_evaluation = facts.get("owes_evaluation", False)
-        # Episodes go on only with an agent that remembers them.
-        self.collector.restore(facts, checkpoint.episode, take_up=same)
-
     def close(self) -> None:
         self._opened.close()
 
@@ -407,10 +350,6 @@ def _not_finite(metrics: Mapping[str, torch.Tensor]) -> list[str]:
     finite = torch.stack([metrics[name].isfinite() for name in names])
     # All at once: on a GPU each look would wait for it.
     return [name for name, fine in zip(names, finite.tolist()) if not fine]
-
-
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 class _Stopped(Exception):
@@ -445,21 +384,3 @@ class _Clock:
         rate = (env_steps - self.env_steps) / max(now - self.began_rate, 1e-9)
         self.env_steps, self.began_rate = env_steps, now
         return rate
-
-
-class Means:
-    """Running means of the metrics of updates, kept on the device until they are taken."""
-
-    def __init__(self, sums: dict[str, torch.Tensor] | None = None, count: int = 0):
-        self.sums, self.count = sums or {}, count
-
-    def add(self, metrics: dict[str, torch.Tensor]) -> None:
-        for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.float()
-        self.count += 1
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call; empty where there was no update."""
-        sums, count, self.sums, self.count = self.sums, self.count, {}, 0
-        values = torch.stack(list(sums.values())).tolist() if sums else []
-        return {name: value / count for name, value in zip(sums, values, strict=True)}

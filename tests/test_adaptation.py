@@ -97,7 +97,7 @@ def test_the_prefill_is_acted_by_the_transferred_policy(source, tmp_path):
     begin(trainer)
     assert not trainer.collector.random
     trainer.run(200)
-    assert trainer.updates == 0  # the prefill counts, and learning waits for its end
+    assert trainer.counters.updates == 0  # the prefill counts, and learning waits for its end
     trainer.close()
 
 
@@ -211,7 +211,7 @@ def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
     wanted = [sum(height(states[t], np.tile(actions[t], (2, 1)))) for t in range(1, 50)]
     np.testing.assert_allclose(first["reward"][1:50], wanted, rtol=1e-5)
     trainer.run(2)
-    assert trainer.updates == 7
+    assert trainer.counters.updates == 7
     assert trainer.env.step(actions[1])[1] != 0  # the environment pays the same function
     trainer.close()
 

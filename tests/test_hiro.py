@@ -529,7 +529,7 @@ def test_episodes_keep_the_goal_of_every_action_from_the_first_on(tmp_path, goal
     assert {"goal", "goal_step"} <= sample.keys()
     last = [line for line in read_metrics(tmp_path) if line["kind"] == "train"][-1]
     assert {"worker/reward", "manager/reward", "manager/relabelled"} <= last.keys()
-    assert trainer.updates == 5  # at 110, 120, ... 150 env steps
+    assert trainer.counters.updates == 5  # at 110, 120, ... 150 env steps
 
 
 def test_other_methods_note_nothing(tmp_path):
@@ -579,4 +579,4 @@ def test_a_point_mass_is_led_to_its_goal(tmp_path, goals):
     # Going straight there earns 16.5 of 20, random actions 2.
     random = np.mean([x["reward"].sum() for x in list(trainer.replay.episodes())[:25]])
     assert random < 4
-    assert trainer.eval_return > 9
+    assert trainer.counters.eval_return > 9

@@ -328,7 +328,7 @@ def test_three_envs_resume_exactly(tmp_path):
     whole = train(tmp_path / "whole", config, 330, kind=OPEN)
     # Broken off while acting at random, and while the agent acts; mostly in mid-episode.
     broken = train(tmp_path / "broken", config, 60, 220, 330, kind=OPEN)
-    assert whole.updates > 5
+    assert whole.counters.updates > 5
     assert len({len(rows) for rows in broken.collector.rows}) > 1
     assert_same_learning(whole, broken)
     assert whole.collector.numbers == broken.collector.numbers
@@ -351,11 +351,11 @@ def test_env_steps_are_those_of_all_envs(tmp_path):
     for episode in episodes:
         # Action repeat is 2, so the last step of an odd episode is half a one.
         assert episode["env_steps"].sum() == episode["obs/time"][-1, 0]
-    since, config = trainer.learning_since, trainer.config.schedule
+    since, config = trainer.counters.learning_since, trainer.config.schedule
     assert since >= config.prefill
     owed = config.pretrain + (trainer.env_steps - since) // config.update_every
     # Those of the last step are made before the next.
-    assert owed - 1 <= trainer.updates <= owed
+    assert owed - 1 <= trainer.counters.updates <= owed
 
 
 class Scripted:

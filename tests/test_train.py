@@ -56,7 +56,7 @@ def lines(path, kinds=("train", "episode", "eval")):
 def assert_same_learning(one, other):
     """Everything that the future of training depends on is the same, bit for bit."""
     assert one.env_steps == other.env_steps
-    assert one.updates == other.updates
+    assert one.counters.updates == other.counters.updates
     states = [
         t.networks.state_dict()
         | {f"agent/{name}": x for name, x in t.agent.state().items()}
@@ -137,7 +137,7 @@ def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(tmp_path, method, ru
         pytest.skip("no C++ compiler")
     config = make_config(method, "debug", seed=3)
     whole = train(tmp_path / "whole", config, 1300, runtime=runtime)
-    assert whole.updates > 2
+    assert whole.counters.updates > 2
     # Broken off in an episode of random actions, between two episodes, and in one of the agent's.
     stops = [600, 1000, 1100]
     broken = train(tmp_path / "broken", config, *stops, 1300, runtime=runtime)
@@ -306,4 +306,4 @@ def test_walking_up_the_slope_is_learned(tmp_path, method):
     # 20 steps of 1 less the way up are 17.2 at best; chance is 0, with a deviation of 2 or 3.
     random = np.mean([x["reward"].sum() for x in list(trainer.replay.episodes())[:10]])
     assert random < 7
-    assert trainer.eval_return > 12
+    assert trainer.counters.eval_return > 12
