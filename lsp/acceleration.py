@@ -16,7 +16,8 @@ from lsp.config import RuntimeConfig
 from lsp.distributions import Normal
 from lsp.errors import warn
 from lsp.imagination import RolloutNoise, Transition
-from lsp.native.build import CannotBuild, compiler
+from lsp.machine import bf16_features, compiler
+from lsp.native.build import CannotBuild
 from lsp.native.filtering import Filter
 from lsp.native.imagination import Imagination
 from lsp.native.mlp import NativeMLP
@@ -27,24 +28,10 @@ from lsp.world_model import Latent, Scan
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
 
 
-@cache
-def bf16_is_fast() -> bool:
-    """Whether the CPU multiplies bf16 matrices in hardware."""
-    return "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
-
-
 def precision(runtime: RuntimeConfig) -> torch.dtype:
     """What plans and rollouts are imagined in, here and by the user's settings."""
-    hardware = runtime.device.startswith("cuda") or bf16_is_fast()
+    hardware = runtime.device.startswith("cuda") or bool(bf16_features())
     return torch.bfloat16 if runtime.bf16 and hardware else torch.float32
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next((set(x.split()) for x in lines if x.startswith("flags")), set())
-    except OSError:
-        return set()
 
 
 class FastPath:

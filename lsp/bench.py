@@ -23,6 +23,7 @@ from lsp.config import Config, RuntimeConfig, make_config, to_dict
 from lsp.errors import UserError
 from lsp.flops import update_flops
 from lsp.learner import Learner
+from lsp.machine import cpu_name
 from lsp.networks import Networks
 from lsp.run import RunFolder
 from lsp.trainer import Progress, Trainer
@@ -283,7 +284,7 @@ def _settings(
 ) -> dict[str, Any]:
     on_gpu = runtime.device.startswith("cuda")
     return {
-        "machine": torch.cuda.get_device_name() if on_gpu else _cpu(),
+        "machine": torch.cuda.get_device_name() if on_gpu else cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -293,11 +294,3 @@ def _settings(
         "runtime": to_dict(runtime),
         "config": to_dict(config),
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")

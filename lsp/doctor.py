@@ -10,6 +10,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lsp.machine import bf16_features, compiler
+
 PACKAGES = (
     "latent-skill-planning",
     "torch",
@@ -22,6 +24,9 @@ PACKAGES = (
 )
 
 
+NO_COMPILER = "none: updates and planning take several times as long (apt install g++)"
+
+
 def report() -> list[tuple[str, str]]:
     """Name and value of everything worth knowing; what cannot be found out says so."""
     # First: loading the environments chooses the GL backend that is reported.
@@ -30,7 +35,7 @@ def report() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *((name, _version(name)) for name in PACKAGES),
         ("commit", _commit()),
-        ("C++ compiler", _compiler()),
+        ("C++ compiler", compiler() or NO_COMPILER),
         *_compute(),
         ("GL backend", os.environ.get("MUJOCO_GL") or "MuJoCo's own choice"),
         ("rendering", rendering),
@@ -71,12 +76,6 @@ def _commit() -> str:
     return answer.stdout.strip()
 
 
-def _compiler() -> str:
-    """What the kernels of `lsp/native` are compiled with."""
-    found = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
-    return found or "none: updates and planning take several times as long (apt install g++)"
-
-
 def _compute() -> list[tuple[str, str]]:
     try:
         torch = importlib.import_module("torch")
@@ -86,19 +85,9 @@ def _compute() -> list[tuple[str, str]]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return [
         ("threads", f"{torch.get_num_threads()} used by torch, {os.cpu_count()} cores"),
-        ("CPU for bf16", _bf16_features()),
+        ("CPU for bf16", ", ".join(bf16_features()) or "neither AMX nor AVX-512 BF16"),
         ("GPU", ", ".join(gpus) or "none"),
     ]
-
-
-def _bf16_features() -> str:
-    """The instructions that make bf16 fast: AMX most, AVX-512 BF16 less."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return "unknown (this system has no /proc/cpuinfo)"
-    found = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
-    return ", ".join(found) or "neither AMX nor AVX-512 BF16"
 
 
 def _rendering() -> str:

@@ -12,7 +12,7 @@ from lsp.acceleration import CompiledPath, FastPath
 from lsp.behavior import score_plans
 from lsp.config import make_config
 from lsp.learner import Learner
-from lsp.native.build import compiler
+from lsp.machine import compiler
 from lsp.networks import Networks
 from lsp.world_model import Latent
 

@@ -18,7 +18,8 @@ from lsp.acceleration import CompiledPath, FastPath, NativePath, acting_path, fa
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import RunWarning
 from lsp.learner import Learner
-from lsp.native.build import CannotBuild, compiler, library
+from lsp.machine import compiler
+from lsp.native.build import CannotBuild, library
 from lsp.networks import Networks
 from lsp.world_model import Latent
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lsp.config import RuntimeConfig, make_config
+from lsp.machine import compiler
 from lsp.metrics import read_metrics
-from lsp.native.build import compiler
 from lsp.run import RunFolder, provenance
 from lsp.trainer import Trainer
 

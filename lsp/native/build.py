@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from ctypes import CDLL
@@ -11,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+from lsp.machine import compiler, cpu_features, cpu_name
 
 SOURCES = Path(__file__).parent
 FLAGS = (
@@ -23,11 +24,6 @@ MINUTES = 5  # that a compiler may take before it is given up
 
 class CannotBuild(Exception):
     """Why there are no kernels here, in a few words."""
-
-
-def compiler() -> str | None:
-    """A C++ compiler, if there is one."""
-    return next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
 
 
 @cache
@@ -82,15 +78,7 @@ def _key(command: str) -> str:
     seen = hashlib.sha256()
     for source in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp"))):
         seen.update(source.read_bytes())
-    for part in (command, *FLAGS, torch.__version__, torch.__file__, platform.machine(), _cpu()):
+    machine = platform.machine(), cpu_name(), *sorted(cpu_features())
+    for part in (command, *FLAGS, torch.__version__, torch.__file__, *machine):
         seen.update(part.encode())
     return seen.hexdigest()[:16]
-
-
-def _cpu() -> str:
-    """What -march=native depends on."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next((x for x in lines if x.startswith(("flags", "Features"))), "")
-    except OSError:
-        return platform.processor()
