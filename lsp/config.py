@@ -32,6 +32,9 @@ class ModelConfig:
     """Layers of the reward head (Dreamer v1)."""
     cnn_depth: int = 32
     """Channels of the first convolution, for image observations (Dreamer v1)."""
+    decoded_images: int | None = None
+    """Images of a batch that are decoded, at most, drawn anew in each update; None decodes all
+    (Dreamer v1). Those of a sequence are alike, and decoding costs most of an update (ours)."""
     layer_norm: bool = False
     """LayerNorm before every activation (ours)."""
     obs_transform: Literal["raw", "symlog"] = "raw"
@@ -400,6 +403,9 @@ def _problems(config: Config) -> list[str]:
         "schedule.save_every": schedule.save_every,
         "model.deter": config.model.deter,
         "model.stoch": config.model.stoch,
+        "model.decoded_images": 1
+        if config.model.decoded_images is None
+        else config.model.decoded_images,
     }
     at_least_zero = {
         "transfer.updates": config.transfer.updates,
@@ -494,6 +500,7 @@ def _fast() -> Config:
             encoder=(128, 96),
             decoder=(128, 128),
             cnn_depth=8,  # pixels: an eighth of the time of 32, most of which is convolutions
+            decoded_images=128,  # of 512
             reward=(64,),
             layer_norm=True,  # steadier at the higher learning rates below
             obs_transform="symlog",  # quadruped's imu reaches 249; raw, it swamps the loss
@@ -685,6 +692,7 @@ _ADDED: dict[type, dict[str, Any]] = {
     },
     SkillsConfig: {"source": "planned", "intrinsic": True},
     PlannerConfig: {"over": "skills"},
+    ModelConfig: {"decoded_images": None},
 }
 """Settings that earlier versions did not record, and what they amounted to."""
 

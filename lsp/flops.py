@@ -35,9 +35,13 @@ def update_flops(networks: Networks) -> UpdateFlops:
 def _world_model(networks: Networks) -> int:
     """Multiplications: every layer forward and both ways backward, but for the images' and
     vectors' own gradient."""
-    replay, model = networks.config.replay, networks.world_model
+    model, states = networks.world_model, _states(networks)
     first = sum(_first(part) for part in model.encoder.children())
-    return replay.batch * replay.length * (3 * multiplications(model) - first)
+    count = states * (3 * multiplications(model) - first)
+    decoded = networks.config.model.decoded_images
+    if decoded is not None and model.decoder.images:
+        count -= max(0, states - decoded) * 3 * multiplications(model.decoder.conv)
+    return count
 
 
 def _planner(networks: Networks) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lsp.config import ModelConfig
@@ -101,19 +101,24 @@ class Decoder(nn.Module):
         return means
 
     def log_prob(
-        self, feature: Float[Tensor, "*batch features"], target: Observation
-    ) -> tuple[Float[Tensor, "*batch"], dict[str, Tensor]]:
-        """ln q(o | s), summed over everything observed, and the error of each key (RMS)."""
-        log_prob, errors = feature.new_zeros(feature.shape[:-1]), dict[str, Tensor]()
+        self,
+        feature: Float[Tensor, "rows features"],
+        target: Observation,
+        decoded: Int[Tensor, " images"] | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """ln q(o | s), summed over everything observed, and the error of each key (RMS); both on
+        average over rows. For images the rows `decoded` may stand for all."""
+        log_prob, errors = feature.new_zeros(()), dict[str, Tensor]()
         if self.vectors:
             normal = self.vector(feature)
             truth = torch.cat([target[key] for key in self.vectors], -1)
-            log_prob = log_prob + normal.log_prob(truth)
+            log_prob = log_prob + normal.log_prob(truth).mean()
             errors |= _rms(normal.mean - truth, self.vectors, axis=-1)
         if self.images:
-            truth = torch.cat([target[key] for key in self.images], -3)
-            error = self.conv(feature) - truth
-            log_prob = log_prob - 0.5 * (error.square() + LOG_2PI).sum((-1, -2, -3))
+            rows = slice(None) if decoded is None else decoded
+            truth = torch.cat([target[key][rows] for key in self.images], -3)
+            error = self.conv(feature[rows]) - truth
+            log_prob = log_prob - 0.5 * (error.square() + LOG_2PI).sum((-1, -2, -3)).mean()
             errors |= _rms(error, self.images, axis=-3)
         return log_prob, errors
 

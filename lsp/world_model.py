@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lsp.config import ModelConfig
@@ -181,15 +181,17 @@ class WorldModel(nn.Module):
         )
         feature = latents.feature
 
-        log_obs, errors = self.decoder.log_prob(feature, targets)
+        flat = {key: x.flatten(0, 1) for key, x in targets.items()}
+        decoded = self._draw_decoded(feature.shape[0] * feature.shape[1], generator)
+        log_obs, errors = self.decoder.log_prob(feature.flatten(0, 1), flat, decoded)
         error = self.reward_head(feature).squeeze(-1) - batch["reward"] * config.reward_scale
-        log_reward = -0.5 * (error.square() + LOG_2PI)
+        log_reward = -0.5 * (error.square() + LOG_2PI).mean()
         kl = posterior.kl(prior).mean()
         # Averaged before the free nats are taken off, as Dreamer v1 does.
-        loss = config.kl_scale * kl.clamp(min=config.free_nats) - (log_obs + log_reward).mean()
+        loss = config.kl_scale * kl.clamp(min=config.free_nats) - (log_obs + log_reward)
         metrics = {
             "model/kl": kl,
-            "model/obs_log_prob": log_obs.mean(),
+            "model/obs_log_prob": log_obs,
             "model/reward_error": error.detach().square().mean().sqrt(),
             "model/prior_std": prior.std.mean(),
             "model/posterior_std": posterior.std.mean(),
@@ -201,3 +203,11 @@ class WorldModel(nn.Module):
             loss = loss + termination
             metrics["model/termination_loss"] = termination
         return loss, latents, {"model/loss": loss} | metrics
+
+    def _draw_decoded(self, rows: int, generator: torch.Generator) -> Int[Tensor, " images"] | None:
+        """Which of a batch's images the decoder learns from; None is all of them."""
+        count = self.config.decoded_images
+        if count is None or not self.decoder.images:
+            return None
+        order = torch.randperm(rows, generator=generator, device=generator.device)
+        return order[:count]

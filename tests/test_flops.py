@@ -43,10 +43,14 @@ def counted(work):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("shapes", [VECTORS, IMAGE], ids=["proprio", "pixels"])
+@pytest.mark.parametrize(
+    ("shapes", "model"),
+    [(VECTORS, {}), (IMAGE, {}), (IMAGE, {"decoded_images": 8})],
+    ids=["proprio", "pixels", "some pixels decoded"],
+)
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_an_update_runs_about_the_operations_it_needs(method, shapes):
-    networks = make_networks(method, shapes)
+def test_an_update_runs_about_the_operations_it_needs(method, shapes, model):
+    networks = make_networks(method, shapes, **({"model": model} if model else {}))
     learner, batch = Learner(networks, 0), make_batch(networks, shapes)
     needed = update_flops(networks)
     data = {key: torch.as_tensor(x) for key, x in batch.items()}

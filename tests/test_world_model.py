@@ -273,6 +273,34 @@ def test_repeated_updates_on_one_batch_of_images_lower_the_loss():
     assert errors[-1] < 0.75 * errors[0]
 
 
+def images_loss(batch, **changes):
+    model = make_model(replace(SMALL, **changes), shapes={"image": (64, 64, 3)})
+    loss, _, metrics = model.loss(batch, seeded())
+    return model, loss, metrics["model/error/image"].item()
+
+
+def test_some_images_of_a_batch_stand_for_all_of_them():
+    rows, length = 3, 4
+    batch = make_batch(rows, length)
+    del batch["obs/position"]
+    size = (rows, length, 64, 64, 3)
+    batch["obs/image"] = torch.randint(256, size, dtype=torch.uint8, generator=seeded(7))
+    _, whole, error = images_loss(batch)
+    for enough in (12, 100):
+        _, loss, same = images_loss(batch, decoded_images=enough)
+        assert loss.item() == pytest.approx(whole.item(), rel=1e-5)
+        assert same == pytest.approx(error, rel=1e-5)
+    # Where one image is unlike the grey others, some draws see it, half of them on average.
+    batch["obs/image"][:] = 128
+    batch["obs/image"][1, 2] = 255
+    model, *_ = images_loss(batch, decoded_images=6)
+    losses = torch.stack([model.loss(batch, seeded(i))[0].detach() for i in range(40)])
+    exact = make_model(SMALL, shapes={"image": (64, 64, 3)})
+    truth = torch.stack([exact.loss(batch, seeded(i))[0].detach() for i in range(40)])
+    assert losses.std() > 10 * truth.std()
+    assert (losses.mean() - truth.mean()).abs() < 2 * losses.std() / 40**0.5
+
+
 def test_images_are_read_as_numbers_around_zero_with_channels_first():
     model = make_model(shapes={"image": (64, 64, 3)})
     image = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
