@@ -1,7 +1,5 @@
 """Training, loading and evaluating runs: what the command line and `import lsp` offer."""
 
-import ctypes
-import platform
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import Any, Literal
 import gymnasium
 import torch
 
+from lsp import memory
 from lsp.adaptation import begin, check, transferred
 from lsp.checkpoint import load_newest
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code
@@ -23,8 +22,6 @@ from lsp.methods import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.run import RunFolder
 from lsp.trainer import Progress, Trainer, env_maker
 from lsp.video import VideoWriter
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def train(
@@ -107,20 +104,12 @@ def prepare_torch(runtime: RuntimeConfig) -> None:
         torch.set_num_threads(runtime.threads)
     # Saturated units make denormals, on which matrix products are many times slower.
     torch.set_flush_denormal(True)
-    _keep_freed_memory()
+    memory.keep_freed()
     kind = runtime.device.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UserError(f"unknown device {runtime.device!r}: choose cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {runtime.device!r}: PyTorch finds no GPU here; use --device cpu")
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc not to return freed memory: getting it back costs a page fault for every 4 KB."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from lsp import memory
 from lsp.checkpoint import Checkpoint, load_newest, save
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
@@ -273,6 +274,7 @@ class Trainer:
         values["eval/seconds"] = time.monotonic() - seconds
         self.metrics.write("eval", self.env_steps, values)
         self.counters.eval_return, self.evaluated_at = values["eval/return"], self.env_steps
+        memory.give_back()
         if has_images(self.networks):
             write_film(self.networks, self.replay, self.folder.open_loop)
 

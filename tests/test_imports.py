@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 # Lowest first; a module imports only from lines above its own. A folder stands for all it holds.
 # planner stands low because it gets the model as a function and knows nothing of networks.
 LAYERS = (
-    {"errors", "machine", "tasks"},
+    {"errors", "machine", "memory", "tasks"},
     {"config", "storage", "lock"},
     {"seal"},
     {"nets", "distributions", "returns", "envs", "metrics", "means", "statistics"},
