@@ -25,6 +25,10 @@ from lsp.world_model import Latent
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
+HAS_BF16 = compiler() is not None and lsp.native.layers._can_multiply(torch.bfloat16)
+bf16_products = pytest.mark.skipif(not HAS_BF16, reason="no small products in bf16 on this CPU")
+PRECISIONS = [torch.float32, pytest.param(torch.bfloat16, marks=bf16_products)]
+
 ACTIONS = 3
 # What rounding leaves in fp32, relative to the size of a whole tensor.
 CLOSE = 2e-5
@@ -100,6 +104,7 @@ def test_imagination_without_skills_is_the_reference(method):
     assert method == "cem" or distance(found[1], expected[1]) < CLOSE
 
 
+@bf16_products
 def test_bf16_stays_near_the_reference():
     networks = make_networks()
     twin = NativePath(networks, torch.bfloat16).twin
@@ -208,9 +213,10 @@ def test_a_copy_of_networks_computes_for_itself():
     assert copy.judge(feature).reward.abs().max() > 0
 
 
-def test_nan_comes_through():
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_nan_comes_through(dtype):
     networks = make_networks()
-    twin = NativePath(networks, torch.bfloat16).twin
+    twin = NativePath(networks, dtype).twin
     with torch.no_grad():
         networks.policy.net[0].bias[0] = float("nan")
     assert all(x.isnan().any() for x in rollout(networks, twin.imagine, [])[0])
@@ -218,9 +224,10 @@ def test_nan_comes_through():
     assert networks.world_model.reward_head(x).isnan().all()
 
 
-def test_the_same_again_is_the_same_to_the_bit():
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_the_same_again_is_the_same_to_the_bit(dtype):
     networks = make_networks()
-    twin = NativePath(networks, torch.bfloat16).twin
+    twin = NativePath(networks, dtype).twin
     once, again = (
         rollout(networks, twin.imagine, list(twin.policy.parameters()), 130) for _ in range(2)
     )
@@ -332,5 +339,5 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="counts on Linux's /proc")
 def test_kernels_of_another_processor_are_other_kernels(monkeypatch):
     here = lsp.native.build._key("g++")
-    monkeypatch.setattr(lsp.native.build, "_cpu", lambda: "flags: other")
+    monkeypatch.setattr(lsp.native.build, "cpu_features", lambda: {"another"})
     assert lsp.native.build._key("g++") != here
