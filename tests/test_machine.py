@@ -38,7 +38,7 @@ def test_the_first_core_stands_for_all(described):
 def test_other_processors_name_their_features_otherwise(described):
     described(ARM)
     assert machine.cpu_features() == {"fp", "asimd", "bf16"}
-    assert machine.bf16_features() == []  # bf16 of ARM is not looked for
+    assert machine.bf16_features() == []
 
 
 def test_a_system_that_describes_nothing_has_no_features(described):
