@@ -7,10 +7,11 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from dm_control.rl.control import PhysicsError
 
 from lsp.envs import make_env, rendering_problem, task_names
 from lsp.envs.action_repeat import ActionRepeat
-from lsp.envs.dmc import DMControlEnv, split_task
+from lsp.envs.dmc import DMControlEnv, load_control, split_task
 from lsp.errors import UserError
 
 TASKS = [
@@ -74,6 +75,29 @@ def test_an_episode_is_a_pure_function_of_its_seed(envs, task):
     other = play(env, 8, actions)
     assert_identical(fresh, play(env, 1, actions))
     assert not np.array_equal(fresh[0][2], other[0][2])
+
+
+@pytest.mark.parametrize("task", [*TASKS, "quadruped_reach"])
+def test_an_episode_is_dm_controls_own(task):
+    env, theirs = DMControlEnv(task), load_control(*split_task(task))
+    actions = actions_for(env, 50)
+    shown = play(env, 5, actions)
+    seed = gymnasium.utils.seeding.np_random(5)[0].integers(2**32)
+    theirs.task._random = np.random.RandomState(seed)
+    theirs.reset()
+    for action, (observation, reward, _) in zip(actions, shown[1:], strict=True):
+        step = theirs.step(env._to_control(action.astype(np.float32)))
+        assert step.reward == reward
+        for key, value in step.observation.items():
+            np.testing.assert_array_equal(np.float32(value).reshape(-1), observation[key])
+
+
+def test_a_simulation_that_becomes_unstable_says_so(envs):
+    env = envs["walker_walk"]
+    env.reset(seed=0)
+    env._env.physics.data.qvel[:] = 1e30
+    with pytest.raises(PhysicsError, match="walker_walk: the simulation has become unstable"):
+        env.step(np.zeros(6, np.float32))
 
 
 def test_reset_without_a_seed_continues_the_generator(envs):
