@@ -3,13 +3,36 @@
 import os
 import tempfile
 
+import jaxtyping
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook("lsp", "beartype.beartype")
+jaxtyping.install_import_hook("lsp", "beartype.beartype")
+
+from lsp.trainer import Trainer  # noqa: E402
 
 # The tests run in parallel processes that share the cores.
 torch.set_num_threads(1)
 
 # The key that runs are sealed with must not be the developer's own.
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="lsp-tests-")
+
+# Checking doubles the time of a training, whose later updates are the first ones over again.
+CHECKED_UPDATES = 10
+_learn = Trainer._learn
+_updates = 0
+
+
+def _count_and_learn(trainer):
+    global _updates
+    _updates += 1
+    jaxtyping.config.update("jaxtyping_disable", _updates > CHECKED_UPDATES)
+    _learn(trainer)
+
+
+Trainer._learn = _count_and_learn
+
+
+def pytest_runtest_setup():
+    global _updates
+    _updates = 0
+    jaxtyping.config.update("jaxtyping_disable", False)
