@@ -17,22 +17,17 @@ torch.set_num_threads(1)
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="lsp-tests-")
 
 # Checking doubles the time of a training, whose later updates are the first ones over again.
-CHECKED_UPDATES = 10
+CHECKED_UPDATES = 3
 _learn = Trainer._learn
-_updates = 0
 
 
-def _count_and_learn(trainer):
-    global _updates
-    _updates += 1
-    jaxtyping.config.update("jaxtyping_disable", _updates > CHECKED_UPDATES)
+def _learn_checked_at_first(trainer):
+    jaxtyping.config.update("jaxtyping_disable", trainer.counters.updates >= CHECKED_UPDATES)
     _learn(trainer)
 
 
-Trainer._learn = _count_and_learn
+Trainer._learn = _learn_checked_at_first
 
 
 def pytest_runtest_setup():
-    global _updates
-    _updates = 0
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -35,7 +35,8 @@ def source(tmp_path_factory):
         if (method, task) not in made:
             path = tmp_path_factory.mktemp("source") / f"{method}-{task}"
             config = make_config(method, "debug", task=task)
-            lsp.train(config, path, 1200, PLAIN)
+            schedule = replace(config.schedule, eval_every=0)
+            lsp.train(replace(config, schedule=schedule), path, 1200, PLAIN)
             made[method, task] = path
         return made[method, task]
 
