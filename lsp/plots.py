@@ -229,15 +229,15 @@ def _draw_seeds(
 
 def _draw_reference(axes: Axes, rows: list[dict[str, str]], last: int) -> None:
     """One colour an algorithm, one kind of dashes a source."""
-    groups = _seed_curves(rows, ("algorithm", "source"), "score")
-    algorithms = sorted({algorithm for algorithm, _ in groups})
-    sources = sorted({source for _, source in groups})
+    groups = _seed_curves(rows, ("algorithm", "obs", "source"), "score")
+    algorithms = sorted({algorithm for algorithm, _, _ in groups})
+    sources = sorted({source for _, _, source in groups})
     colors = dict(zip(algorithms, itertools.cycle(_REFERENCE_COLORS)))
     dashes = dict(zip(sources, itertools.cycle(_DASHES)))
-    for (algorithm, source), seeds in groups.items():
+    for (algorithm, obs, source), seeds in groups.items():
         # One point past the end, so that the line reaches it.
         clipped = [_until(curve, last) for curve in seeds]
-        label = f"{algorithm}, published ({source}, {_count(len(seeds), 'seed')})"
+        label = f"{algorithm}, published ({obs}, {source}, {_count(len(seeds), 'seed')})"
         style = {"linestyle": dashes[source], "linewidth": 1.2, "markersize": 2.5}
         _draw_seeds(axes, clipped, label, colors[algorithm], band=0.06, zorder=2, **style)
 

@@ -163,7 +163,7 @@ def test_published_curves_are_those_of_the_task_and_clipped_to_our_steps(tmp_pat
     reference = write_csv(tmp_path / "published.csv", header, rows)
     plots.plot_results(folder, tmp_path / "out.png", reference)
     lines = curves(drawn[0].axes[0])
-    published = lines.pop("tdmpc2, published (a/b, 1 seed)")
+    published = lines.pop("tdmpc2, published (proprio, a/b, 1 seed)")
     assert published.get_xydata()[:, 0].tolist() == [0, 15000, 30000]
     assert list(lines) == ["lsp (proprio, fast, 1 seed)"]
     assert np.isclose(drawn[0].axes[0].get_xlim()[1], 20400)
