@@ -317,8 +317,9 @@ def test_figures_share_their_runs():
 
 def test_no_source_is_trained_further_by_another_figure():
     for scale in SCALES.values():
-        lengths = {run.name: run.steps for run in runs_of(find_targets("all", scale))}
-        for run in runs_of(find_targets("all", scale)):
+        runs = runs_of(find_targets("all", scale))
+        lengths = {run.name: run.steps for run in runs}
+        for run in runs:
             if run.source:
                 assert lengths[run.source.name] == run.source.steps
 

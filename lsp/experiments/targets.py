@@ -46,7 +46,7 @@ class Scale:
 SCALES = {
     "paper": Scale("paper", (0, 1, 2), 1_000_000, 500_000, 500_000, 100_000),
     "small": Scale("fast", (0, 1, 2), 100_000, 250_000, 100_000, 60_000),
-    "debug": Scale("debug", (0,), 400, 1000, 400, 1000, eval_every=400),
+    "debug": Scale("debug", (0,), 400, 1000, 400, 1000, eval_every=1000),
 }
 """`debug` shows that everything runs, for tests; its sources hold a whole episode to relabel."""
 
