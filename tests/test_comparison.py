@@ -26,6 +26,7 @@ def write_runs(target, storage, task, method, curves):
         for step, value in curve.items():
             logger.write("eval", step, {"eval/return": value})
         logger.close()
+        (folder / "checkpoints" / f"step-{max(curve):09d}").mkdir(parents=True)
 
 
 def test_a_method_is_looked_at_over_all_its_tasks(target, tmp_path):
@@ -39,13 +40,14 @@ def test_a_method_is_looked_at_over_all_its_tasks(target, tmp_path):
     assert found.ours_better is None
 
 
-def test_ours_is_compared_task_by_task_where_both_have_been_evaluated(target, tmp_path):
-    write_runs(target, tmp_path, "walker_walk", "lsp", [{50_000: 500, 100_000: 900}] * 2)
-    write_runs(target, tmp_path, "cheetah_run", "lsp", [{50_000: 100, 100_000: 400}] * 2)
-    write_runs(target, tmp_path, "walker_walk", "no_mi", [{50_000: 400}, {50_000: 600}])
-    write_runs(target, tmp_path, "cheetah_run", "no_mi", [{50_000: 300, 100_000: 300}] * 2)
+def test_ours_is_compared_task_by_task_by_finished_runs(target, tmp_path):
+    write_runs(target, tmp_path, "walker_walk", "lsp", [{50_000: 500, 100_000: 500}] * 2)
+    write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: 400}] * 2 + [{50_000: 0}])
+    write_runs(target, tmp_path, "walker_walk", "no_mi", [{100_000: 400}, {100_000: 600}])
+    write_runs(target, tmp_path, "cheetah_run", "no_mi", [{100_000: 300}, {50_000: 900}])
     found = standing(target, "no_mi", tmp_path)
-    # Against 400 and 600 at 50k env steps one of two, against 300 at 100k always.
+    assert (found.tasks, found.runs) == (2, 3)
+    # Against 400 and 600 one of two, against 300 always.
     assert found.ours_better.value == pytest.approx((0.5 + 1) / 2)
     assert standing(target, "dreamer", tmp_path) == (0, 0, None, None)
 
@@ -61,4 +63,4 @@ def test_the_table_has_every_method(target, tmp_path):
     assert rows["cem"]["lsp_better"] == "1.00"
     assert rows["hiro"]["iqm"] == ""
     assert (tmp_path / "out.png").stat().st_size > 5000
-    assert "partial: 0 of" in (tmp_path / "out.md").read_text()
+    assert "partial: 4 of" in (tmp_path / "out.md").read_text()

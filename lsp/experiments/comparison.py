@@ -1,6 +1,7 @@
 """Methods over several tasks: where each stands, and how probably ours beats it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lsp import plots
-from lsp.experiments.curves import STATISTICS, at, evaluations, partial_note, write_rows
-from lsp.experiments.targets import Target
+from lsp.experiments.curves import STATISTICS, evaluations, partial_note, write_rows
+from lsp.experiments.targets import Curve, Target
 from lsp.statistics import Estimate, iqm, probability_of_improvement
 
 OURS = "lsp"
@@ -18,8 +19,8 @@ HEADER = ("method", "tasks", "runs", *STATISTICS)
 
 
 class Standing(NamedTuple):
-    """Of a method: tasks and runs that it has been evaluated on, the interquartile mean of its
-    last returns, and the probability that a run of ours beats one of it; None without any."""
+    """Of a method: its finished runs and their tasks, the interquartile mean of their last
+    returns, and the probability that a run of ours beats one of them; None without any."""
 
     tasks: int
     runs: int
@@ -41,32 +42,35 @@ def write_comparison(target: Target, storage: Path, out: Path) -> None:
     _draw_intervals(right, better, f"probability that {OURS} is better")
     right.axvline(0.5, color="#999999", linewidth=0.8, zorder=0)
     right.set_xlim(0, 1)
-    left.invert_yaxis()
+    left.set_ylim(len(standings) - 0.5, -0.5)
     figure.suptitle(note)
     plots.save_figure(figure, out.with_suffix(".png"))
 
 
 def standing(target: Target, label: str, storage: Path) -> Standing:
-    """Each task is looked at where all seeds of the method have been evaluated last, and compared
-    with ours where both have."""
+    """Finished runs only: their last evaluations, compared with ours task by task."""
     last, ours, theirs = [], [], []
     for panel in dict.fromkeys(curve.panel for curve in target.curves):
-        lines = {x.label: evaluations(x, storage) for x in target.curves if x.panel == panel}
-        mine, seeds = lines.get(OURS), lines.get(label)
-        if not seeds:
-            continue
-        end = min(steps[-1] for steps, _ in seeds)
-        last.append(at(seeds, end))
-        if mine and label != OURS:
-            common = min(end, min(steps[-1] for steps, _ in mine))
-            ours.append(at(mine, common))
-            theirs.append(at(seeds, common))
+        lines = {x.label: _returns(x, storage) for x in target.curves if x.panel == panel}
+        mine, seeds = lines.get(OURS, []), lines.get(label, [])
+        if seeds:
+            last.append(np.array(seeds))
+        if seeds and mine and label != OURS:
+            ours.append(np.array(mine))
+            theirs.append(np.array(seeds))
     return Standing(
         len(last),
         sum(len(x) for x in last),
         iqm(last) if last else None,
         probability_of_improvement(ours, theirs) if ours else None,
     )
+
+
+def _returns(curve: Curve, storage: Path) -> list[float]:
+    """The last return of each finished run."""
+    finished = tuple(run for run in curve.runs if run.finished(storage))
+    seeds = evaluations(replace(curve, runs=finished), storage)
+    return [float(values[-1]) for _, values in seeds]
 
 
 def _labels(target: Target) -> Sequence[str]:

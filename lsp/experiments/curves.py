@@ -22,7 +22,8 @@ _STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle
 
 
 def draw_curves(target: Target, storage: Path, out: Path) -> None:
-    """A panel for each task: IQM over seeds of the evaluations, with 95 % bootstrap intervals."""
+    """A panel for each task: IQM over seeds of the evaluations, with 95 % bootstrap intervals; on
+    from where not all seeds are yet, a thin line for each."""
     panels = list(dict.fromkeys(curve.panel for curve in target.curves))
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -96,6 +97,9 @@ def _draw(axes: Axes, curve: Curve, storage: Path) -> None:
     label = f"{curve.label} ({len(seeds)} of {len(curve.runs)} seeds)"
     axes.plot(steps, middle.value, label=label, marker="o", markersize=3, **style)
     axes.fill_between(steps, middle.low, middle.high, color=style["color"], alpha=0.15, linewidth=0)
+    for each, returns in seeds:
+        beyond = each >= steps[-1]
+        axes.plot(each[beyond], returns[beyond], linewidth=0.8, alpha=0.6, **style)
 
 
 def _row(curve: Curve, lsp: Curve | None, storage: Path) -> tuple[str, ...]:
