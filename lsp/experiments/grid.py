@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -31,7 +32,7 @@ class Run:
     steps: int
     source: "Run | None" = None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Of its folder: readable, and one for one with the settings. The length is no part of it,
         but that of the source is."""
