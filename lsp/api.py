@@ -19,6 +19,7 @@ from lsp.errors import UserError
 from lsp.evaluation import Evaluation
 from lsp.evaluation import evaluate as evaluate_networks
 from lsp.methods import AnyAgent, AnyNetworks, build_agent, build_networks
+from lsp.networks import Networks
 from lsp.run import RunFolder
 from lsp.trainer import Progress, Trainer, env_maker
 from lsp.video import VideoWriter
@@ -207,18 +208,27 @@ def evaluate(
     device: str = "cpu",
     env: Task | None = None,
     trust: bool = False,
+    skills: Literal["planned", "prior"] | None = None,
 ) -> Evaluation:
     """Evaluate a run's newest checkpoint; film its first episode where `video` is given.
+
+    `skills` are planned or drawn from N(0, I), whatever the run was trained with: what planning
+    is worth to one set of weights.
 
     A run on a task that was passed from Python needs it again, as `env`; one that names your own
     code needs it, or `trust`.
 
-    Raises UserError if there is no checkpoint, `env` is lacking, or nothing can be rendered.
+    Raises UserError if there is no checkpoint, `env` is lacking, nothing can be rendered, or the
+    method has no skills to choose from.
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
     networks = load_networks(logdir, device, env, trust)
     config = networks.config
+    if skills is not None:
+        if not isinstance(networks, Networks) or not config.has_skills:
+            raise UserError(f"{config.method} has no skills: leave out the choice of them")
+        networks.config = replace(config, skills=replace(config.skills, source=skills))
     make, runtime = _env_maker(config, env), _runtime_of(networks)
     if video is None:
         return evaluate_networks(networks, make, episodes, config.seed, runtime)

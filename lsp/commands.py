@@ -157,6 +157,8 @@ class Eval:
     """`cpu` or `cuda`."""
     trust: bool = False
     """Run the code that the run's settings name: a task or reward of your own."""
+    skills: Literal["planned", "prior"] | None = None
+    """Plan skills, or draw them from N(0, I), whatever the run was trained with."""
 
     def main(self) -> None:
         from lsp import api
@@ -164,7 +166,9 @@ class Eval:
 
         api.prepare_torch(RuntimeConfig(device=self.device))
         video = RunFolder(self.run).video if self.video else None
-        outcome = api.evaluate(self.run, self.episodes, video, self.device, trust=self.trust)
+        outcome = api.evaluate(
+            *(self.run, self.episodes, video, self.device), trust=self.trust, skills=self.skills
+        )
         for number, total in enumerate(outcome.returns):
             print(f"episode {number}: return {total:.1f}, {outcome.lengths[number]} env steps")
         if outcome.success is not None:

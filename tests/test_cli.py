@@ -77,6 +77,27 @@ def test_eval_repeats_the_evaluation_of_the_training(trained, capsys):
     assert f"return {last['eval/return']:.1f} ± 0.0" in capsys.readouterr().out
 
 
+def test_eval_can_draw_skills_instead_of_planning_them(trained, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("planned")
+
+    planned, chosen = (lsp.evaluate(trained, 2, skills=x).returns for x in (None, "planned"))
+    np.testing.assert_array_equal(planned, chosen)
+    monkeypatch.setattr("lsp.agent.plan_skills", refuse)
+    assert (lsp.evaluate(trained, 2, skills="prior").returns != planned).any()
+    with pytest.raises(AssertionError, match="planned"):
+        lsp.evaluate(trained, 1)
+
+
+@pytest.mark.parametrize("method", ["dreamer", "cem", "hiro"])
+def test_eval_has_no_skills_to_choose_without_skills(method, tmp_path, capsys):
+    run(f"train {DEBUG} --method {method} --steps 0 --logdir {tmp_path}")
+    with pytest.raises(SystemExit) as caught:
+        run(f"eval {tmp_path} --skills prior")
+    assert caught.value.code == 2
+    assert f"{method} has no skills" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
 def test_eval_films_an_episode(trained):
     run(f"eval {trained} --episodes 1 --video")
