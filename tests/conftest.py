@@ -14,7 +14,8 @@ from lsp.trainer import Trainer  # noqa: E402
 torch.set_num_threads(1)
 
 # The key that runs are sealed with must not be the developer's own.
-os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="lsp-tests-")
+data_home = tempfile.TemporaryDirectory(prefix="lsp-tests-")
+os.environ["XDG_DATA_HOME"] = data_home.name
 
 # Checking doubles the time of a training, whose later updates are the first ones over again.
 CHECKED_UPDATES = 3
