@@ -29,7 +29,7 @@ def build_networks(
     shapes = {key: space.shape or () for key, space in spaces.items()}
     assert env.action_space.shape is not None
     kind = HiroNetworks if config.method == "hiro" else Networks
-    return kind(shapes, env.action_space.shape[0], config).to(device)
+    return kind(shapes, env.action_space.shape[0], config.resolved()).to(device)
 
 
 def build_learner(networks: AnyNetworks, seed: int, runtime: RuntimeConfig) -> AnyLearner:

@@ -77,6 +77,7 @@ class Decoder(nn.Module):
     def __init__(self, features: int, shapes: Shapes, config: ModelConfig):
         super().__init__()
         self.vectors, self.images = _split(shapes)
+        assert config.decoder_std is not None  # of resolved settings
         self.std_bounds = config.decoder_std
         if self.vectors:
             size = sum(self.vectors.values())

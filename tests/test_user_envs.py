@@ -14,7 +14,7 @@ from own_tasks import STEP, Reach, reach_with_pictures
 import lsp
 import lsp.cli
 from lsp.cli import main
-from lsp.config import Config, RuntimeConfig, make_config, replace
+from lsp.config import Config, RuntimeConfig, from_dict, make_config, replace, to_dict
 from lsp.envs import make_env
 from lsp.envs import user as user_module
 from lsp.envs.user import Maker, UserEnv, task_name
@@ -537,6 +537,18 @@ def test_episodes_can_end_in_users_tasks(task, expected):
     for chosen in (False, True):
         explicit = replace(config, model=replace(config.model, termination=chosen))
         assert explicit.resolved() == explicit
+
+
+@pytest.mark.parametrize(
+    ("task", "most"),
+    [("walker_walk", 1.5), ("quadruped_reach", 0.5), ("gymnasium:Pendulum-v1", 0.5), (REACH, 0.5)],
+)
+def test_the_bound_of_the_decoders_std_is_lower_where_goals_may_be_observed(task, most):
+    config = make_config("lsp", "fast", task=task)
+    assert config.resolved().model.decoder_std == (0.1, most)
+    assert from_dict(to_dict(config)) == config
+    papers = make_config("lsp", "paper", task=task)
+    assert papers.resolved().model.decoder_std == (0.1, 1.5)  # A.3
 
 
 # Runs

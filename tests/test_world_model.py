@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from functools import cache
-from math import e
+from math import e, pi
 
 import pytest
 import torch
 
-from lsp.config import ModelConfig
+from lsp.config import ModelConfig, make_config
 from lsp.distributions import LOG_2PI
 from lsp.nets import MLP, keras_init
 from lsp.observations import symlog
@@ -249,6 +249,44 @@ def test_ends_of_episodes_are_learned_and_foreseen():
     future = truth[:, 15:]
     clear = future.abs() > 0.3
     assert ((ends > 0.5) == (future > 0))[clear].float().mean() > 0.95
+
+
+def sways_towards_a_goal(rows, length, seed):
+    """Thirty joints that sway, and a goal in metres, of each episode its own, that none tells."""
+    generator = seeded(seed)
+    phase = 2 * pi * torch.rand(rows, 1, 30, generator=generator)
+    speed = torch.linspace(0.1, 0.5, 30)
+    goal = 4 * torch.randn(rows, 1, 3, generator=generator)
+    is_first = torch.zeros(rows, length, dtype=torch.bool)
+    is_first[:, 0] = True
+    return {
+        "obs/joints": torch.sin(phase + speed * torch.arange(length)[:, None]),
+        "obs/goal": goal.expand(-1, length, -1),
+        "action": torch.zeros(rows, length, 1),
+        "reward": torch.zeros(rows, length),
+        "is_first": is_first,
+        "is_terminal": torch.zeros_like(is_first),
+    }
+
+
+def goal_error(task, updates=100):
+    """RMS of the goal, symlogged, after learning with the settings of `fast` for a task."""
+    config = make_config("dreamer", "fast", task=task).resolved()
+    model = make_model(config.model, {"joints": (30,), "goal": (3,)}, actions=1)
+    optimizer = torch.optim.Adam(model.parameters(), config.model.learning_rate)
+    for seed in range(updates):
+        loss, _, metrics = model.loss(sways_towards_a_goal(16, 32, seed), seeded(seed))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+        optimizer.step()
+    return metrics["model/error/goal"].item()
+
+
+def test_where_a_task_may_hold_a_goal_it_is_learned_soon():
+    spread = rms(symlog(sways_towards_a_goal(1000, 1, seed=0)["obs/goal"]))
+    assert goal_error("quadruped_reach") < 0.4 * spread
+    assert goal_error("walker_walk") > 0.6 * spread  # which has none
 
 
 def test_repeated_updates_on_one_batch_of_images_lower_the_loss():
