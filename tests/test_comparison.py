@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from lsp.experiments.comparison import standing, write_comparison
+from lsp.experiments.curves import write_table
 from lsp.experiments.reproduce import find_targets
 from lsp.experiments.targets import SCALES
 from lsp.metrics import MetricsLogger
@@ -50,6 +51,17 @@ def test_ours_is_compared_task_by_task_by_finished_runs(target, tmp_path):
     # Against 400 and 600 one of two, against 300 always.
     assert found.ours_better.value == pytest.approx((0.5 + 1) / 2)
     assert standing(target, "dreamer", tmp_path) == (0, 0, None, None)
+
+
+def test_a_line_is_compared_with_the_runs_of_ours_that_got_there(target, tmp_path):
+    write_runs(target, tmp_path, "walker_walk", "lsp", [{20_000: 300, 100_000: 900}, {20_000: 100}])
+    write_runs(target, tmp_path, "walker_walk", "no_mi", [{50_000: 400, 100_000: 800}])
+    write_runs(target, tmp_path, "walker_walk", "dreamer", [{20_000: 50}])
+    write_table(target, tmp_path, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open() as file:
+        rows = {row["curve"]: row for row in csv.DictReader(file) if row["panel"] == "walker_walk"}
+    assert rows["no_mi"]["lsp_better"] == "1.00"  # the second seed of lsp is not there yet
+    assert rows["dreamer"]["lsp_better"] == "1.00"
 
 
 def test_the_table_has_every_method(target, tmp_path):

@@ -112,6 +112,7 @@ def _row(curve: Curve, lsp: Curve | None, storage: Path) -> tuple[str, ...]:
     middle = iqm([values[:, -1]])
     better = [""] * 3
     against = evaluations(lsp, storage) if lsp is not None and lsp is not curve else []
+    against = [seed for seed in against if seed[0][-1] >= 0.99 * steps[-1]]  # who got there
     if against:
         ours = at(against, steps[-1])
         better = [_text(float(x), 2) for x in probability_of_improvement([ours], [values[:, -1]])]
