@@ -269,7 +269,7 @@ def sways_towards_a_goal(rows, length, seed):
     }
 
 
-def goal_error(task, updates=100):
+def goal_error(task, updates=50):
     """RMS of the goal, symlogged, after learning with the settings of `fast` for a task."""
     config = make_config("dreamer", "fast", task=task).resolved()
     model = make_model(config.model, {"joints": (30,), "goal": (3,)}, actions=1)
