@@ -41,8 +41,8 @@ class ModelConfig:
     """What the encoder reads and the decoder predicts of a vector observation (ours)."""
     decoder_std: tuple[float, float] | None = (0.1, 1.5)
     """Soft bounds of the decoder's standard deviation (A.3). None: for quadrupeds and your own
-    tasks 0.1 and 0.5, else these. What is observed and hard to tell, such as a goal, counts for
-    too little to be learned where 1.5 is allowed (ours)."""
+    tasks 0.1 and 0.5, else these. Where 1.5 is allowed, what is not yet told well, such as a
+    goal, counts for too little to be learned soon (ours)."""
     min_std: float = 0.1
     """Added to the standard deviation of prior and posterior (Dreamer v1)."""
     free_nats: float = 3.0
@@ -514,7 +514,7 @@ def _fast() -> Config:
             reward=(64,),
             layer_norm=True,  # steadier at the higher learning rates below
             obs_transform="symlog",  # quadruped's imu reaches 249; raw, it swamps the loss
-            decoder_std=None,  # at 1.5 goals are never learned (docs/deviations.md)
+            decoder_std=None,  # at 1.5 goals are hardly learned (docs/deviations.md)
             learning_rate=2e-3,  # 20k updates instead of a million env steps
         ),
         policy=PolicyConfig(

@@ -45,6 +45,7 @@ class Scale:
     eval_every: int = 10_000
 
     def source_steps(self, task: str) -> int:
+        """Env steps of `task` where transfers start from it."""
         return self.upright if task == SOURCES[1] else self.source
 
 
