@@ -3,6 +3,7 @@ where an error comes from."""
 
 import argparse
 import io
+import re
 import sys
 import traceback
 import warnings
@@ -103,8 +104,9 @@ def _parse_in_one_line(arguments: Sequence[str]) -> Command:
         if not error.code:
             raise
         box = [line.strip("│ ") for line in complaint.getvalue().splitlines()[1:]]
-        said = takewhile(lambda line: not line.startswith(("─", "╰")), box)
-        raise UserError(f"{' '.join(said)} (see lsp --help)") from None
+        said = " ".join(takewhile(lambda line: not line.startswith(("─", "╰")), box))
+        plain = re.sub(r"\[/?bold\]", "", said)  # markup that the parser leaves in a quotation
+        raise UserError(f"{plain} (see lsp --help)") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

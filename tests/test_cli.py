@@ -153,6 +153,7 @@ MISTAKES = {
     "behaviour H below 1": "train --behavior.horizon 0",
     "negative steps": "train --steps -1",
     "steps not a number": "train --steps many",
+    "one of two numbers": "train --model.decoder-std 0.2",
     "no threads": "train --threads 0",
     "unknown device": "train --device tpu",
     "more starts than states": "train --behavior.num-starts 100000",
@@ -169,6 +170,7 @@ def test_a_mistake_costs_one_line_exit_code_2_and_nothing_half_written(mistake, 
     assert captured.out == ""
     assert captured.err.startswith("lsp: ")
     assert captured.err.count("\n") == 1
+    assert "[bold]" not in captured.err
     assert not folder.exists()
 
 
