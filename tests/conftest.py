@@ -17,13 +17,15 @@ torch.set_num_threads(1)
 data_home = tempfile.TemporaryDirectory(prefix="lsp-tests-")
 os.environ["XDG_DATA_HOME"] = data_home.name
 
-# Checking doubles the time of a training, whose later updates are the first ones over again.
+# Checking doubles the time of a training, whose later updates are the first ones over again, and
+# so are those of a test's other trainings.
 CHECKED_UPDATES = 3
 _learn = Trainer._learn
 
 
 def _learn_checked_at_first(trainer):
-    jaxtyping.config.update("jaxtyping_disable", trainer.counters.updates >= CHECKED_UPDATES)
+    if trainer.counters.updates >= CHECKED_UPDATES:
+        jaxtyping.config.update("jaxtyping_disable", True)
     _learn(trainer)
 
 

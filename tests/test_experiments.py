@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -345,6 +346,7 @@ def storage(tmp_path_factory) -> Path:
 
 
 def reproduced(name: str, storage: Path) -> Path:
+    jaxtyping.config.update("jaxtyping_disable", True)  # other tests check these trainings
     targets = find_targets(name, SCALES["debug"])
     perform_here(runs_of(targets), storage)
     (picture,) = draw(targets, storage, storage / "figures")
