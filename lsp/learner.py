@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lsp.acceleration import FastPath
+from lsp.adam import Adam
 from lsp.behavior import (
     draw_starts,
     estimate_values,
@@ -53,11 +54,9 @@ class Learner:
         if config.has_intrinsic and not frozen:
             skills = networks.skill_predictor, twin.skill_predictor
             parts["skills"] = (*skills, config.skills.learning_rate)
-        self.optimizers, self.computing = dict[str, torch.optim.Adam](), dict[str, list[Tensor]]()
+        self.optimizers, self.computing = dict[str, Adam](), dict[str, list[Tensor]]()
         for name, (module, computing, rate) in parts.items():
-            self.optimizers[name] = torch.optim.Adam(
-                module.parameters(), rate, eps=config.optimizer.epsilon, fused=True
-            )
+            self.optimizers[name] = Adam(module.parameters(), rate, config.optimizer.epsilon)
             self.computing[name] = list(computing.parameters())
         self._starts: Latent | None = None
 

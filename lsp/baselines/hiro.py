@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lsp.adam import Adam
 from lsp.baselines.segments import (
     Segments,
     Sequences,
@@ -204,11 +205,10 @@ class HiroLearner:
             for name, optimizer in learner.optimizers.items()
         }
         if networks.has_skills:
-            self.optimizers["skills"] = torch.optim.Adam(
+            self.optimizers["skills"] = Adam(
                 networks.skill_predictor.parameters(),
                 config.skills.learning_rate,
-                eps=config.optimizer.epsilon,
-                fused=True,
+                config.optimizer.epsilon,
             )
 
     def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:

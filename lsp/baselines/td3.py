@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lsp.adam import Adam
 from lsp.config import HiroConfig, OptimizerConfig
 
 LAST_LAYER = 0.003  # weights start in ± this (DDPG, and HIRO's released code)
@@ -145,9 +146,7 @@ class TD3Learner:
         rates = {"actor": td3.config.actor_rate, "critic": td3.config.critic_rate}
         parts = {"actor": td3.actor, "critic": td3.critics}
         self.optimizers = {
-            name: torch.optim.Adam(
-                parts[name].parameters(), rate, eps=optimizer.epsilon, fused=True
-            )
+            name: Adam(parts[name].parameters(), rate, optimizer.epsilon)
             for name, rate in rates.items()
         }
 
@@ -168,7 +167,7 @@ class TD3Learner:
         }
 
 
-def descend(optimizer: torch.optim.Adam, loss: Float[Tensor, ""], clip: float) -> None:
+def descend(optimizer: Adam, loss: Float[Tensor, ""], clip: float) -> None:
     """One Adam step of the optimiser's own parameters, with gradients of norm `clip` at most."""
     parameters = optimizer.param_groups[0]["params"]
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
