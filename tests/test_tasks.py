@@ -258,7 +258,7 @@ def test_range_finders():
     assert (ranges(np.zeros(2), 0.0, np.zeros((0, 2))) == RANGE_LIMIT).all()
 
 
-def test_standing_still_pays_little_and_walking_straight_pays_well():
+def test_walking_straight_pays_far_more_than_standing_still():
     """Row by row: where a robot at walking speed would be, and one that never moves."""
     env = DMControlEnv("quadruped_reach")
     idle, walking = [], []
@@ -273,8 +273,8 @@ def test_standing_still_pays_little_and_walking_straight_pays_well():
         along = np.minimum(SPEED * CONTROL_STEP * np.arange(1, 1001), distance)
         states[:, :2] = along[:, None] * goal / distance
         walking.append(env.reward_at(states, actions).sum())
-    assert np.mean(idle) <= 100
-    assert np.mean(walking) >= 500
+    assert np.mean(idle) < 400
+    assert np.mean(walking) > 700
 
 
 class Probe:

@@ -299,7 +299,10 @@ def learner_config(method):
     )
 
 
-@pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
+ABLATIONS = [pytest.param(x, marks=pytest.mark.slow) for x in ("no_mi", "random_skills")]
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "cem", *ABLATIONS])
 def test_walking_up_the_slope_is_learned(tmp_path, method):
     config = replace(learner_config(method), seed=1)
     trainer = train(tmp_path, config, 800, kind=SlopeTrainer)
