@@ -28,17 +28,17 @@ COLORS = {
     "hiro": "#56B4E9",
     "cem": "#7F3C8D",
 }
-# Returns that show no locomotion (docs/tasks.md): standing earns half of what walking does.
+# Returns that show no locomotion (docs/tasks.md): on its feet at the start, a whole episode.
 STANDING_STILL = {
     "quadruped_walk": 500,
     "quadruped_run": 500,
     "quadruped_getup_walk": 500,
     "quadruped_upright_walk": 500,
     "quadruped_obstacles_walk": 500,
-    "quadruped_reach": 53,
-    "quadruped_getup_reach": 53,
-    "quadruped_obstacles_reach": 54,
-    "quadruped_line": 81,
+    "quadruped_reach": 312,
+    "quadruped_getup_reach": 312,
+    "quadruped_obstacles_reach": 312,
+    "quadruped_line": 438,
 }
 _OTHER_COLOR = "#000000"
 _REFERENCE_COLORS = ("#555555", "#8C8C8C", "#B3A36B", "#7B8FA6")

@@ -30,7 +30,7 @@ def test_steps_to_a_return_lie_between_the_evaluations():
 
 
 def test_half_of_the_gain_is_over_standing_still():
-    assert half_of_the_gain("quadruped_reach", np.array([53.0, 453])) == 253
+    assert half_of_the_gain("quadruped_reach", np.array([312.0, 512])) == 412
     assert half_of_the_gain("quadruped_cove", np.array([0.0, 80])) == 40
     assert half_of_the_gain("quadruped_reach", np.array([20.0])) is None
     assert half_of_the_gain("quadruped_reach", np.empty(0)) is None
@@ -66,9 +66,9 @@ def test_speeds_compare_lines_of_the_same_panel(tmp_path):
     assert (lsp["steps_to_500"], dreamer["steps_to_500"]) == ("40000", "")
     assert float(lsp["return_at_70k"]) == pytest.approx(600 + 253 * 2 / 5, abs=1)
     assert dreamer["return_at_70k"] == "280"
-    assert lsp["half"] == dreamer["half"] == "453"  # 53 + (853 - 53) / 2
-    assert lsp["steps_to_half"] == "35300"
-    assert set(hiro.values()) == {hiro["panel"], "hiro", "0/3", "", "453"}
+    assert lsp["half"] == dreamer["half"] == "582"  # 312 + (853 - 312) / 2
+    assert lsp["steps_to_half"] == "48250"
+    assert set(hiro.values()) == {hiro["panel"], "hiro", "0/3", "", "582"}
     others = [row for row in read(tmp_path / "speed.csv") if "getup" not in row["panel"]]
     assert {row["half"] for row in others} == {""}
     assert "partial: 0 of" in (tmp_path / "speed.md").read_text()

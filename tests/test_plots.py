@@ -145,7 +145,7 @@ def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(tmp
     (axes,) = drawn[0].axes
     assert axes.get_title() == "quadruped_upright_walk → quadruped_reach"
     lines = curves(axes)
-    assert lines["standing still"].get_ydata()[0] == 53
+    assert lines["standing still"].get_ydata()[0] == 312
     for value, length in ((5, 10), (7, 30)):
         label = f"lsp-frozen (proprio, fast, after 250,000, K {length}, H {4 * length}, 1 seed)"
         assert lines[label].get_xydata().tolist() == [[100, value]]

@@ -21,6 +21,7 @@ from lsp.envs.arena import (
 )
 from lsp.envs.dmc import DMControlEnv
 from lsp.envs.quadruped import GOAL_RADIUS, Measurements
+from lsp.plots import STANDING_STILL
 from lsp.tasks import PAPER_TASKS, ids
 
 CASES = [pytest.param(task, obs, id=f"{task}-{obs}") for _, task, obs in ids()]
@@ -275,6 +276,16 @@ def test_walking_straight_pays_far_more_than_standing_still():
         walking.append(env.reward_at(states, actions).sum())
     assert np.mean(idle) < 400
     assert np.mean(walking) > 700
+
+
+@pytest.mark.parametrize("task", sorted(STANDING_STILL.keys() & TASKS.keys()))
+def test_standing_still_earns_what_curves_are_drawn_against(env_of, task):
+    env, earned = env_of(task), []
+    for seed in range(60):
+        state = env.reset(seed=seed)[1]["sim_state"]
+        state[3:7] = [1, 0, 0, 0]
+        earned.append(1000 * env.reward_at(state[None], np.zeros((1, 12))).item())
+    assert np.mean(earned) == pytest.approx(STANDING_STILL[task], rel=0.1)
 
 
 class Probe:
