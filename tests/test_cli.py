@@ -91,7 +91,7 @@ def test_eval_can_draw_skills_instead_of_planning_them(trained, monkeypatch):
 
 @pytest.mark.parametrize("method", ["dreamer", "cem", "hiro"])
 def test_eval_has_no_skills_to_choose_without_skills(method, tmp_path, capsys):
-    run(f"train {DEBUG} --method {method} --steps 0 --logdir {tmp_path}")
+    run(f"train {DEBUG} --method {method} --steps 0 --action-repeat 20 --logdir {tmp_path}")
     with pytest.raises(SystemExit) as caught:
         run(f"eval {tmp_path} --skills prior")
     assert caught.value.code == 2

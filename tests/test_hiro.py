@@ -571,7 +571,9 @@ def learner_config(goals) -> Config:
     )
 
 
-@pytest.mark.parametrize("goals", GOALS)
+@pytest.mark.parametrize(
+    "goals", [pytest.param(x, marks=[pytest.mark.slow] * (x == "states")) for x in GOALS]
+)
 def test_a_point_mass_is_led_to_its_goal(tmp_path, goals):
     """The goal lies near a corner, because the tanh of TD3's managers saturates on such a task:
     where the goal lies further in, they overshoot it."""

@@ -15,7 +15,8 @@ RUNTIME = RuntimeConfig(threads=1, compile=False)
 
 
 def debug_run(steps, seed, task="walker_walk", source=None):
-    return Run(make_config("lsp", "debug", task=task, seed=seed), steps, source)
+    config = make_config("lsp", "debug", task=task, seed=seed, action_repeat=10)
+    return Run(config, steps, source)
 
 
 def test_without_ray_it_is_one_line(tmp_path, monkeypatch):
