@@ -20,7 +20,7 @@ from lsp.envs.arena import (
     ranges,
 )
 from lsp.envs.dmc import DMControlEnv
-from lsp.envs.quadruped import GOAL_RADIUS, Measurements
+from lsp.envs.quadruped import GOAL_RADIUS, REACH_MARGIN, Measurements
 from lsp.plots import STANDING_STILL
 from lsp.tasks import PAPER_TASKS, ids
 
@@ -257,6 +257,16 @@ def test_range_finders():
     assert turned[0] == pytest.approx(found[4])
     assert turned[12] == pytest.approx(found[0])
     assert (ranges(np.zeros(2), 0.0, np.zeros((0, 2))) == RANGE_LIMIT).all()
+
+
+def test_reaching_is_paid_linearly_in_the_distance(env_of):
+    env = env_of("quadruped_reach")
+    states = np.tile(env.reset(seed=0)[1]["sim_state"], (4, 1))
+    states[:, 3:7] = [1, 0, 0, 0]
+    states[:, :2] = states[:, 57:59]
+    states[:, 0] += GOAL_RADIUS + REACH_MARGIN * np.array([0, 0.5, 1, 2])
+    rewards = env.reward_at(states, np.zeros((4, 12)))
+    np.testing.assert_allclose(rewards, [1, 0.5, 0, 0], atol=1e-6)
 
 
 def test_walking_straight_pays_far_more_than_standing_still():
