@@ -12,8 +12,8 @@ _Adam: Any = torch.optim.Adam
 class Adam(torch.optim.Adam):
     """PyTorch's fused Adam (Kingma and Ba 2015), made ready without its compiler.
 
-    PyTorch shields these methods from torch.compile, and imports all of it to do so: a third of
-    the time from a command to its first update. No optimiser is compiled here.
+    PyTorch shields these methods from torch.compile, and imports all of it to do so, which takes
+    as long as importing PyTorch itself. No optimiser is compiled here.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float, epsilon: float):

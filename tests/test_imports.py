@@ -13,7 +13,7 @@ LAYERS = (
     {"errors", "machine", "memory", "tasks"},
     {"config", "storage", "lock"},
     {"seal"},
-    {"nets", "distributions", "returns", "envs", "metrics", "means", "statistics"},
+    {"nets", "adam", "distributions", "returns", "envs", "metrics", "means", "statistics"},
     {"observations", "replay", "results"},
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
     {"imagination"},

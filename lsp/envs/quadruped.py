@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 WALK_SPEED = 0.5  # metres a second (dm_control's quadruped)
 GOAL_RADIUS = 0.5  # metres
-REACH_MARGIN = 8.0  # metres from the goal's rim at which reaching pays nothing: the farthest start
+REACH_MARGIN = 8.0  # metres from the goal's rim at which reaching pays nothing
 
 # Layout of a state: MuJoCo's positions, velocities and actuator activations, then what an episode
 # draws for itself.
@@ -124,7 +124,7 @@ def reach(states: States, controls: Controls) -> PerStep:
     """Upright, and near the goal: 1 inside its radius, falling linearly outside.
 
     A long tail would pay next to nothing where the robot starts, for standing and for coming nearer
-    alike, and no policy is learned from that (docs/deviations.md).
+    alike, and no policy was learned from that (docs/deviations.md).
     """
     now = Measurements(states)
     near = tolerance(
