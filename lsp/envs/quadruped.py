@@ -124,7 +124,7 @@ def reach(states: States, controls: Controls) -> PerStep:
     """Upright, and near the goal: 1 inside its radius, falling linearly outside.
 
     A long tail would pay next to nothing where the robot starts, for standing and for coming nearer
-    alike, and no policy was learned from that (docs/deviations.md).
+    alike (docs/deviations.md).
     """
     now = Measurements(states)
     near = tolerance(
