@@ -115,16 +115,16 @@ def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: 
     if not isinstance(networks, Networks) or networks.config.plans_actions:
         return  # HIRO's critics start from what they were
     if "value" in networks.config.transfer.reset:
-        _reset_task_value(networks, fresh)
+        _reset_value(networks, fresh)
 
 
-def _reset_task_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
-    """The first output of the value and of its slow copy: the intrinsic one stays."""
+def _reset_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
+    """The last layer of the value and of its slow copy."""
     last = f"net.{len(networks.value.net) - 1}"
     with torch.no_grad():
         for head, name in ((networks.value, "value"), (networks.slow_value, "slow_value")):
             for part in ("weight", "bias"):
-                head.get_parameter(f"{last}.{part}")[0] = fresh[f"{name}.{last}.{part}"][0]
+                head.get_parameter(f"{last}.{part}").copy_(fresh[f"{name}.{last}.{part}"])
 
 
 Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -11,7 +11,7 @@ from lsp.distributions import Normal
 from lsp.imagination import Rollout, RolloutNoise
 from lsp.networks import Networks
 from lsp.planner import Plan, candidate_noise, plan, standard_plan
-from lsp.returns import lambda_return
+from lsp.returns import discounted_sum, lambda_return
 from lsp.skills import batch_density, intrinsic_reward, segments
 from lsp.world_model import Latent, Metrics
 
@@ -50,10 +50,11 @@ def repeat_plan(zeta: Plan, times: int) -> Plan:
 
 
 class Estimates(NamedTuple):
-    """What a rollout is worth. Index t belongs to s_t, t = 0..H-1; the last axis to the parts of
-    the return: (task, intrinsic) with a split value, their sum without."""
+    """What a rollout is worth. Index t belongs to s_t, t = 0..H-1."""
 
-    returns: Float[Tensor, "horizon batch outputs"]
+    returns: Float[Tensor, "horizon batch"]
+    target: Float[Tensor, "horizon batch"]
+    """The part of the returns that v covers: a λ-return."""
     discount: Float[Tensor, "horizon batch"]
 
     @property
@@ -68,17 +69,21 @@ def estimate_values(
     feature: Float[Tensor, "states batch features"],
     intrinsic: Float[Tensor, "horizon batch"] | None,
 ) -> Estimates:
-    """λ-returns from every state of a rollout."""
+    """Returns from every state of a rollout.
+
+    A value that covers the intrinsic reward does not know how far a skill has got, and pays the
+    next one before it can have ended: v(s_H) promises two to four times too much
+    (docs/deviations.md).
+    """
     config = networks.config
     reward, going_on, value = networks.judge(feature[1:])
-    if config.value.split:
-        bonus = torch.zeros_like(reward) if intrinsic is None else intrinsic
-        rewards = torch.stack([reward, bonus], -1)
-    else:
-        rewards = (reward if intrinsic is None else reward + intrinsic)[..., None]
     discount = config.behavior.discount * going_on
-    returns = lambda_return(rewards, value, discount[..., None], config.behavior.lambda_)
-    return Estimates(returns, discount)
+    if intrinsic is not None and config.value.covers == "total":
+        reward, intrinsic = reward + intrinsic, None
+    target = lambda_return(reward, value, discount, config.behavior.lambda_)
+    if intrinsic is None:
+        return Estimates(target, target, discount)
+    return Estimates(target + discounted_sum(intrinsic, discount), target, discount)
 
 
 class SkillEvidence(NamedTuple):
@@ -136,13 +141,8 @@ def score_plans(
     feature = networks.imagine(rows, plans, flat).feature
     intrinsic = None
     if weight > 0:
-        intrinsic = recognise_skills(networks, feature, plans, generator).reward
-        if not networks.config.value.split:
-            intrinsic = weight * intrinsic
-    estimates = estimate_values(networks, feature, intrinsic)
-    parts = estimates.returns[0].unbind(-1)
-    total = parts[0] + weight * parts[1] if weight > 0 and len(parts) == 2 else parts[0]
-    return total.reshape(count, num_starts)
+        intrinsic = weight * recognise_skills(networks, feature, plans, generator).reward
+    return estimate_values(networks, feature, intrinsic).returns[0].reshape(count, num_starts)
 
 
 @torch.no_grad()
@@ -181,11 +181,10 @@ def policy_loss(
     rollout: Rollout, estimates: Estimates, weight: Float[Tensor, " batch"]
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Minus the value estimates; the gradient reaches the policy through the dynamics."""
-    total = estimates.returns.sum(-1)
-    loss = -(estimates.weight * weight * total).mean()
+    loss = -(estimates.weight * weight * estimates.returns).mean()
     return loss, {
         "policy/loss": loss,
-        "policy/return": total.mean(),
+        "policy/return": estimates.returns.mean(),
         "policy/action_magnitude": rollout.action.abs().mean(),
     }
 
@@ -195,13 +194,13 @@ def value_loss(
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Half the squared distance of v(s_t) to its λ-return: a unit Normal's likelihood."""
     value = networks.value(rollout.feature[:-1].detach())
-    error = (value - estimates.returns.detach()).square().sum(-1)
+    error = (value - estimates.target.detach()).square()
     loss = 0.5 * (estimates.weight * weight * error).mean()
-    metrics = {"value/loss": loss, "value/task": value[..., 0].mean()}
-    metrics |= {"value/return_task": estimates.returns[..., 0].mean()}
-    if networks.config.value.split:
-        metrics |= {"value/intrinsic": value[..., 1].mean()}
-    return loss, metrics
+    return loss, {
+        "value/loss": loss,
+        "value/mean": value.mean(),
+        "value/target": estimates.target.mean(),
+    }
 
 
 def skill_loss(

@@ -86,8 +86,9 @@ class ValueConfig:
     """Hidden layers (Dreamer v1)."""
     layer_norm: bool = False
     """LayerNorm before every activation (ours)."""
-    split: bool = False
-    """Separate outputs for task and intrinsic return (ours); otherwise one, on their sum."""
+    covers: Literal["total", "task"] = "total"
+    """`total`: task and intrinsic return. `task`: the task's alone, and the intrinsic reward counts
+    as far as a rollout goes (ours)."""
     slow_rate: float = 1.0
     """Share of the value that its slow copy takes over at each update; 1 has no slow copy."""
     learning_rate: float = 8e-5
@@ -444,9 +445,9 @@ def _problems(config: Config) -> list[str]:
     if not 0 < config.behavior.discount <= 1 or not 0 <= config.behavior.lambda_ <= 1:
         found.append("behavior.discount and behavior.lambda_ must lie between 0 and 1")
     relative = config.skills.intrinsic_unit == "return"
-    if config.has_intrinsic and relative and not config.value.split:
+    if config.has_intrinsic and relative and config.value.covers != "task":
         found.append(
-            "skills.intrinsic_unit = return needs value.split: without it the "
+            "skills.intrinsic_unit = return needs value.covers = task: otherwise the "
             "intrinsic reward would be measured against itself"
         )
     if config.transfer.source is None and config.transfer != TransferConfig():
@@ -529,7 +530,7 @@ def _fast() -> Config:
         value=ValueConfig(
             layers=(64,),
             layer_norm=True,
-            split=True,  # the planner scores task return alone
+            covers="task",  # v would pay for skills sooner than they can end (docs/deviations.md)
             slow_rate=0.02,  # without it, values diverge at this learning rate
             learning_rate=6e-4,
         ),
@@ -564,7 +565,7 @@ def _debug() -> Config:
             obs_transform="symlog",
         ),
         policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0),
-        value=ValueConfig(layers=(16,), split=True, slow_rate=0.02),
+        value=ValueConfig(layers=(16,), covers="task", slow_rate=0.02),
         skills=SkillsConfig(layers=(16,), intrinsic_unit="return"),
         planner=PlannerConfig(
             num_candidates=4, num_elites=2, num_iterations=2, rollout_noise="common"
@@ -611,7 +612,6 @@ def _dreamer(config: Config) -> Config:
     return replace(
         config,
         skills=replace(config.skills, dim=0),
-        value=replace(config.value, split=False),
         behavior=replace(behavior, horizon=15),
     )
 
@@ -621,9 +621,7 @@ def _random_skills(config: Config) -> Config:
 
 
 def _no_mi(config: Config) -> Config:
-    """One value output is left: that of the task."""
-    skills = replace(config.skills, intrinsic=False)
-    return replace(config, skills=skills, value=replace(config.value, split=False))
+    return replace(config, skills=replace(config.skills, intrinsic=False))
 
 
 def _rand_skills_init(config: Config) -> Config:
@@ -641,7 +639,6 @@ def _cem(config: Config) -> Config:
         config,
         skills=replace(config.skills, dim=0),
         planner=planner,
-        value=replace(config.value, split=False),
         behavior=replace(config.behavior, lambda_=1.0),  # rewards alone: there is no value
     )
 

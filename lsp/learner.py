@@ -110,7 +110,7 @@ class Learner:
             if "skills" in self.optimizers:
                 metrics |= self.descend("skills", loss)
         networks.update_slow_value()
-        networks.track_return_size(estimates.returns[..., 0])
+        networks.track_return_size(estimates.target)
         every = config.behavior.rollouts_per_start
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}

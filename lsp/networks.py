@@ -21,7 +21,7 @@ class Judgement(NamedTuple):
 
     reward: Float[Tensor, "*batch"]
     continuation: Float[Tensor, "*batch"]
-    value: Float[Tensor, "*batch outputs"]
+    value: Float[Tensor, "*batch"]
 
 
 class Networks(nn.Module):
@@ -40,7 +40,7 @@ class Networks(nn.Module):
         self.plan_dim = action_dim if config.plans_actions else config.skills.dim
         if not config.plans_actions:
             self.policy = Policy(features, config.skills.dim, action_dim, config.policy)
-            self.value = Value(features, 2 if config.value.split else 1, config.value)
+            self.value = Value(features, config.value)
             self.slow_value = deepcopy(self.value).requires_grad_(False)
         if config.has_intrinsic:
             self.skill_predictor = SkillPredictor(features, config.skills)
@@ -73,7 +73,7 @@ class Networks(nn.Module):
         if model.config.termination:
             going_on = torch.sigmoid(-model.termination_head(feature).squeeze(-1))
         if self.config.plans_actions:
-            return Judgement(reward, going_on, torch.zeros_like(reward)[..., None])
+            return Judgement(reward, going_on, torch.zeros_like(reward))
         return Judgement(reward, going_on, self.slow_value(feature))
 
     @property

@@ -32,14 +32,11 @@ class Policy(nn.Module):
 
 
 class Value(nn.Module):
-    """v(s): expected λ-return from s on, excluding the reward of s itself.
+    """v(s): expected λ-return from s on, excluding the reward of s itself."""
 
-    One output for each part of the return: task and intrinsic, or their sum alone.
-    """
-
-    def __init__(self, features: int, outputs: int, config: ValueConfig):
+    def __init__(self, features: int, config: ValueConfig):
         super().__init__()
-        self.net = MLP(features, config.layers, outputs, config.layer_norm)
+        self.net = MLP(features, config.layers, 1, config.layer_norm)
 
-    def forward(self, feature: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch outputs"]:
-        return self.net(feature)
+    def forward(self, feature: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch"]:
+        return self.net(feature).squeeze(-1)

@@ -8,7 +8,7 @@ from torch import Tensor
 def lambda_return(
     reward: Float[Tensor, "time *batch"],
     value: Float[Tensor, "time *batch"],
-    discount: Float[Tensor, "time *#batch"],
+    discount: Float[Tensor, "time *batch"],
     lambda_: float,
 ) -> Float[Tensor, "time *batch"]:
     """Exponentially weighted average of n-step returns.
@@ -20,9 +20,19 @@ def lambda_return(
     be the only one that carries the intrinsic reward; see docs/deviations.md.
     """
     stopping = reward + (1 - lambda_) * discount * value  # what counts if the average ends here
-    going_on = (lambda_ * discount).expand_as(stopping)
+    going_on = lambda_ * discount
     following, returns = value[-1], []
     for now, weight in zip(reversed(stopping.unbind(0)), reversed(going_on.unbind(0))):
         following = torch.addcmul(now, weight, following)
         returns.append(following)
     return torch.stack(returns[::-1])
+
+
+def discounted_sum(
+    reward: Float[Tensor, "time *batch"], discount: Float[Tensor, "time *batch"]
+) -> Float[Tensor, "time *batch"]:
+    """Rewards to the end of a rollout, where nothing stands for what comes after it.
+
+    G_t = r(s_{t+1}) + γ_{t+1} G_{t+1},  G_H = 0
+    """
+    return lambda_return(reward, torch.zeros_like(reward), discount, lambda_=1.0)

@@ -56,7 +56,7 @@ def changed(one, other):
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
-def test_all_weights_are_carried_over_but_reward_and_task_value(source, tmp_path, method):
+def test_all_weights_are_carried_over_but_reward_and_value(source, tmp_path, method):
     config = transferred(source(method), "walker_run")
     trainer = open_trainer(tmp_path / "run", config)
     begin(trainer)
@@ -77,9 +77,7 @@ def test_all_weights_are_carried_over_but_reward_and_task_value(source, tmp_path
         "world_model.reward_head.1.weight"
     }
     assert reset <= heads | set(last)
-    for name in last:
-        assert torch.equal(before[name][1:], after[name][1:])  # the intrinsic return
-        assert not torch.equal(before[name][0], after[name][0])
+    assert set(last) <= reset
     assert not any(optimizer.state for optimizer in trainer.learner.optimizers.values())
     assert (len(trainer.replay), trainer.env_steps) == (0, 0)
     trainer.close()

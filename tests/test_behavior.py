@@ -86,10 +86,10 @@ def policy_gradient(networks):
     return sum(0.0 if g is None else g.square().sum().item() for g in gradients) ** 0.5
 
 
-@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("covers", ["task", "total"])
 @pytest.mark.parametrize("horizon", [10, 20])
-def test_intrinsic_reward_alone_moves_the_policy(split, horizon):
-    sizes = {"planner": {"horizon": horizon, "skill_length": 10}, "value": {"split": split}}
+def test_intrinsic_reward_alone_moves_the_policy(covers, horizon):
+    sizes = {"planner": {"horizon": horizon, "skill_length": 10}, "value": {"covers": covers}}
     networks = make_networks(**sizes, skills={"intrinsic_scale": 1.0, "intrinsic_unit": "reward"})
     silence_reward_and_value(networks)
     assert policy_gradient(networks) > 1e-4
@@ -195,37 +195,50 @@ def test_nothing_counts_after_a_certain_end():
         head[-1].bias.fill_(100.0)  # every state is surely the last
     rollout, estimates, _ = imagine(networks)
     reward = networks.judge(rollout.feature[1:]).reward
-    torch.testing.assert_close(estimates.returns[..., 0], reward)
+    torch.testing.assert_close(estimates.returns, reward)
     assert estimates.weight[:, 0].tolist() == [1, 0, 0, 0]
 
 
-def test_the_parts_of_a_split_return_add_up_to_the_single_one():
+def worth_of_intrinsic_reward(covers):
+    """What an intrinsic reward of 1 at the end of both segments adds to returns and targets."""
+    planner = {"horizon": 8, "skill_length": 4}
     unit = {"intrinsic_unit": "reward"}
-    split = make_networks(value={"split": True}, skills=unit)
-    single = make_networks(value={"split": False}, skills=unit)
-    single.load_state_dict(
-        {k: x for k, x in split.state_dict().items() if "value" not in k}
-        | {k: x for k, x in single.state_dict().items() if "value" in k}
-    )
-    silence_reward_and_value(split)
-    silence_reward_and_value(single)
-    zero, one = imagine(split)[1].returns, imagine(single)[1].returns
-    assert zero.shape[-1] == 2
-    assert one.shape[-1] == 1
-    assert zero[..., 0].abs().max() == 0  # no reward, no task return
-    assert zero[..., 1].abs().min() > 1e-3
-    torch.testing.assert_close(zero.sum(-1), one[..., 0])
+    networks = make_networks(planner=planner, value={"covers": covers}, skills=unit)
+    silence_reward_and_value(networks)
+    rollout, _, _ = imagine(networks)
+    paid = torch.zeros(8, 6)
+    paid[3::4] = 1
+    without, found = (estimate_values(networks, rollout.feature, x) for x in (0 * paid, paid))
+    return found.returns - without.returns, found.target - without.target
 
 
-def test_value_loss_is_half_the_weighted_squared_error_of_each_part():
+def worth_by_hand(rate):
+    """`[8, 6]`: a reward k steps on counts rate^k."""
+    steps = [rate ** (3 - t) * (t < 4) + rate ** (7 - t) for t in range(8)]
+    return torch.tensor(steps)[:, None].expand(8, 6)
+
+
+def test_a_value_of_the_task_leaves_intrinsic_reward_to_the_rollout():
+    returns, target = worth_of_intrinsic_reward("task")
+    torch.testing.assert_close(returns, worth_by_hand(0.99))
+    assert target.abs().max() == 0
+
+
+def test_a_value_of_all_learns_intrinsic_reward_too():
+    returns, target = worth_of_intrinsic_reward("total")
+    assert torch.equal(returns, target)
+    torch.testing.assert_close(target, worth_by_hand(0.99 * 0.95))  # v stands for the other part
+
+
+def test_value_loss_is_half_the_weighted_squared_error():
     networks = make_networks(planner={"horizon": 2, "skill_length": 2})
     rollout, estimates, _ = imagine(networks)
     zero_last_layer(networks.value.net)
-    returns = torch.stack([torch.full((2, 6), 2.0), torch.full((2, 6), 1.0)], -1)
     weight = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])  # half of the starts had ended
-    loss, _ = value_loss(networks, rollout, estimates._replace(returns=returns), weight)
-    # ½ (2² + 1²) for each state, weighted 1 and 0.99, half of the rows.
-    assert loss.item() == pytest.approx(0.5 * 5 * (1 + 0.99) / 2 / 2)
+    target = torch.full((2, 6), 2.0)
+    loss, _ = value_loss(networks, rollout, estimates._replace(target=target), weight)
+    # ½ 2² for each state, weighted 1 and 0.99, half of the rows.
+    assert loss.item() == pytest.approx(0.5 * 4 * (1 + 0.99) / 2 / 2)
 
 
 def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for():
@@ -278,8 +291,8 @@ CASES = {
     "shared": {"planner": {"scope": "shared"}},
     "independent noise": {"planner": {"rollout_noise": "independent"}},
     "planning for intrinsic return": {"planner": {"intrinsic_weight": 0.5}},
-    "single value": {
-        "value": {"split": False, "slow_rate": 1.0},
+    "a value of all": {
+        "value": {"covers": "total", "slow_rate": 1.0},
         "skills": {"intrinsic_unit": "reward"},
     },
     "all starts": {"behavior": {"num_starts": None, "rollouts_per_start": 1}},

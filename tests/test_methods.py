@@ -88,11 +88,7 @@ def test_dreamer_is_lsp_with_everything_else_equal():
     theirs = dreamers.state_dict()
     same = {k for k, x in ours.state_dict().items() if k in theirs and x.shape == theirs[k].shape}
     other = {k for k in ours.state_dict() if k not in same}
-    # The policy's first layer reads the skill, the value's last gives the intrinsic return too.
-    assert other - named == {
-        "policy.net.0.weight",
-        *(f"{value}.net.2.{x}" for value in ("value", "slow_value") for x in ("weight", "bias")),
-    }
+    assert other - named == {"policy.net.0.weight"}  # which reads the skill
 
 
 @pytest.mark.parametrize("method", ["random_skills", "rand_skills_init"])
@@ -134,7 +130,7 @@ def test_without_the_intrinsic_reward_there_is_no_predictor_and_no_second_value(
     assert not hasattr(networks, "skill_predictor")
     assert networks.value.net[-1].out_features == 1
     assert networks.policy.net[0].in_features > networks.world_model.features  # reads its skill
-    assert not {"skills/log_q", "skills/intrinsic_reward", "value/intrinsic"} & metrics.keys()
+    assert not {"skills/log_q", "skills/intrinsic_reward"} & metrics.keys()
 
 
 def test_no_mi_still_plans():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lsp.returns import lambda_return
+from lsp.returns import discounted_sum, lambda_return
 
 REWARD = torch.tensor([1.0, 2.0, 3.0])  # r(s_1), r(s_2), r(s_3)
 VALUE = torch.tensor([10.0, 20.0, 30.0])  # v(s_1), v(s_2), v(s_3)
@@ -48,9 +48,6 @@ def test_a_value_that_is_right_is_returned_whatever_lambda(lambda_):
     torch.testing.assert_close(returns, value)
 
 
-def test_one_discount_serves_both_parts_of_a_return():
-    rewards = torch.stack([REWARD, 10 * REWARD], -1)
-    values = torch.stack([VALUE, 10 * VALUE], -1)
-    returns = lambda_return(rewards, values, HALF[:, None], 0.5)
-    torch.testing.assert_close(returns[:, 0], torch.tensor([6.375, 11.5, 18.0]))
-    torch.testing.assert_close(returns[:, 1], torch.tensor([63.75, 115.0, 180.0]))
+def test_without_a_value_rewards_count_to_the_end_of_the_rollout():
+    # G_2 = 3; G_1 = 2 + ½·3 = 3.5; G_0 = 1 + ½·3.5 = 2.75.
+    torch.testing.assert_close(discounted_sum(REWARD, HALF), torch.tensor([2.75, 3.5, 3.0]))
