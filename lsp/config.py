@@ -535,7 +535,7 @@ def _fast() -> Config:
             learning_rate=6e-4,
         ),
         skills=SkillsConfig(
-            intrinsic_scale=0.002,  # a skill told well earns a sixth of what the task pays meanwhile
+            intrinsic_scale=0.002,  # a skill told well earns a sixth of what the task pays
             intrinsic_unit="return",  # a fixed scale drowns the task early or the skill late
             learning_rate=1e-3,  # 8e-5 is too slow for 20k updates
         ),
