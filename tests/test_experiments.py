@@ -54,7 +54,7 @@ def perform_here(runs, storage) -> None:
 
 def test_the_name_of_a_run_stays():
     # Another name would have everybody's runs done again.
-    assert debug_run().name == "walker_walk-lsp-debug-s0-915aab76"
+    assert debug_run().name == "walker_walk-lsp-debug-s0-333cfa78"
 
 
 def test_the_length_is_no_part_of_the_name():
