@@ -17,6 +17,7 @@ import pytest
 from lsp.adaptation import transferred
 from lsp.cli import _parse, main
 from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config
+from lsp.envs import rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
 from lsp.experiments import local, skill_shows, targets
@@ -24,7 +25,7 @@ from lsp.experiments.engines import Execution, Outcome, cores
 from lsp.experiments.grid import Run, grid, parse_seeds, unique
 from lsp.experiments.reproduce import draw, find_targets, runs_of
 from lsp.experiments.screen import Screen, last_line
-from lsp.experiments.skill_shows import hold, skill_grid, spread
+from lsp.experiments.skill_shows import hold, skill_grid, spread, views
 from lsp.experiments.targets import SCALES, TARGETS
 from lsp.experiments.trajectories import episode_states
 from lsp.experiments.work import perform
@@ -419,6 +420,22 @@ def test_the_spread_is_the_mean_distance_of_pairs():
     states[:, :, 3] = 1  # upright
     states[1, -1, 0], states[2, -1, 1] = 3, 4
     assert spread(states) == pytest.approx((3 + 4 + 5) / 3)
+
+
+@pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
+def test_a_composite_shows_the_robot_at_every_moment_and_nothing_else_anew():
+    states = np.zeros((5, 60))
+    states[:, 0] = np.linspace(0, 1.2, 5)  # metres
+    states[:, 2:4] = 0.6, 1  # above the ground, upright
+    seen = views("quadruped_upright_walk", states)
+    columns = [np.nonzero(robot)[1].mean() for robot in seen.robot]
+    assert (np.diff(columns) > 10).all()  # pixels to the right
+    picture, robot = seen.composite(), seen.robot.any(0)
+    assert 0.02 < robot.mean() < 0.5
+    assert (picture[~robot] == seen.frames[0][~robot]).all()
+    later = seen.robot[1:].any(0)
+    assert (picture[seen.robot[0] & ~later] == seen.frames[0][seen.robot[0] & ~later]).all()
+    assert (picture[seen.robot[-1]] == seen.frames[-1][seen.robot[-1]]).all()
 
 
 def test_skills_form_a_grid():

@@ -1,10 +1,11 @@
 """What single skills do, each from the same start (figures 7 and 10)."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
@@ -15,7 +16,6 @@ from lsp.envs import make_env, rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
 from lsp.experiments.curves import partial_note, write_rows
-from lsp.experiments.grid import Run
 from lsp.experiments.targets import Curve, Target
 from lsp.networks import Networks
 from lsp.video import VideoWriter
@@ -25,7 +25,7 @@ SIDE = 3  # skills in a row, and rows
 REACH = 1.5  # the outer skills' distance from 0 along two axes, in standard deviations of the prior
 SEED = 7
 _SHOWN = 5  # moments in a composite picture
-_DIFFERENT = 24  # brightness by which a pixel differs from the empty arena
+_PIXELS = 256  # of a picture's side
 _FRAMES_PER_SECOND = 25.0  # an agent step is 0.04 s
 
 States = Float64[np.ndarray, "skills time S"]
@@ -47,7 +47,7 @@ def skill_grid(dim: int) -> Float[np.ndarray, "skills dim"]:
     if dim == 1:
         skills[:, 0] = np.linspace(-REACH, REACH, SIDE * SIDE)
     else:
-        skills[:, :2] = np.stack(np.meshgrid(line, -line), -1).reshape(-1, 2)
+        skills[:, :2] = np.stack(np.meshgrid(line, line[::-1]), -1).reshape(-1, 2)
     return skills
 
 
@@ -123,12 +123,12 @@ def _draw_run(figure: SubFigure, curve: Curve, storage: Path, out: Path) -> tupl
     films = out.with_suffix("") / run.name
     panels = figure.subplots(SIDE, SIDE).ravel()
     for number, (axes, way, skill) in enumerate(zip(panels, states, skills)):
-        frames, empty = _frames(run, way)
-        axes.imshow(_composite(frames, empty))
+        seen = views(run.config.task, way)
+        axes.imshow(seen.composite())
         axes.set_title("z = " + _vector(skill), fontsize="small")
         axes.set_axis_off()
         with VideoWriter(films / f"skill-{number}.mp4", _FRAMES_PER_SECOND) as video:
-            for frame in frames:
+            for frame in seen.frames:
                 video.add(frame)
     return f"{over:.3f}", f"{within:.3f}"
 
@@ -144,39 +144,46 @@ def _draw_ways(axes: Axes, states: States, skills: np.ndarray) -> None:
     axes.legend(frameon=False, fontsize="x-small")
 
 
-Frame = UInt8[np.ndarray, "height width 3"]
+class Views(NamedTuple):
+    """Pictures from a camera that stands still, and where the robot is in each."""
+
+    frames: UInt8[np.ndarray, "time height width 3"]
+    robot: Bool[np.ndarray, "time height width"]
+
+    def composite(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The robot at several moments in one picture, later ones on top."""
+        picture = self.frames[0].copy()
+        for index in np.linspace(0, len(self.frames) - 1, _SHOWN).round().astype(int):
+            robot = self.robot[index]
+            picture[robot] = self.frames[index][robot]
+        return picture
 
 
-def _frames(run: Run, states: Float64[np.ndarray, "time S"]) -> tuple[list[Frame], Frame]:
-    """Pictures of the states from a camera that stands still, and one without the robot."""
+def views(task: str, states: Float64[np.ndarray, "time S"]) -> Views:
+    """A quadruped's states, from above and behind its first. Raises UserError for other tasks."""
     from dm_control.mujoco.engine import MovableCamera
+    from mujoco import mjtObj
 
     from lsp.envs.dmc import load_control, split_task
 
-    if not run.config.task.startswith("quadruped"):
-        raise UserError(f"{run.config.task}: only quadrupeds are drawn from their states")
-    physics = load_control(*split_task(run.config.task)).physics
+    if not task.startswith("quadruped"):
+        raise UserError(f"{task}: only quadrupeds are drawn from their states")
+    physics = load_control(*split_task(task)).physics
+    model = physics.model
+    torso = model.name2id("torso", "body")
+    of_robot = model.body_rootid[model.geom_bodyid] == torso
     size = len(physics.get_state())
-    camera = MovableCamera(physics, 256, 256)
-    start = Measurements(states[0])
-    camera.set_pose((*start.position[:2], 0.3), 5.0, 90.0, -50.0)
-    pictures = []
-    hidden = states[0].copy()
-    hidden[2] = -50.0  # metres: below the ground
-    for state in [hidden, *states]:
+    camera = MovableCamera(physics, _PIXELS, _PIXELS)
+    camera.set_pose((*Measurements(states[0]).position[:2], 0.3), 6.0, 90.0, -50.0)
+    frames, robot = [], []
+    for state in states:
         with physics.reset_context():
             physics.set_state(state[:size])
             now = Measurements(state)
             physics.named.model.site_pos["goal"] = now.goal
             physics.data.mocap_pos[:, :2] = now.obstacles
-        pictures.append(camera.render().copy())
-    return pictures[1:], pictures[0]
-
-
-def _composite(frames: list[Frame], empty: Frame) -> Frame:
-    """The robot at several moments in one picture, later ones on top."""
-    picture = empty.copy()
-    for index in np.linspace(0, len(frames) - 1, _SHOWN).round().astype(int):
-        changed = np.abs(frames[index].astype(int) - empty).max(-1) > _DIFFERENT
-        picture[changed] = frames[index][changed]
-    return picture
+        frames.append(camera.render().copy())
+        number, kind = np.moveaxis(camera.render(segmentation=True), -1, 0)
+        # A number of -1, the background, is no geom either.
+        robot.append((kind == mjtObj.mjOBJ_GEOM) & of_robot[number])
+    return Views(np.array(frames), np.array(robot))
