@@ -39,6 +39,9 @@ class ModelConfig:
     """LayerNorm before every activation (ours)."""
     obs_transform: Literal["raw", "symlog"] = "raw"
     """What the encoder reads and the decoder predicts of a vector observation (ours)."""
+    untransformed: tuple[str, ...] = ("goal",)
+    """Keys of vector observations that are always raw. Symlog makes metres that are far away small,
+    and a model that loses a few of them at every step is hardly wrong (ours)."""
     decoder_std: tuple[float, float] | None = (0.1, 1.5)
     """Soft bounds of the decoder's standard deviation (A.3). None: for quadrupeds and your own
     tasks 0.1 and 0.5, else these. Where 1.5 is allowed, what is not yet told well, such as a

@@ -33,11 +33,13 @@ class Preprocessor(nn.Module):
     def __init__(self, shapes: Shapes, config: ModelConfig):
         super().__init__()
         self.vectors, self.images = _split(shapes)
-        self.transform = symlog if config.obs_transform == "symlog" else nn.Identity()
+        transformed = set(self.vectors) - set(config.untransformed)
+        self.compressed = transformed if config.obs_transform == "symlog" else set()
 
     def forward(self, observation: Observation) -> dict[str, Tensor]:
         """Vectors transformed; images `[..., 64, 64, C]` of bytes to `[..., C, 64, 64]` ± 0.5."""
-        vectors = {key: self.transform(observation[key].float()) for key in self.vectors}
+        vectors = {key: observation[key].float() for key in self.vectors}
+        vectors |= {key: symlog(vectors[key]) for key in self.compressed}
         images = {key: observation[key].movedim(-1, -3).float() / 255 - 0.5 for key in self.images}
         return vectors | images
 

@@ -194,8 +194,9 @@ def test_what_is_measured_is_what_the_simulator_says(env_of, task):
     assert now.upright == pytest.approx(float(physics.torso_upright()))
     assert now.forward_speed == pytest.approx(physics.torso_velocity()[0])
     np.testing.assert_allclose(now.goal, physics.named.data.site_xpos["goal"])
-    away = np.linalg.norm(now.goal - now.position)
-    assert away == pytest.approx(np.linalg.norm(observation["goal"]), rel=1e-5)
+    distance, *aside = observation["goal"]
+    assert distance == pytest.approx(np.linalg.norm((now.goal - now.position)[:2]), rel=1e-5)
+    assert distance == pytest.approx(np.linalg.norm(aside), rel=1e-5)
     front = physics.named.data.xmat["torso"].reshape(3, 3)[:, 0]
     assert now.heading == pytest.approx(np.arctan2(front[1], front[0]))
     for number, place in enumerate(now.obstacles):
@@ -205,14 +206,18 @@ def test_what_is_measured_is_what_the_simulator_says(env_of, task):
     np.testing.assert_array_equal(now.joint_velocities, physics.data.qvel[6:])
 
 
-def test_the_goal_is_seen_in_the_robots_own_frame(env_of):
+@pytest.mark.parametrize("roll", [0, 1.0, 3.0])
+def test_the_goal_is_seen_along_the_robots_heading_however_it_lies(env_of, roll):
     env = env_of("quadruped_cove")
     env.reset(seed=0)
     physics = env._env.physics
-    physics.data.qpos[:7] = [1.0, 0.0, 0.5, np.sqrt(0.5), 0, 0, np.sqrt(0.5)]  # facing +y
+    facing_y, rolled = np.sqrt(0.5), (np.cos(roll / 2), np.sin(roll / 2))
+    orientation = facing_y * np.array([rolled[0], rolled[1], rolled[1], rolled[0]])
+    physics.data.qpos[:7] = [1.0, -1.0, 0.5, *orientation]
     physics.forward()
-    ahead, left, _ = env.observe()["goal"]
-    assert (ahead, left) == (pytest.approx(0, abs=1e-6), pytest.approx(1 - COVE_GOAL[0], rel=1e-6))
+    right = COVE_GOAL[0] - 1  # of whoever faces along +y
+    expected = [np.hypot(1, right), 1, -right]
+    np.testing.assert_allclose(env.observe()["goal"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("task", TASKS)

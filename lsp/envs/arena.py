@@ -116,15 +116,20 @@ class ArenaTask(base.Task):
     def get_observation(self, physics: quadruped.Physics) -> dict[str, np.ndarray]:
         observation = quadruped._common_observations(physics) | self.observe_goal(physics)
         if self.spec.sees_obstacles:
-            front = physics.named.data.xmat["torso", ["xx", "yx"]]
-            heading = float(np.arctan2(front[1], front[0]))
+            heading = float(Measurements(self.state(physics)).heading)
             observation["ranges"] = ranges(physics.data.qpos[:2], heading, self.obstacles)
         return observation
 
     def observe_goal(self, physics: quadruped.Physics) -> dict[str, np.ndarray]:
-        """From the torso, in the torso's own frame."""
-        axes = physics.named.data.xmat["torso"].reshape(3, 3)
-        return {"goal": (self.goal - physics.data.qpos[:3]) @ axes}
+        """Distance, and how far ahead and to the left of the robot's heading, over the ground.
+
+        What a reward reads stands by itself, and neither rolling nor pitching moves it, so that a
+        model can tell where the goal will be (docs/deviations.md).
+        """
+        now = Measurements(self.state(physics))
+        x, y, _ = now.goal - now.position
+        cos, sin = np.cos(now.heading), np.sin(now.heading)
+        return {"goal": np.array([now.distance, x * cos + y * sin, y * cos - x * sin])}
 
     def get_reward(self, physics: quadruped.Physics) -> float:
         # As an episode of one step, so that a stored episode gives the same bits.
