@@ -54,13 +54,22 @@ def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def _estimate(statistic: Any, samples: Sequence[Scores]) -> Estimate:
     samples = [np.asarray(x, float) for x in samples]
     value = statistic(*samples)
-    if all(x.shape[-1] < 2 for x in samples):
+    drawn = [x for x in samples if x.shape[-1] > 1]
+    if not drawn:
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    # scipy wants two of each: a lone run drawn twice is drawn with certainty.
-    drawn = [x if x.shape[-1] > 1 else np.repeat(x, 2, -1) for x in samples]
+
+    def of_redrawn(*resamples: np.ndarray, axis: int = -1) -> np.ndarray:
+        """A lone run is drawn with certainty, and once."""
+        several, draws = iter(resamples), resamples[0].shape[:-1]
+        tasks = [
+            next(several) if x.shape[-1] > 1 else np.broadcast_to(x[..., None, :], (*draws, 1))
+            for x in samples
+        ]
+        return np.asarray(statistic(*tasks))
+
     found = bootstrap(
         drawn,
-        statistic,
+        of_redrawn,
         n_resamples=RESAMPLES,
         vectorized=True,
         axis=-1,

@@ -39,6 +39,14 @@ def test_one_run_has_no_interval():
     assert np.isnan(found.high)
 
 
+def test_a_lone_run_among_others_counts_once():
+    found = iqm([np.array([[9.0], [6.0]]), np.array([[0.0, 3.0], [3.0, 3.0]])])
+    # Of two drawn from {0, 3} with replacement, both are alike in half of all draws.
+    np.testing.assert_allclose(found.value, [4, 4])
+    np.testing.assert_allclose(found.low, [3, 4])
+    np.testing.assert_allclose(found.high, [5, 4])
+
+
 def test_the_probability_of_improvement_counts_pairs():
     # Of 3 · 2 pairs ours wins (3, 2), (5, 2) and (5, 4), and draws (2, 2).
     found = probability_of_improvement([np.array([2.0, 3, 5])], [np.array([2.0, 4])])
