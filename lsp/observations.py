@@ -33,8 +33,8 @@ class Preprocessor(nn.Module):
     def __init__(self, shapes: Shapes, config: ModelConfig):
         super().__init__()
         self.vectors, self.images = _split(shapes)
-        transformed = set(self.vectors) - set(config.untransformed)
-        self.compressed = transformed if config.obs_transform == "symlog" else set()
+        compress = config.obs_transform == "symlog"
+        self.compressed = [k for k in self.vectors if compress and k not in config.untransformed]
 
     def forward(self, observation: Observation) -> dict[str, Tensor]:
         """Vectors transformed; images `[..., 64, 64, C]` of bytes to `[..., C, 64, 64]` ± 0.5."""
