@@ -121,7 +121,7 @@ class ArenaTask(base.Task):
         return observation
 
     def observe_goal(self, physics: quadruped.Physics) -> dict[str, np.ndarray]:
-        """Distance, and how far ahead and to the left of the robot's heading, over the ground.
+        """Distance, and how far ahead and to the left of the robot's heading: metres on the ground.
 
         What a reward reads stands by itself, and neither rolling nor pitching moves it, so that a
         model can tell where the goal will be (docs/deviations.md).
