@@ -24,7 +24,7 @@ OBSERVATION, ACTION = 78, 12  # dm_control's quadruped
 
 def wide() -> Config:
     """`fast`, 128 units everywhere."""
-    fast = make_config("lsp", "fast")
+    fast = make_config("lsp", "fast").resolved()
     return replace(
         fast,
         model=replace(fast.model, deter=128, hidden=128, reward=(128,)),

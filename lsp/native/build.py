@@ -15,7 +15,7 @@ from lsp.machine import compiler, cpu_features, cpu_name
 
 SOURCES = Path(__file__).parent
 FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+    *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared"),
     # Sums may be reordered, so that they become vector code; NaN stays NaN.
     *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
 )

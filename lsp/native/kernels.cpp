@@ -3,12 +3,14 @@
 #include "filter.h"
 #include "imagination.h"
 #include "mlp.h"
+#include "weights.h"
 
 #define FOR_EACH_PRECISION(T, NAME)                                                             \
   bool can_multiply_##NAME() { return can_multiply<T>(); }                                      \
   void pack_##NAME(const Layer<T>* layer) { layer->pack(); }                                    \
-  void sum_rows_##NAME(int64_t rows, int64_t width, const T* from, float* sums) {               \
-    sum_rows(rows, width, from, sums);                                                          \
+  void weight_gradient_##NAME(const Layer<T>* layer, int64_t rows, const T* read,               \
+                              const T* products, float* weight, float* bias) {                  \
+    weight_gradient(*layer, rows, read, products, weight, bias);                                \
   }                                                                                             \
   int64_t mlp_bytes_##NAME(const Pass<T>* of) { return pass_bytes(*of); }                       \
   void mlp_##NAME(const Pass<T>* of) {                                                          \

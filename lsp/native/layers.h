@@ -83,6 +83,8 @@ struct Layer {
   int64_t width() const { return out / groups; }
   int64_t out_padded() const { return groups * padded(width()); }
   int64_t in_padded() const { return padded(in); }
+  // Where output j lies among the padded ones.
+  int64_t column(int64_t j) const { return j / width() * padded(width()) + j % width(); }
 
   // LayerNorm begins by taking off the mean over outputs. That can be taken off the weights, once.
   void pack() const {
@@ -94,14 +96,14 @@ struct Layer {
       for (int64_t j = 0; j < out; ++j) mean_bias += source_bias[j] / out;
     }
     for (int64_t j = 0; j < out; ++j) {
-      const int64_t column = j / width() * padded(width()) + j % width();
+      const int64_t to = column(j);
       for (int64_t i = 0; i < in; ++i) {
         const T w = rounded<T>(source_weight[j * in + i] - mean[i]);
-        weight[packed<T>(i, column, out_padded())] = w;
-        transposed[packed<T>(column, i, in_padded())] = w;
+        weight[packed<T>(i, to, out_padded())] = w;
+        transposed[packed<T>(to, i, in_padded())] = w;
       }
-      bias[column] = source_bias[j] - mean_bias;
-      if (has_norm()) gain[column] = source_gain[j], shift[column] = source_shift[j];
+      bias[to] = source_bias[j] - mean_bias;
+      if (has_norm()) gain[to] = source_gain[j], shift[to] = source_shift[j];
     }
   }
 

@@ -136,7 +136,8 @@ class Gradient:
     """What a kernel leaves of the gradient of one part, for `rows` rows in `blocks` blocks."""
 
     def __init__(self, part: Part, layer: Layer, rows: int, blocks: int, dtype: torch.dtype):
-        self.part, self.affine = part, Affine()
+        self.part, self.layer, self.affine = part, layer, Affine()
+        self._weight_gradient = kernel("weight_gradient", dtype)
         self.products = torch.empty(rows, layer.out_padded, dtype=dtype)
         if part.has_norm:
             self._affine = torch.zeros(2, blocks, layer.out_padded)
@@ -144,25 +145,16 @@ class Gradient:
 
     def of_parameters(self, read: Float[Tensor, "rows in_padded"]) -> list[Tensor]:
         """Those of `part.parameters`, from what the layer had read."""
-        (outputs, inputs), groups = self.part.parameters[0].shape, self.part.groups
-        width = outputs // groups
-        weight = (self.products.T @ read[:, :inputs]).unflatten(0, (groups, -1))
-        bias = self._sums().unflatten(0, (groups, -1))
-        # Contiguous, as PyTorch's fused optimisers take for granted.
-        found = [weight[:, :width].flatten(0, 1), bias[:, :width].flatten()]
+        found = [torch.empty(x.shape) for x in self.part.parameters[:2]]
+        addresses = map(pointer, (read, self.products, *found))
+        self._weight_gradient(
+            byref(self.layer), c_int64(len(read)), *(c_void_p(x) for x in addresses)
+        )
         if self.part.has_norm:
-            found += self._affine.sum(1)[:, :width]
+            outputs = len(found[1])
+            # Contiguous, as PyTorch's fused optimisers take for granted.
+            found += [x[:outputs] for x in self._affine.sum(1)]
         return found
-
-    def _sums(self) -> Tensor:
-        """Of the products over rows. PyTorch would copy bf16 to fp32 first, which takes longer than
-        the gradient of the weights."""
-        rows, width = self.products.shape
-        sums = torch.empty(width)
-        sizes = c_int64(rows), c_int64(width)
-        addresses = c_void_p(pointer(self.products)), c_void_p(pointer(sums))
-        kernel("sum_rows", self.products.dtype)(*sizes, *addresses)
-        return sums
 
 
 def gradients_of(found: Sequence[Gradient]) -> Gradients:
