@@ -58,8 +58,9 @@ def _compile(arguments: list[str], path: Path) -> None:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CannotBuild(f"{arguments[0]} did not run: {error}") from error
         if done.returncode:
-            first = next(iter(done.stderr.splitlines()), "")
-            raise CannotBuild(f"{arguments[0]} failed: {first}")
+            lines = done.stderr.splitlines()
+            said = next((line for line in lines if "error" in line), "".join(lines[:1]))
+            raise CannotBuild(f"{arguments[0]} failed: {said}")
         made.replace(path)
 
 

@@ -37,9 +37,9 @@ template <class T>
 struct Steps {
   Trace<T> policy, prior;
   float *mean, *std_slope;  // tanh(m / 5), and how the std follows its parameter
-  T* entered;
   Hidden enter;
-  float *gates, *before, *latent_slope;  // before: the recurrent state that a step began with
+  T *entered, *gates, *before;  // before: the recurrent state that a step began with
+  float* latent_slope;
 
   // Room for `rows` rows: of what is learned from, or of one step after the other.
   void carve(const Imagination<T>& of, int64_t rows, Carver& memory, bool learned) {
@@ -51,8 +51,8 @@ struct Steps {
     std_slope = memory.take<float>(rows * of.action);
     entered = memory.take<T>(rows * of.enter->out_padded());
     enter = Hidden::carve(rows, of.enter->out_padded(), memory, learned);
-    gates = learned ? memory.take<float>(4 * rows * padded(of.deter)) : nullptr;
-    before = learned ? memory.take<float>(rows * padded(of.deter)) : nullptr;
+    gates = learned ? memory.take<T>(4 * rows * padded(of.deter)) : nullptr;
+    before = learned ? memory.take<T>(rows * padded(of.deter)) : nullptr;
     latent_slope = memory.take<float>(rows * of.stoch);
   }
 
@@ -196,13 +196,10 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     activate(*of.enter, rows, y, step.enter, step.entered);
     of.gru_input->forward(rows, step.entered, y);
     of.gru_hidden->forward(rows, read_deter, y2);
+    if (of.memory) std::copy(read_deter, read_deter + rows * wide, step.before);
     read_deter = step.prior.input[0];
-    if (of.memory) {
-      std::copy(deter, deter + rows * wide, step.before);
-      gru<true>(*of.gru_input, *of.gru_hidden, rows, y, y2, deter, step.gates, next, read_deter);
-    } else {
-      gru<false>(*of.gru_input, *of.gru_hidden, rows, y, y2, deter, nullptr, next, read_deter);
-    }
+    const auto recur = of.memory ? gru<true, T> : gru<false, T>;
+    recur(*of.gru_input, *of.gru_hidden, rows, y, y2, deter, step.gates, next, read_deter);
     std::swap(deter, next);
     forward(of.prior, rows, step.prior, y);
     answer(of, rows, y, of.latent_noise + row * S, stoch, step.latent_slope, read_stoch);

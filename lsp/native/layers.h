@@ -95,6 +95,7 @@ struct Layer {
         for (int64_t i = 0; i < in; ++i) mean[i] += source_weight[j * in + i] / out;
       for (int64_t j = 0; j < out; ++j) mean_bias += source_bias[j] / out;
     }
+#pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < out; ++j) {
       const int64_t to = column(j);
       for (int64_t i = 0; i < in; ++i) {
@@ -241,13 +242,13 @@ void activate_backward(const Layer<T>& layer, int64_t rows, float* d, const Hidd
 // next h is written twice, as it is and for products to read.
 template <bool keep, class T>
 void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const float* xw,
-         const float* hu, const float* h, float* gates, float* next, T* read) {
+         const float* hu, const float* h, T* gates, float* next, T* read) {
   const int64_t width = padded(input.width());
   const float *bx = input.bias, *bu = hidden.bias;
   for (int64_t r = 0; r < rows; ++r) {
     const float *x = xw + 3 * r * width, *u = hu + 3 * r * width, *before = h + r * width;
-    float *kept = keep ? gates + 4 * r * width : nullptr, *after = next + r * width;
-    T* rounded_after = read + r * width;
+    T *kept = keep ? gates + 4 * r * width : nullptr, *rounded_after = read + r * width;
+    float* after = next + r * width;
 #pragma omp simd
     for (int64_t i = 0; i < whole(width); ++i) {
       const float reset = sigmoid(x[i] + bx[i] + u[i] + bu[i]);
@@ -257,10 +258,10 @@ void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const floa
       const float fresh =
           hyperbolic_tangent(x[2 * width + i] + bx[2 * width + i] + reset * recalled);
       if constexpr (keep) {
-        kept[i] = reset;
-        kept[width + i] = update;
-        kept[2 * width + i] = fresh;
-        kept[3 * width + i] = recalled;
+        kept[i] = rounded<T>(reset);
+        kept[width + i] = rounded<T>(update);
+        kept[2 * width + i] = rounded<T>(fresh);
+        kept[3 * width + i] = rounded<T>(recalled);
       }
       after[i] = fresh + update * (before[i] - fresh);
       rounded_after[i] = rounded<T>(after[i]);
@@ -271,19 +272,19 @@ void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const floa
 // Its inverse: d, the gradient of the next h, becomes what reaches h directly; dx and du are the
 // gradients of x W and h U.
 template <class T>
-void gru_backward(const Layer<T>& input, int64_t rows, const float* gates, const float* h, float* d,
-                  T* dx, T* du) {
+void gru_backward(const Layer<T>& input, int64_t rows, const T* gates, const T* h, float* d, T* dx,
+                  T* du) {
   const int64_t width = padded(input.width());
   for (int64_t r = 0; r < rows; ++r) {
-    const float *kept = gates + 4 * r * width, *before = h + r * width;
+    const T *kept = gates + 4 * r * width, *before = h + r * width;
     float* grad = d + r * width;
     T *x = dx + 3 * r * width, *u = du + 3 * r * width;
 #pragma omp simd
     for (int64_t i = 0; i < whole(width); ++i) {
-      const float reset = kept[i], update = kept[width + i], fresh = kept[2 * width + i];
-      const float recalled = kept[3 * width + i];
+      const float reset = to_float(kept[i]), update = to_float(kept[width + i]);
+      const float fresh = to_float(kept[2 * width + i]), recalled = to_float(kept[3 * width + i]);
       const float d_new = grad[i] * (1 - update) * (1 - fresh * fresh);
-      const float d_update = grad[i] * (before[i] - fresh) * update * (1 - update);
+      const float d_update = grad[i] * (to_float(before[i]) - fresh) * update * (1 - update);
       const float d_reset = d_new * recalled * reset * (1 - reset);
       grad[i] *= update;
       x[i] = u[i] = rounded<T>(d_reset);

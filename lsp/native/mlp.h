@@ -121,7 +121,7 @@ struct Pass {
   char* memory;    // of the trace, `pass_bytes`; null where nothing is learned
   T* inputs[MAX_LAYERS];
   const float* d_output;
-  float* d_input;  // null where nobody wants it
+  T* d_input;  // null where nobody wants it
   int64_t learns;  // whether the weights want gradients
   Gradients<T> gradients;
 };

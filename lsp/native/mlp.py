@@ -91,7 +91,7 @@ class Call:
         """Gradients of the input and of the weights, as far as they are wanted."""
         packed, given = self.of.packed, fp32(d_output)
         self.arguments.d_output = pointer(given)
-        d_input = torch.empty(self.rows, packed.array[0].inputs) if of_input else None
+        d_input = torch.empty_like(self.read) if of_input else None
         self.arguments.d_input = None if d_input is None else pointer(d_input)
         if not of_weights:
             self.of.run_backward(byref(self.arguments))
