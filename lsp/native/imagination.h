@@ -134,6 +134,8 @@ template <class T>
 void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
   const int64_t wide = padded(D), wide_in = of.enter->in_padded();
+  const int64_t wide_enter = of.enter->out_padded();
+  const auto recur = of.memory ? gru<true, T> : gru<false, T>;
   float *deter, *next, *stoch, *y, *y2;
   T *read_deter, *read_stoch, *read_action, *read_in;  // as products read them
   Steps<T> all;
@@ -192,14 +194,17 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
       std::copy(read_stoch + r * S, read_stoch + (r + 1) * S, input);
       std::copy(read_action + r * A, read_action + (r + 1) * A, input + S);
     }
-    of.enter->forward(rows, read_in, y);
-    activate(*of.enter, rows, y, step.enter, step.entered);
-    of.gru_input->forward(rows, step.entered, y);
-    of.gru_hidden->forward(rows, read_deter, y2);
+    for_each_tile(rows, [&](int64_t at, int64_t count) {
+      T* entered = step.entered + at * wide_enter;
+      of.enter->forward(count, read_in + at * wide_in, y);
+      activate(*of.enter, count, y, step.enter.at(at, wide_enter), entered);
+      of.gru_input->forward(count, entered, y);
+      of.gru_hidden->forward(count, read_deter + at * wide, y2);
+      recur(*of.gru_input, *of.gru_hidden, count, y, y2, deter + at * wide,
+            step.gates + 4 * at * wide, next + at * wide, step.prior.input[0] + at * wide);
+    });
     if (of.memory) std::copy(read_deter, read_deter + rows * wide, step.before);
     read_deter = step.prior.input[0];
-    const auto recur = of.memory ? gru<true, T> : gru<false, T>;
-    recur(*of.gru_input, *of.gru_hidden, rows, y, y2, deter, step.gates, next, read_deter);
     std::swap(deter, next);
     forward(of.prior, rows, step.prior, y);
     answer(of, rows, y, of.latent_noise + row * S, stoch, step.latent_slope, read_stoch);
@@ -213,18 +218,20 @@ template <class T>
 void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, F = D + S;
   const int64_t wide = padded(D), wide_in = of.enter->in_padded();
-  float *d_deter, *d_stoch, *d;
+  const int64_t wide_enter = of.enter->out_padded(), wide_prior = of.prior.last().out_padded();
+  float *d_deter, *d_stoch, *d, *d_entered;
   T *dy, *du;
   carved([&](Carver& memory) {
     d_deter = memory.take<float>(of.block * wide);
     d_stoch = memory.take<float>(of.block * S);
     d = memory.take<float>(of.block * of.widest());
+    d_entered = memory.take<float>(of.block * wide_enter);
     dy = memory.take<T>(of.block * of.widest());
     du = memory.take<T>(of.block * of.widest());
   });
   std::fill(d_deter, d_deter + rows * wide, 0.0f);
   std::fill(d_stoch, d_stoch + rows * S, 0.0f);
-  const Gradients<T> frozen = Gradients<T>::unwanted(of.prior, dy);
+  const Gradients<T> frozen = Gradients<T>::unwanted(of.prior, dy, du);
   const Steps<T> all = kept(of);
 
   for (int64_t t = of.horizon - 1; t >= 0; --t) {
@@ -239,23 +246,27 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
     }
 
     // Through the prior
-    const int64_t wide_prior = of.prior.last().out_padded();
     for (int64_t r = 0; r < rows; ++r) {
       const float *grad = d_stoch + r * S, *slope = step.latent_slope + r * S;
-      T* out = dy + r * wide_prior;
+      T* out = frozen.products[of.prior.count - 1] + r * wide_prior;
       for (int64_t i = 0; i < S; ++i) out[i] = rounded<T>(grad[i]);
       for (int64_t i = 0; i < S; ++i) out[S + i] = rounded<T>(grad[i] * slope[i]);
       std::fill(out + 2 * S, out + wide_prior, rounded<T>(0.0f));
     }
     backward(of.prior, rows, step.prior, frozen, d);
-    of.prior[0].backward(rows, dy, d_deter, true);
+    of.prior[0].backward(rows, frozen.products[0], d_deter, true);
 
     // Through the recurrence, to the states before and the action
-    gru_backward(*of.gru_input, rows, step.gates, step.before, d_deter, dy, du);
-    of.gru_hidden->backward(rows, du, d_deter, true);
-    of.gru_input->backward(rows, dy, d);
-    activate_backward(*of.enter, rows, d, step.enter, step.entered, dy);
-    of.enter->backward(rows, dy, d);
+    for_each_tile(rows, [&](int64_t at, int64_t count) {
+      float *of_deter = d_deter + at * wide, *of_input = d + at * wide_in;
+      gru_backward(*of.gru_input, count, step.gates + 4 * at * wide, step.before + at * wide,
+                   of_deter, dy, du);
+      of.gru_hidden->backward(count, du, of_deter, true);
+      of.gru_input->backward(count, dy, d_entered);
+      activate_backward(*of.enter, count, d_entered, step.enter.at(at, wide_enter),
+                        step.entered + at * wide_enter, dy);
+      of.enter->backward(count, dy, of_input);
+    });
 
     // Through the policy
     const Gradients<T> learned = of.gradients.at(of.policy, row, index);

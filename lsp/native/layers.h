@@ -138,7 +138,9 @@ inline void copy_row(const S* from, int64_t count, T* to, int64_t width) {
 struct Hidden {
   float *normal, *inverse_std;  // [rows, out_padded], or null; [rows]
 
-  Hidden at(int64_t row, int64_t width) const { return {normal + row * width, inverse_std + row}; }
+  Hidden at(int64_t row, int64_t width) const {
+    return {normal ? normal + row * width : nullptr, inverse_std + row};
+  }
 
   static Hidden carve(int64_t rows, int64_t width, Carver& memory, bool learned) {
     return {learned ? memory.take<float>(rows * width) : nullptr, memory.take<float>(rows)};
@@ -287,8 +289,11 @@ void gru_backward(const Layer<T>& input, int64_t rows, const T* gates, const T* 
       const float d_update = grad[i] * (to_float(before[i]) - fresh) * update * (1 - update);
       const float d_reset = d_new * recalled * reset * (1 - reset);
       grad[i] *= update;
-      x[i] = u[i] = rounded<T>(d_reset);
-      x[width + i] = u[width + i] = rounded<T>(d_update);
+      // Not x = u = ..., of which compilers make no vector code.
+      x[i] = rounded<T>(d_reset);
+      u[i] = rounded<T>(d_reset);
+      x[width + i] = rounded<T>(d_update);
+      u[width + i] = rounded<T>(d_update);
       x[2 * width + i] = rounded<T>(d_new);
       u[2 * width + i] = rounded<T>(d_new * reset);
     }
@@ -312,6 +317,14 @@ struct FlushDenormals {
   ~FlushDenormals() { _mm_setcsr(before); }
 #endif
 };
+
+// The rows of a block, a few at a time: sums that a product leaves are still near when they are
+// made outputs of, while the block is what every load of the weights serves.
+template <class Work>
+void for_each_tile(int64_t rows, Work work) {
+  constexpr int64_t tile = 64;
+  for (int64_t first = 0; first < rows; first += tile) work(first, std::min(tile, rows - first));
+}
 
 // All blocks of `block` rows, every one on one thread: work(index, first row, rows).
 template <class Work>

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lsp.native.build import CannotBuild, library
 
 MAX_LAYERS = 16  # of one network
-BLOCK = 64  # rows that go through all layers together, at most
+BLOCK = 256  # rows that go through all layers together, at most
 LINE = 64  # bytes of a line of a cache, by which memory is aligned
 
 
@@ -188,8 +188,10 @@ def _can_multiply(dtype: torch.dtype) -> bool:
 
 
 def rows_per_block(rows: int) -> int:
-    """As many as leave every thread some, but few enough for a cache."""
-    return max(1, min(BLOCK, -(-rows // torch.get_num_threads())))
+    """Few enough for a cache, and all threads get as many blocks."""
+    threads = torch.get_num_threads()
+    blocks = threads * -(-rows // (threads * BLOCK))
+    return max(1, min(BLOCK, -(-rows // blocks)))
 
 
 def room(size: int) -> Tensor:

@@ -55,10 +55,12 @@ struct Trace {
 // From trace.input[0] to y: the last layer's outputs with their bias, [rows, out_padded].
 template <class T>
 void forward(const Mlp<T>& mlp, int64_t rows, const Trace<T>& trace, float* y) {
-  for (int64_t l = 0; l + 1 < mlp.count; ++l) {
-    mlp[l].forward(rows, trace.input[l], y);
-    activate(mlp[l], rows, y, trace.hidden[l], trace.input[l + 1]);
-  }
+  for (int64_t l = 0; l + 1 < mlp.count; ++l)
+    for_each_tile(rows, [&](int64_t first, int64_t count) {
+      const Trace<T> tile = trace.at(mlp, first);
+      mlp[l].forward(count, tile.input[l], y);
+      activate(mlp[l], count, y, tile.hidden[l], tile.input[l + 1]);
+    });
   const Layer<T>& last = mlp.last();
   const T* x = trace.input[mlp.count - 1];
   const int64_t width = last.out_padded();
@@ -91,10 +93,10 @@ struct Gradients {
     return there;
   }
 
-  // Where nobody learns: all products in the same place.
-  static Gradients unwanted(const Mlp<T>& mlp, T* room) {
+  // Where nobody learns: the products of a layer in place of those of the last but one.
+  static Gradients unwanted(const Mlp<T>& mlp, T* room, T* other) {
     Gradients nowhere;
-    for (int64_t l = 0; l < mlp.count; ++l) nowhere.products[l] = room;
+    for (int64_t l = 0; l < mlp.count; ++l) nowhere.products[l] = l % 2 ? other : room;
     return nowhere;
   }
 };
@@ -104,11 +106,14 @@ struct Gradients {
 template <class T>
 void backward(const Mlp<T>& mlp, int64_t rows, const Trace<T>& trace,
               const Gradients<T>& gradients, float* room) {
-  for (int64_t l = mlp.count - 1; l > 0; --l) {
-    mlp[l].backward(rows, gradients.products[l], room);
-    activate_backward(mlp[l - 1], rows, room, trace.hidden[l - 1], trace.input[l],
-                      gradients.products[l - 1], gradients.affine[l - 1]);
-  }
+  for (int64_t l = mlp.count - 1; l > 0; --l)
+    for_each_tile(rows, [&](int64_t first, int64_t count) {
+      const Trace<T> tile = trace.at(mlp, first);
+      const int64_t width = mlp[l - 1].out_padded();
+      mlp[l].backward(count, gradients.products[l] + first * mlp[l].out_padded(), room);
+      activate_backward(mlp[l - 1], count, room, tile.hidden[l - 1], tile.input[l],
+                        gradients.products[l - 1] + first * width, gradients.affine[l - 1]);
+    });
 }
 
 // One MLP on many rows. The same fields as `mlp.Arguments` in Python.
@@ -167,14 +172,14 @@ void run_block_backward(const Pass<T>& of, int64_t index, int64_t first, int64_t
   const Mlp<T>& mlp = of.mlp;
   const Layer<T>& last = mlp.last();
   float* room;
-  T* products;
+  T *products, *others;
   carved([&](Carver& memory) {
     room = memory.take<float>(of.block * mlp.widest());
     products = memory.take<T>(of.block * mlp.widest());
+    others = memory.take<T>(of.block * mlp.widest());
   });
-  // Layer by layer the products are read before the next are written.
   const Gradients<T> gradients = of.learns ? of.gradients.at(mlp, first, index)
-                                           : Gradients<T>::unwanted(mlp, products);
+                                           : Gradients<T>::unwanted(mlp, products, others);
   T* given = gradients.products[mlp.count - 1];
   for (int64_t r = 0; r < rows; ++r)
     copy_row(of.d_output + (first + r) * last.out, last.out, given + r * last.out_padded(),
