@@ -25,7 +25,7 @@ struct Filter {
   Gradients<float> d_posterior;
 
   int64_t widest() const {
-    return std::max({3 * padded(deter), enter->in_padded(), enter->out_padded(),
+    return std::max({gru_input->out_padded, enter->in_padded, enter->out_padded,
                      posterior.widest()});
   }
 };
@@ -38,10 +38,10 @@ struct Between {
 
   Between(const Filter& of, Carver& memory) {
     const int64_t rows = of.steps * of.rows;
-    enter = Hidden::carve(rows, of.enter->out_padded(), memory, true);
+    enter = Hidden::carve(rows, of.enter->out_padded, memory, true);
     std::copy(of.posterior_in, of.posterior_in + of.posterior.count, posterior.input);
     posterior.carve_hidden(of.posterior, rows, memory, true);
-    gates = memory.take<float>(4 * rows * padded(of.deter));
+    gates = memory.take<float>(4 * rows * of.gru_hidden->in_padded);
     slopes = memory.take<float>(rows * of.stoch);
   }
 };
@@ -54,9 +54,9 @@ inline size_t filter_memory(const Filter& of) {
 
 inline void filter_block(const Filter& of, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, E = of.embedding;
-  const int64_t wide = padded(D), wide_in = of.enter->in_padded();
-  const int64_t wide_enter = of.enter->out_padded(), wide_read = of.posterior[0].in_padded();
-  const int64_t wide_out = of.posterior.last().out_padded();
+  const int64_t wide = of.gru_hidden->in_padded, wide_in = of.enter->in_padded;
+  const int64_t wide_enter = of.enter->out_padded, wide_read = of.posterior[0].in_padded;
+  const int64_t wide_out = of.posterior.last().out_padded;
   const float least = float(of.min_std);
   float *y, *y2, *next, *again;
   carved([&](Carver& memory) {
@@ -116,9 +116,9 @@ inline void filter_block(const Filter& of, int64_t first, int64_t rows) {
 
 inline void filter_block_backward(const Filter& of, int64_t index, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, E = of.embedding;
-  const int64_t wide = padded(D), wide_in = of.enter->in_padded();
-  const int64_t wide_enter = of.enter->out_padded(), wide_read = of.posterior[0].in_padded();
-  const int64_t wide_out = of.posterior.last().out_padded();
+  const int64_t wide = of.gru_hidden->in_padded, wide_in = of.enter->in_padded;
+  const int64_t wide_enter = of.enter->out_padded, wide_read = of.posterior[0].in_padded;
+  const int64_t wide_out = of.posterior.last().out_padded;
   float *d, *d_deter, *d_stoch;
   carved([&](Carver& memory) {
     d = memory.take<float>(of.block * of.widest());

@@ -27,7 +27,7 @@ struct Imagination {
 
   bool has_policy() const { return policy.count > 0; }
   int64_t widest() const {
-    return std::max({3 * padded(deter), enter->in_padded(), enter->out_padded(), prior.widest(),
+    return std::max({gru_input->out_padded, enter->in_padded, enter->out_padded, prior.widest(),
                      policy.widest()});
   }
 };
@@ -49,10 +49,10 @@ struct Steps {
     prior.carve_hidden(of.prior, rows, memory, learned);
     mean = memory.take<float>(rows * of.action);
     std_slope = memory.take<float>(rows * of.action);
-    entered = memory.take<T>(rows * of.enter->out_padded());
-    enter = Hidden::carve(rows, of.enter->out_padded(), memory, learned);
-    gates = learned ? memory.take<T>(4 * rows * padded(of.deter)) : nullptr;
-    before = learned ? memory.take<T>(rows * padded(of.deter)) : nullptr;
+    entered = memory.take<T>(rows * of.enter->out_padded);
+    enter = Hidden::carve(rows, of.enter->out_padded, memory, learned);
+    gates = learned ? memory.take<T>(4 * rows * of.gru_hidden->in_padded) : nullptr;
+    before = learned ? memory.take<T>(rows * of.gru_hidden->in_padded) : nullptr;
     latent_slope = memory.take<float>(rows * of.stoch);
   }
 
@@ -62,10 +62,10 @@ struct Steps {
     there.prior = prior.at(of.prior, row);
     there.mean += row * of.action;
     there.std_slope += row * of.action;
-    there.entered += row * of.enter->out_padded();
-    there.enter = enter.at(row, of.enter->out_padded());
-    there.gates += 4 * row * padded(of.deter);
-    there.before += row * padded(of.deter);
+    there.entered += row * of.enter->out_padded;
+    there.enter = enter.at(row, of.enter->out_padded);
+    there.gates += 4 * row * of.gru_hidden->in_padded;
+    there.before += row * of.gru_hidden->in_padded;
     there.latent_slope += row * of.stoch;
     return there;
   }
@@ -104,7 +104,7 @@ void act(const Imagination<T>& of, int64_t rows, const float* y, const float* no
          const Steps<T>& step, float* action, T* read) {
   const float shift = float(of.raw_init_std), least = float(of.policy_min_std);
   float *mean = step.mean, *slope = step.std_slope;
-  part(rows, of.action, y, of.policy.last().out_padded(), mean, slope);
+  part(rows, of.action, y, of.policy.last().out_padded, mean, slope);
 #pragma omp simd
   for (int64_t i = 0; i < rows * of.action; ++i) {
     const float raw = slope[i] + shift;
@@ -120,7 +120,7 @@ template <class T>
 void answer(const Imagination<T>& of, int64_t rows, const float* y, const float* noise,
             float* stoch, float* slope, T* read) {
   const float least = float(of.min_std);
-  part(rows, of.stoch, y, of.prior.last().out_padded(), stoch, slope);
+  part(rows, of.stoch, y, of.prior.last().out_padded, stoch, slope);
 #pragma omp simd
   for (int64_t i = 0; i < rows * of.stoch; ++i) {
     const float raw = slope[i];
@@ -133,8 +133,8 @@ void answer(const Imagination<T>& of, int64_t rows, const float* y, const float*
 template <class T>
 void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
-  const int64_t wide = padded(D), wide_in = of.enter->in_padded();
-  const int64_t wide_enter = of.enter->out_padded();
+  const int64_t wide = of.gru_hidden->in_padded, wide_in = of.enter->in_padded;
+  const int64_t wide_enter = of.enter->out_padded;
   const auto recur = of.memory ? gru<true, T> : gru<false, T>;
   float *deter, *next, *stoch, *y, *y2;
   T *read_deter, *read_stoch, *read_action, *read_in;  // as products read them
@@ -173,7 +173,7 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     const float* skill = of.plan + (first * of.plan_length + t / of.skill_length) * Z;
     float* action = of.actions + row * A;
     if (of.has_policy()) {
-      const int64_t width = of.policy[0].in_padded();
+      const int64_t width = of.policy[0].in_padded;
       for (int64_t r = 0; r < rows; ++r) {
         T* input = step.policy.input[0] + r * width;
         std::copy(read_deter + r * wide, read_deter + r * wide + D, input);
@@ -217,8 +217,8 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
 template <class T>
 void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, F = D + S;
-  const int64_t wide = padded(D), wide_in = of.enter->in_padded();
-  const int64_t wide_enter = of.enter->out_padded(), wide_prior = of.prior.last().out_padded();
+  const int64_t wide = of.gru_hidden->in_padded, wide_in = of.enter->in_padded;
+  const int64_t wide_enter = of.enter->out_padded, wide_prior = of.prior.last().out_padded;
   float *d_deter, *d_stoch, *d, *d_entered;
   T *dy, *du;
   carved([&](Carver& memory) {
@@ -270,7 +270,7 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
 
     // Through the policy
     const Gradients<T> learned = of.gradients.at(of.policy, row, index);
-    const int64_t wide_out = of.policy.last().out_padded();
+    const int64_t wide_out = of.policy.last().out_padded;
     for (int64_t r = 0; r < rows; ++r) {
       const float* d_in = d + r * wide_in;
       std::copy(d_in, d_in + S, d_stoch + r * S);
@@ -287,7 +287,7 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
     }
     backward(of.policy, rows, step.policy, learned, d);
     of.policy[0].backward(rows, learned.products[0], d);
-    const int64_t width = of.policy[0].in_padded();
+    const int64_t width = of.policy[0].in_padded;
     for (int64_t r = 0; r < rows; ++r) {
 #pragma omp simd
       for (int64_t i = 0; i < D; ++i) d_deter[r * wide + i] += d[r * width + i];

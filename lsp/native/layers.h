@@ -28,10 +28,8 @@ void brgemm(int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t l
 void brgemm_release(bool vnni);
 }  // namespace at::native::cpublas
 
-inline int64_t padded(int64_t width) { return (width + 31) / 32 * 32; }
-
 // A padded width, such that compilers see that it is one: no loop needs a remainder.
-inline int64_t whole(int64_t width) { return width / 32 * 32; }
+inline int64_t whole(int64_t width) { return width / 16 * 16; }
 
 // c (+)= a b, with b packed.
 inline void multiply(int64_t rows, int64_t out, int64_t in, const bf16* a, const bf16* b, float* c,
@@ -74,17 +72,15 @@ template <> inline int64_t packed<bf16>(int64_t i, int64_t j, int64_t columns) {
 // weights, and the packed copies of them.
 template <class T>
 struct Layer {
-  int64_t in, out, groups;  // the outputs of each group (a gate of a GRU) are padded on their own
+  int64_t in, out, groups, in_padded, out_padded;  // a group, a gate of a GRU, is padded on its own
   const float *source_weight, *source_bias, *source_gain, *source_shift;  // no gain: no LayerNorm
   T *weight, *transposed;  // for x W and for d W^T
   float *bias, *gain, *shift;
 
   bool has_norm() const { return source_gain; }
   int64_t width() const { return out / groups; }
-  int64_t out_padded() const { return groups * padded(width()); }
-  int64_t in_padded() const { return padded(in); }
   // Where output j lies among the padded ones.
-  int64_t column(int64_t j) const { return j / width() * padded(width()) + j % width(); }
+  int64_t column(int64_t j) const { return j / width() * (out_padded / groups) + j % width(); }
 
   // LayerNorm begins by taking off the mean over outputs. That can be taken off the weights, once.
   void pack() const {
@@ -100,8 +96,8 @@ struct Layer {
       const int64_t to = column(j);
       for (int64_t i = 0; i < in; ++i) {
         const T w = rounded<T>(source_weight[j * in + i] - mean[i]);
-        weight[packed<T>(i, to, out_padded())] = w;
-        transposed[packed<T>(to, i, in_padded())] = w;
+        weight[packed<T>(i, to, out_padded)] = w;
+        transposed[packed<T>(to, i, in_padded)] = w;
       }
       bias[to] = source_bias[j] - mean_bias;
       if (has_norm()) gain[to] = source_gain[j], shift[to] = source_shift[j];
@@ -110,7 +106,7 @@ struct Layer {
 
   // y = x W, without bias.
   void forward(int64_t rows, const T* x, float* y) const {
-    multiply(rows, out_padded(), in_padded(), x, weight, y);
+    multiply(rows, out_padded, in_padded, x, weight, y);
   }
   // One output of one row, without bias.
   float dot(int64_t output, const T* x) const {
@@ -122,7 +118,7 @@ struct Layer {
   }
   // dx (+)= dy W^T.
   void backward(int64_t rows, const T* dy, float* dx, bool add = false) const {
-    multiply(rows, in_padded(), out_padded(), dy, transposed, dx, add);
+    multiply(rows, in_padded, out_padded, dy, transposed, dx, add);
   }
 };
 
@@ -152,7 +148,7 @@ template <bool keep, class T>
 void activate_row(const Layer<T>& layer, const float* y, float scale, float* normal, T* out) {
   const float *gain = layer.gain, *shift = layer.shift;
 #pragma omp simd
-  for (int64_t i = 0; i < whole(layer.out_padded()); ++i) {
+  for (int64_t i = 0; i < whole(layer.out_padded); ++i) {
     const float x = y[i] * scale;
     if constexpr (keep) normal[i] = x;
     out[i] = rounded<T>(elu(x * gain[i] + shift[i]));
@@ -162,7 +158,7 @@ void activate_row(const Layer<T>& layer, const float* y, float scale, float* nor
 // Bias, LayerNorm and ELU: y (overwritten) to out [rows, out_padded].
 template <class T>
 void activate(const Layer<T>& layer, int64_t rows, float* y, const Hidden& kept, T* out) {
-  const int64_t width = layer.out_padded();
+  const int64_t width = layer.out_padded;
   const float* bias = layer.bias;
   if (!layer.has_norm()) {
     for (int64_t r = 0; r < rows; ++r, y += width, out += width)
@@ -206,7 +202,7 @@ struct Affine {
 template <class T>
 void activate_backward(const Layer<T>& layer, int64_t rows, float* d, const Hidden& kept,
                        const T* out, T* dy, const Affine& learned = {}) {
-  const int64_t width = layer.out_padded();
+  const int64_t width = layer.out_padded;
   const float* gain = layer.gain;
   for (int64_t r = 0; r < rows; ++r, d += width, out += width, dy += width) {
 #pragma omp simd
@@ -245,7 +241,7 @@ void activate_backward(const Layer<T>& layer, int64_t rows, float* d, const Hidd
 template <bool keep, class T>
 void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const float* xw,
          const float* hu, const float* h, T* gates, float* next, T* read) {
-  const int64_t width = padded(input.width());
+  const int64_t width = input.out_padded / 3;
   const float *bx = input.bias, *bu = hidden.bias;
   for (int64_t r = 0; r < rows; ++r) {
     const float *x = xw + 3 * r * width, *u = hu + 3 * r * width, *before = h + r * width;
@@ -276,7 +272,7 @@ void gru(const Layer<T>& input, const Layer<T>& hidden, int64_t rows, const floa
 template <class T>
 void gru_backward(const Layer<T>& input, int64_t rows, const T* gates, const T* h, float* d, T* dx,
                   T* du) {
-  const int64_t width = padded(input.width());
+  const int64_t width = input.out_padded / 3;
   for (int64_t r = 0; r < rows; ++r) {
     const T *kept = gates + 4 * r * width, *before = h + r * width;
     float* grad = d + r * width;

@@ -16,28 +16,21 @@ BLOCK = 256  # rows that go through all layers together, at most
 LINE = 64  # bytes of a line of a cache, by which memory is aligned
 
 
-def padded(width: int) -> int:
-    """Widths in the kernels are multiples of 32."""
-    return -(-width // 32) * 32
+def padded(width: int, dtype: torch.dtype) -> int:
+    """Rows in the kernels are whole lines of a cache."""
+    line = LINE // dtype.itemsize
+    return -(-width // line) * line
 
 
 class Layer(Structure):
     """Layer in layers.h."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("inputs", "outputs", "groups")),
+        *((name, c_int64) for name in ("inputs", "outputs", "groups", "in_padded", "out_padded")),
         *((name, c_void_p) for name in ("source_weight", "source_bias")),
         *((name, c_void_p) for name in ("source_gain", "source_shift")),
         *((name, c_void_p) for name in ("weight", "transposed", "bias", "gain", "shift")),
     )
-
-    @property
-    def in_padded(self) -> int:
-        return padded(self.inputs)
-
-    @property
-    def out_padded(self) -> int:
-        return self.groups * padded(self.outputs // self.groups)
 
 
 class Mlp(Structure):
@@ -100,6 +93,8 @@ class Packed:
         for layer, part in zip(self.array, self.parts):
             layer.outputs, layer.inputs = part.parameters[0].shape
             layer.groups = part.groups
+            layer.in_padded = padded(layer.inputs, dtype)
+            layer.out_padded = part.groups * padded(layer.outputs // part.groups, dtype)
             # What is not packed stays zero.
             size = layer.in_padded * layer.out_padded
             layer.weight, layer.transposed = self._zeros(size, dtype), self._zeros(size, dtype)

@@ -20,7 +20,7 @@ struct Mlp {
   int64_t widest() const {
     int64_t width = 0;
     for (int64_t l = 0; l < count; ++l)
-      width = std::max({width, layers[l].in_padded(), layers[l].out_padded()});
+      width = std::max({width, layers[l].in_padded, layers[l].out_padded});
     return width;
   }
 };
@@ -34,20 +34,20 @@ struct Trace {
   // Room for `rows` rows.
   void carve_inputs(const Mlp<T>& mlp, int64_t rows, Carver& memory) {
     for (int64_t l = 0; l < mlp.count; ++l)
-      input[l] = memory.take<T>(rows * mlp[l].in_padded());
+      input[l] = memory.take<T>(rows * mlp[l].in_padded);
   }
   void carve_hidden(const Mlp<T>& mlp, int64_t rows, Carver& memory, bool learned) {
     for (int64_t l = 0; l + 1 < mlp.count; ++l)
-      hidden[l] = Hidden::carve(rows, mlp[l].out_padded(), memory, learned);
+      hidden[l] = Hidden::carve(rows, mlp[l].out_padded, memory, learned);
   }
 
   // That of the rows from `row` on.
   Trace at(const Mlp<T>& mlp, int64_t row) const {
     Trace there;
     for (int64_t l = 0; l < mlp.count; ++l)
-      there.input[l] = input[l] + row * mlp[l].in_padded();
+      there.input[l] = input[l] + row * mlp[l].in_padded;
     for (int64_t l = 0; l + 1 < mlp.count; ++l)
-      there.hidden[l] = hidden[l].at(row, mlp[l].out_padded());
+      there.hidden[l] = hidden[l].at(row, mlp[l].out_padded);
     return there;
   }
 };
@@ -63,11 +63,11 @@ void forward(const Mlp<T>& mlp, int64_t rows, const Trace<T>& trace, float* y) {
     });
   const Layer<T>& last = mlp.last();
   const T* x = trace.input[mlp.count - 1];
-  const int64_t width = last.out_padded();
+  const int64_t width = last.out_padded;
   if (last.out <= FEW) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t i = 0; i < last.out; ++i)
-        y[r * width + i] = last.bias[i] + last.dot(i, x + r * last.in_padded());
+        y[r * width + i] = last.bias[i] + last.dot(i, x + r * last.in_padded);
     return;
   }
   last.forward(rows, x, y);
@@ -86,7 +86,7 @@ struct Gradients {
   Gradients at(const Mlp<T>& mlp, int64_t row, int64_t index) const {
     Gradients there;
     for (int64_t l = 0; l < mlp.count; ++l) {
-      const int64_t width = mlp[l].out_padded();
+      const int64_t width = mlp[l].out_padded;
       there.products[l] = products[l] + row * width;
       there.affine[l] = affine[l].of_block(index, width);
     }
@@ -109,8 +109,8 @@ void backward(const Mlp<T>& mlp, int64_t rows, const Trace<T>& trace,
   for (int64_t l = mlp.count - 1; l > 0; --l)
     for_each_tile(rows, [&](int64_t first, int64_t count) {
       const Trace<T> tile = trace.at(mlp, first);
-      const int64_t width = mlp[l - 1].out_padded();
-      mlp[l].backward(count, gradients.products[l] + first * mlp[l].out_padded(), room);
+      const int64_t width = mlp[l - 1].out_padded;
+      mlp[l].backward(count, gradients.products[l] + first * mlp[l].out_padded, room);
       activate_backward(mlp[l - 1], count, room, tile.hidden[l - 1], tile.input[l],
                         gradients.products[l - 1] + first * width, gradients.affine[l - 1]);
     });
@@ -159,12 +159,12 @@ void run_block(const Pass<T>& of, int64_t first, int64_t rows) {
     trace.carve_hidden(mlp, of.block, memory, false);
   });
   if (of.memory) trace = trace_of(of).at(mlp, first);
-  const int64_t in = mlp[0].in, out = mlp.last().out;
+  const int64_t in = mlp[0].in, wide_in = mlp[0].in_padded, out = mlp.last().out;
   for (int64_t r = 0; r < rows; ++r)
-    copy_row(of.input + (first + r) * in, in, trace.input[0] + r * padded(in), padded(in));
+    copy_row(of.input + (first + r) * in, in, trace.input[0] + r * wide_in, wide_in);
   forward(mlp, rows, trace, y);
   for (int64_t r = 0; r < rows; ++r)
-    copy_row(y + r * mlp.last().out_padded(), out, of.output + (first + r) * out, out);
+    copy_row(y + r * mlp.last().out_padded, out, of.output + (first + r) * out, out);
 }
 
 template <class T>
@@ -182,12 +182,12 @@ void run_block_backward(const Pass<T>& of, int64_t index, int64_t first, int64_t
                                            : Gradients<T>::unwanted(mlp, products, others);
   T* given = gradients.products[mlp.count - 1];
   for (int64_t r = 0; r < rows; ++r)
-    copy_row(of.d_output + (first + r) * last.out, last.out, given + r * last.out_padded(),
-             last.out_padded());
+    copy_row(of.d_output + (first + r) * last.out, last.out, given + r * last.out_padded,
+             last.out_padded);
   backward(mlp, rows, trace_of(of).at(mlp, first), gradients, room);
   if (!of.d_input) return;
   mlp[0].backward(rows, gradients.products[0], room);
   for (int64_t r = 0; r < rows; ++r)
-    copy_row(room + r * mlp[0].in_padded(), mlp[0].in, of.d_input + (first + r) * mlp[0].in,
+    copy_row(room + r * mlp[0].in_padded, mlp[0].in, of.d_input + (first + r) * mlp[0].in,
              mlp[0].in);
 }

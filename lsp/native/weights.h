@@ -15,6 +15,12 @@ template <class T> constexpr int64_t PER_UNIT = sizeof(unit) / sizeof(T);
 constexpr int64_t CHUNK = 256;  // rows
 constexpr int64_t TILE = 16;    // units in a line of a cache
 
+template <class T>
+int64_t whole_tiles(int64_t rows) {
+  constexpr int64_t tile = TILE * PER_UNIT<T>;
+  return (rows + tile - 1) / tile * tile;
+}
+
 // `width` units, of the rows at `from` and below; of the first `rows` of them, the others are 0.
 inline void interleave(int64_t rows, int64_t stride, const bf16* from, int64_t width, unit* to) {
   if (rows >= 2)
@@ -57,8 +63,8 @@ void pack_left(int64_t rows, int64_t width, const T* from, int64_t depth, unit* 
 template <class T>
 void weight_gradient(const Layer<T>& layer, int64_t rows, const T* read, const T* products,
                      float* weight, float* bias) {
-  const int64_t in = layer.in_padded(), out = layer.out_padded(), threads = omp_get_max_threads();
-  const int64_t chunk = std::min(CHUNK, padded((rows + threads - 1) / threads));
+  const int64_t in = layer.in_padded, out = layer.out_padded, threads = omp_get_max_threads();
+  const int64_t chunk = std::min(CHUNK, whole_tiles<T>((rows + threads - 1) / threads));
   std::vector<float*> weights(threads, nullptr), biases(threads, nullptr);
 #pragma omp parallel
   {
@@ -77,7 +83,7 @@ void weight_gradient(const Layer<T>& layer, int64_t rows, const T* read, const T
     weights[omp_get_thread_num()] = sums, biases[omp_get_thread_num()] = bias_sums;
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < rows; first += chunk) {
-      const int64_t count = std::min(chunk, rows - first), depth = padded(count);
+      const int64_t count = std::min(chunk, rows - first), depth = whole_tiles<T>(count);
       const T* dy = products + first * out;
       pack_left(count, out, dy, depth, left);
       pack_right(count, in, read + first * in, depth, right);
