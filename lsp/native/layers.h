@@ -151,7 +151,7 @@ void activate_row(const Layer<T>& layer, const float* y, float scale, float* nor
   for (int64_t i = 0; i < whole(layer.out_padded); ++i) {
     const float x = y[i] * scale;
     if constexpr (keep) normal[i] = x;
-    out[i] = rounded<T>(elu(x * gain[i] + shift[i]));
+    out[i] = rounded<T>(elu<T>(x * gain[i] + shift[i]));
   }
 }
 
@@ -163,7 +163,7 @@ void activate(const Layer<T>& layer, int64_t rows, float* y, const Hidden& kept,
   if (!layer.has_norm()) {
     for (int64_t r = 0; r < rows; ++r, y += width, out += width)
 #pragma omp simd
-      for (int64_t i = 0; i < whole(width); ++i) out[i] = rounded<T>(elu(y[i] + bias[i]));
+      for (int64_t i = 0; i < whole(width); ++i) out[i] = rounded<T>(elu<T>(y[i] + bias[i]));
     return;
   }
   for (int64_t r = 0; r < rows; ++r) {
