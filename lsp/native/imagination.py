@@ -71,6 +71,8 @@ class Imagination:
         """`Networks.imagine`, in `dtype`; gradients reach the policy alone."""
         self.policy.refresh()
         self.model.refresh()
+        if not torch.is_grad_enabled():
+            return Rollout(*Call(self, start, plan, noise).forward())
         return Rollout(*_Imagine.apply(self, *start, plan, *noise, *self.learned))
 
 

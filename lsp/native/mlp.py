@@ -60,7 +60,11 @@ class NativeMLP:
 
     def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         self.packed.refresh()
-        return _Pass.apply(self, x.flatten(0, -2), *self.learned).unflatten(0, x.shape[:-1])
+        flat = x.flatten(0, -2)
+        # Without gradients autograd would still say that they are needed.
+        learned = torch.is_grad_enabled()
+        y = _Pass.apply(self, flat, *self.learned) if learned else Call(self, flat, False).forward()
+        return y.unflatten(0, x.shape[:-1])
 
 
 class Call:
