@@ -1,7 +1,10 @@
 """`lsp bench`: every figure is there, adds up, and belongs to the settings it names."""
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +49,18 @@ def test_a_report_has_every_figure(tmp_path, capsys):
     assert figures["achieved_gflops"] == pytest.approx(rate)
     assert figures["utilisation"] == pytest.approx(rate / figures["gemm_peak_gflops"])
     assert "update_ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["planning", "peers/lsp_dreamer"])
+def test_benchmarks_run(name):
+    """Those that build networks of their own."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    small = ["--starts", "2", "--rounds", "1"] if name == "planning" else ["small", "fp32", "1"]
+    done = subprocess.run(
+        [sys.executable, str(path), *small], input="go\n", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) > 0
 
 
 def test_parts_that_a_method_lacks_are_null(tmp_path):

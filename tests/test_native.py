@@ -13,13 +13,16 @@ import torch
 
 import lsp.acceleration
 import lsp.native.build
+import lsp.native.imagination
 import lsp.native.layers
+import lsp.native.mlp
 from lsp.acceleration import CompiledPath, FastPath, NativePath, acting_path, fast_path
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import RunWarning
 from lsp.learner import Learner
 from lsp.machine import compiler
 from lsp.native.build import CannotBuild, library
+from lsp.native.layers import room
 from lsp.networks import Networks
 from lsp.world_model import Latent
 
@@ -86,7 +89,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("rows", [1, 37, 130])
+@pytest.mark.parametrize("rows", [1, 37, 130, 300])  # of two tiles, three, and two blocks
 def test_imagination_is_the_reference(variant, rows):
     networks = make_networks(**VARIANTS[variant])
     path = NativePath(networks)
@@ -236,6 +239,21 @@ def test_the_same_again_is_the_same_to_the_bit(dtype):
     )
     for one, other in zip((*once[0], *once[1]), (*again[0], *again[1]), strict=True):
         assert torch.equal(one, other)
+
+
+def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
+    networks = make_networks()
+    twin, kept = NativePath(networks).twin, []
+    for module in (lsp.native.imagination, lsp.native.mlp):
+        monkeypatch.setattr(module, "room", lambda size: kept.append(size) or room(size))
+    learned = list(twin.policy.parameters())
+    with torch.no_grad():
+        features, _ = rollout(networks, twin.imagine, [])
+        twin.judge(features[0])
+    assert not kept
+    rollout(networks, twin.imagine, learned)
+    twin.value(features[0])
+    assert len(kept) == 2
 
 
 def test_nothing_is_kept_of_a_pass_that_is_over():

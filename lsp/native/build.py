@@ -15,7 +15,9 @@ from lsp.machine import compiler, cpu_features, cpu_name
 
 SOURCES = Path(__file__).parent
 FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared"),
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+    # Of AVX-512 compilers use half where they fear for the clock.
+    *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []),
     # Sums may be reordered, so that they become vector code; NaN stays NaN.
     *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
 )

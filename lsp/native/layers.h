@@ -296,10 +296,9 @@ void gru_backward(const Layer<T>& input, int64_t rows, const T* gates, const T* 
   }
 }
 
-// The sum of all rows, which is the gradient of a bias.
+// All rows to `sums`, which become the gradient of a bias.
 template <class T>
-void sum_rows(int64_t rows, int64_t width, const T* from, float* sums) {
-  std::fill(sums, sums + width, 0.0f);
+void add_rows(int64_t rows, int64_t width, const T* from, float* sums) {
   for (int64_t r = 0; r < rows; ++r, from += width)
 #pragma omp simd
     for (int64_t i = 0; i < whole(width); ++i) sums[i] += to_float(from[i]);
