@@ -351,11 +351,14 @@ class Reproduce:
     """--no-run only draws what is there."""
     out: Path | None = None
     """Folder of figures and tables; without it figures/ in the storage."""
+    tables: Path | None = None
+    """Tables of `lsp collect`, such as results: drawn where they go further than a run's folder."""
     execution: Annotated[Execution, arg(name="")] = field(default_factory=Execution)
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
         from lsp.experiments.grid import listing, parse_seeds
+        from lsp.experiments.records import Records
         from lsp.experiments.reproduce import draw, find_scale, find_targets, runs_of
 
         scale, execution = find_scale(self.scale), self.execution
@@ -371,7 +374,7 @@ class Reproduce:
             outcome = execution.carry_out(runs, self.runtime)
         if not outcome.stopped:
             out = self.out or execution.storage / "figures"
-            for picture in draw(targets, execution.storage, out):
+            for picture in draw(targets, Records(execution.storage, self.tables), out):
                 print(picture)
         _exit_unless_done(outcome)
 

@@ -74,17 +74,11 @@ class Run:
         return self.config["method"]
 
     @property
-    def line(self) -> str:
-        """The method, and how a transfer of it differs from the plain one: "lsp-frozen"."""
+    def table(self) -> Path:
+        """Its table under all results."""
         transfer = self.config.get("transfer", {})
-        frozen = "-frozen" if transfer.get("freeze_policy") else ""
-        return f"{self.method}{frozen}{'-relabel' if transfer.get('relabel') else ''}"
-
-    @property
-    def place(self) -> Path:
-        """Of its table under all results. Users' tasks have colons, dots and slashes."""
-        task = Path(plain_name(self.task))
-        return task / f"{TRANSFERS}{plain_name(self.source['task'])}" if self.source else task
+        frozen, relabel = (bool(transfer.get(key)) for key in ("freeze_policy", "relabel"))
+        return table_path(self.task, self.method, frozen, relabel, self.source.get("task"))
 
     @property
     def start(self) -> dict[str, str]:
@@ -98,6 +92,17 @@ class Run:
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The metrics of one kind: "train", "episode" or "eval"."""
         return [line for line in self.metrics if line["kind"] == kind]
+
+
+def table_path(
+    task: str, method: str, frozen: bool = False, relabel: bool = False, source: str | None = None
+) -> Path:
+    """Of a table under all results. The method's name says how a transfer of it differs from the
+    plain one: "lsp-frozen"; users' tasks have colons, dots and slashes."""
+    folder = Path(plain_name(task))
+    if source is not None:
+        folder /= f"{TRANSFERS}{plain_name(source)}"
+    return folder / f"{method}{'-frozen' if frozen else ''}{'-relabel' if relabel else ''}.csv"
 
 
 def read_run(folder: Path) -> Run:
@@ -136,9 +141,9 @@ def collect(runs: Sequence[Path], out: Path) -> list[Path]:
     _refuse_duplicates(read)
     texts: dict[Path, str] = {}
     for run in read:
-        table = out / run.place / f"{run.line}.csv"
+        table = out / run.table
         texts[table] = _with_rows(table, texts.get(table), run)
-        commands = out / run.place / COMMANDS
+        commands = table.with_name(COMMANDS)
         texts[commands] = _with_command(commands, texts.get(commands), run)
     for path, text in texts.items():
         _write(path, text)
@@ -168,7 +173,7 @@ def _read_json(folder: Path, name: str, required: Iterable[str]) -> dict[str, An
 def _refuse_duplicates(runs: list[Run]) -> None:
     seen: dict[tuple[str, ...], Path] = {}
     for run in runs:
-        key = (str(run.place), _heading(run))
+        key = (str(run.table), _heading(run))
         if key in seen:
             raise UserError(
                 f"{seen[key]} and {run.folder} are both {run.task}, {_heading(run)}: collect one"
@@ -245,7 +250,7 @@ def _sort_key(row: Row) -> tuple[Any, ...]:
 
 def _heading(run: Run) -> str:
     config = run.config
-    heading = f"{run.line}, {config['obs']}, {config['preset']}, seed {config['seed']}"
+    heading = f"{run.table.stem}, {config['obs']}, {config['preset']}, seed {config['seed']}"
     if not run.source:
         return heading
     steps, length, horizon = run.start.values()

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from lsp.experiments.records import Records
 from lsp.experiments.reproduce import find_targets
 from lsp.experiments.speed import (
     half_of_the_gain,
@@ -59,7 +60,7 @@ def test_speeds_compare_lines_of_the_same_panel(tmp_path):
     slow = [(0, 100), (50_000, 200), (100_000, 400)]
     write_run(curves["lsp"].runs[0], tmp_path, fast)
     write_run(curves["dreamer"].runs[0], tmp_path, slow)
-    write_speeds(target, tmp_path, tmp_path / "speed.csv")
+    write_speeds(target, Records(tmp_path), tmp_path / "speed.csv")
     rows = {row["curve"]: row for row in read(tmp_path / "speed.csv") if "getup" in row["panel"]}
     lsp, dreamer, hiro = rows["lsp"], rows["dreamer"], rows["hiro"]
     assert (lsp["seeds"], dreamer["seeds"], hiro["seeds"]) == ("1/3", "1/3", "0/3")
@@ -80,7 +81,7 @@ def test_successes_are_shares_of_the_episodes_in_each_ten_thousand_steps(tmp_pat
     write_run(lsp.runs[0], tmp_path, episodes=[(1000, 0.0), (10_000, 1.0), (31_000, 1.0)])
     write_run(lsp.runs[1], tmp_path, episodes=[(2000, 0.0), (9000, 0.0), (32_000, 1.0)])
     np.testing.assert_allclose(success_shares(lsp, tmp_path), [0.25, np.nan, np.nan, 1.0])
-    write_successes(target, tmp_path, tmp_path / "success.csv")
+    write_successes(target, Records(tmp_path), tmp_path / "success.csv")
     ours, theirs = read(tmp_path / "success.csv")[::-1]
     assert ours["to 10000"] == "0.25"
     assert ours["to 20000"] == ""

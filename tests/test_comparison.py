@@ -4,11 +4,14 @@ import csv
 
 import pytest
 
+from lsp.errors import UserError
 from lsp.experiments.comparison import standing, write_comparison
-from lsp.experiments.curves import write_table
+from lsp.experiments.curves import evaluations, write_table
+from lsp.experiments.records import Records
 from lsp.experiments.reproduce import find_targets
 from lsp.experiments.targets import SCALES
 from lsp.metrics import MetricsLogger
+from lsp.results import HEADER as RESULTS_HEADER
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def write_runs(target, storage, task, method, curves):
 def test_a_method_is_looked_at_over_all_its_tasks(target, tmp_path):
     write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}, {100_000: 800}])
     write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: 400}, {100_000: 300}])
-    found = standing(target, "lsp", tmp_path)
+    found = standing(target, "lsp", Records(tmp_path))
     assert (found.tasks, found.runs) == (2, 4)
     assert found.middle.value == 600  # the middle two of four
     assert found.middle.low >= 550  # drawn anew within each task, not across them
@@ -46,18 +49,18 @@ def test_ours_is_compared_task_by_task_by_finished_runs(target, tmp_path):
     write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: 400}] * 2 + [{50_000: 0}])
     write_runs(target, tmp_path, "walker_walk", "no_mi", [{100_000: 400}, {100_000: 600}])
     write_runs(target, tmp_path, "cheetah_run", "no_mi", [{100_000: 300}, {50_000: 900}])
-    found = standing(target, "no_mi", tmp_path)
+    found = standing(target, "no_mi", Records(tmp_path))
     assert (found.tasks, found.runs) == (2, 3)
     # Against 400 and 600 one of two, against 300 always.
     assert found.ours_better.value == pytest.approx((0.5 + 1) / 2)
-    assert standing(target, "dreamer", tmp_path) == (0, 0, None, None)
+    assert standing(target, "dreamer", Records(tmp_path)) == (0, 0, None, None)
 
 
 def test_a_line_is_compared_with_the_runs_of_ours_that_got_there(target, tmp_path):
     write_runs(target, tmp_path, "walker_walk", "lsp", [{20_000: 300, 100_000: 900}, {20_000: 100}])
     write_runs(target, tmp_path, "walker_walk", "no_mi", [{50_000: 400, 100_000: 800}])
     write_runs(target, tmp_path, "walker_walk", "dreamer", [{20_000: 50}])
-    write_table(target, tmp_path, tmp_path / "out.csv")
+    write_table(target, Records(tmp_path), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open() as file:
         rows = {row["curve"]: row for row in csv.DictReader(file) if row["panel"] == "walker_walk"}
     assert rows["no_mi"]["lsp_better"] == "1.00"  # the second seed of lsp is not there yet
@@ -67,7 +70,7 @@ def test_a_line_is_compared_with_the_runs_of_ours_that_got_there(target, tmp_pat
 def test_the_table_has_every_method(target, tmp_path):
     write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}] * 3)
     write_runs(target, tmp_path, "walker_walk", "cem", [{100_000: 500}])
-    write_comparison(target, tmp_path, tmp_path / "out.csv")
+    write_comparison(target, Records(tmp_path), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert set(rows) == {x.label for x in target.curves}
@@ -76,3 +79,39 @@ def test_the_table_has_every_method(target, tmp_path):
     assert rows["hiro"]["iqm"] == ""
     assert (tmp_path / "out.png").stat().st_size > 5000
     assert "partial: 4 of" in (tmp_path / "out.md").read_text()
+
+
+ROW = "{obs},fast,{seed},{step},{value},1.00,,10,0.5,1,abc"
+
+
+def write_tables(folder, task, method, rows):
+    """A table of `lsp collect`, of (observations, seed, env step, return)."""
+    lines = [ROW.format(obs=o, seed=s, step=t, value=v) for o, s, t, v in rows]
+    (folder / task).mkdir(parents=True, exist_ok=True)
+    text = "\n".join([",".join(RESULTS_HEADER), *lines]) + "\n"
+    (folder / task / f"{method}.csv").write_text(text)
+
+
+def test_what_was_collected_stands_for_runs_whose_folders_are_gone(target, tmp_path):
+    write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}, {50_000: 100}])
+    tables = tmp_path / "tables"
+    rows = [("proprio", seed, 100_000, 500 + seed) for seed in range(3)]
+    shown = [*rows, ("proprio", 7, 100_000, 7.0), ("proprio", 2, 200_000, 9.0)]
+    write_tables(tables, "walker_walk", "lsp", [*shown, ("pixels", 0, 100_000, 5.0)])
+    write_tables(tables, "walker_walk", "no_mi", [("proprio", 0, 90_000, 400)])
+    records = Records(tmp_path, tables)
+    line = next(x for x in target.curves if (x.panel, x.label) == ("walker_walk", "lsp"))
+    last = [values[-1] for _, values in evaluations(line, records)]
+    assert last == [900, 501, 502]  # of folder and table what has got further
+    assert all(map(records.finished, line.runs))
+    found = standing(target, "no_mi", records)
+    assert (found.tasks, found.runs) == (0, 0)  # not finished
+
+
+def test_tables_that_are_none_are_refused(target, tmp_path):
+    with pytest.raises(UserError, match="no folder of tables"):
+        Records(tmp_path, tmp_path / "missing")
+    write_tables(tmp_path, "walker_walk", "lsp", [])
+    (tmp_path / "walker_walk" / "lsp.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not a results table"):
+        standing(target, "lsp", Records(tmp_path, tmp_path))

@@ -23,6 +23,7 @@ from lsp.errors import UserError
 from lsp.experiments import local, skill_shows, targets
 from lsp.experiments.engines import Execution, Outcome, cores
 from lsp.experiments.grid import Run, grid, parse_seeds, unique
+from lsp.experiments.records import Records
 from lsp.experiments.reproduce import draw, find_targets, runs_of
 from lsp.experiments.screen import Screen, last_line
 from lsp.experiments.skill_shows import hold, skill_grid, spread, views
@@ -30,6 +31,7 @@ from lsp.experiments.targets import SCALES, TARGETS
 from lsp.experiments.trajectories import episode_states
 from lsp.experiments.work import perform
 from lsp.metrics import read_metrics
+from lsp.results import collect
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
@@ -336,7 +338,7 @@ def test_the_cove_holds_skills_as_long_as_the_paper():
 
 def test_a_figure_without_runs_says_so(tmp_path):
     for target in find_targets("all", SCALES["debug"]):
-        (picture,) = draw([target], tmp_path, tmp_path / "figures")
+        (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")
         assert picture.stat().st_size > 5000
 
 
@@ -350,13 +352,31 @@ def reproduced(name: str, storage: Path) -> Path:
     jaxtyping.config.update("jaxtyping_disable", True)  # other tests check these trainings
     targets = find_targets(name, SCALES["debug"])
     perform_here(runs_of(targets), storage)
-    (picture,) = draw(targets, storage, storage / "figures")
+    (picture,) = draw(targets, Records(storage), storage / "figures")
     return picture
 
 
+def check_tables(name: str, storage: Path, folder: Path) -> None:
+    """From what `lsp collect` wrote of the runs a figure's table is the same as from the runs."""
+    targets = find_targets(name, SCALES["debug"])
+    collect([run.folder(storage) for run in runs_of(targets)], folder / "tables")
+    records = Records(folder / "no runs", folder / "tables")
+    (picture,) = draw(targets, records, folder / "figures")
+    found, expected = (
+        list(csv.reader((place / f"{name}.csv").read_text().splitlines()))
+        for place in (picture.parent, storage / "figures")
+    )
+    assert len(expected) > 2
+    for row, same in zip(found, expected, strict=True):
+        for text, wanted in zip(row, same, strict=True):
+            # Tables keep two digits of a return.
+            assert text == wanted or float(text) == pytest.approx(float(wanted), abs=0.11)
+
+
 @pytest.mark.xdist_group("figures")  # one worker for those that share their runs
-def test_figure_6b(storage):
+def test_figure_6b(storage, tmp_path):
     picture = reproduced("fig6b", storage)
+    check_tables("fig6b", storage, tmp_path)
     with picture.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["curve"] for row in rows] == ["lsp", "dreamer", "no_mi"]
@@ -366,8 +386,9 @@ def test_figure_6b(storage):
 
 
 @pytest.mark.xdist_group("figures")
-def test_figures_8_and_9(storage):
+def test_figures_8_and_9(storage, tmp_path):
     reproduced("fig9", storage)
+    check_tables("fig9", storage, tmp_path)
     picture = reproduced("fig8", storage)
     assert picture.stat().st_size > 20_000
     (target,) = find_targets("fig8", SCALES["debug"])

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lsp import plots
 from lsp.experiments.curves import STATISTICS, evaluations, partial_note, write_rows
+from lsp.experiments.records import Records
 from lsp.experiments.targets import Curve, Target
 from lsp.statistics import Estimate, iqm, probability_of_improvement
 
@@ -28,11 +29,11 @@ class Standing(NamedTuple):
     ours_better: Estimate | None
 
 
-def write_comparison(target: Target, storage: Path, out: Path) -> None:
+def write_comparison(target: Target, records: Records, out: Path) -> None:
     """A row for each line's label, over all panels, as CSV in `out` and Markdown beside it; and a
     picture of both, as PNG beside it. Intervals are stratified by task."""
-    standings = {label: standing(target, label, storage) for label in _labels(target)}
-    note = partial_note(target, storage).strip()
+    standings = {label: standing(target, label, records) for label in _labels(target)}
+    note = partial_note(target, records).strip()
     rows = [HEADER, *(_row(label, each) for label, each in standings.items())]
     write_rows(rows, out, note)
     figure = Figure(figsize=(10, 0.45 * len(standings) + 1.4), layout="constrained")
@@ -47,11 +48,11 @@ def write_comparison(target: Target, storage: Path, out: Path) -> None:
     plots.save_figure(figure, out.with_suffix(".png"))
 
 
-def standing(target: Target, label: str, storage: Path) -> Standing:
+def standing(target: Target, label: str, records: Records) -> Standing:
     """Finished runs only: their last evaluations, compared with ours task by task."""
     last, ours, theirs = [], [], []
     for panel in dict.fromkeys(curve.panel for curve in target.curves):
-        lines = {x.label: _returns(x, storage) for x in target.curves if x.panel == panel}
+        lines = {x.label: _returns(x, records) for x in target.curves if x.panel == panel}
         mine, seeds = lines.get(OURS, []), lines.get(label, [])
         if seeds:
             last.append(np.array(seeds))
@@ -66,10 +67,10 @@ def standing(target: Target, label: str, storage: Path) -> Standing:
     )
 
 
-def _returns(curve: Curve, storage: Path) -> list[float]:
+def _returns(curve: Curve, records: Records) -> list[float]:
     """The last return of each finished run."""
-    finished = tuple(run for run in curve.runs if run.finished(storage))
-    seeds = evaluations(replace(curve, runs=finished), storage)
+    finished = tuple(run for run in curve.runs if records.finished(run))
+    seeds = evaluations(replace(curve, runs=finished), records)
     return [float(values[-1]) for _, values in seeds]
 
 

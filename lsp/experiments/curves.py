@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lsp import plots
+from lsp.experiments.records import Records
 from lsp.experiments.targets import Curve, Target
-from lsp.metrics import read_metrics
 from lsp.statistics import iqm, probability_of_improvement
 
 STATISTICS = ("iqm", "low", "high", "lsp_better", "lsp_better_low", "lsp_better_high")
@@ -21,7 +21,7 @@ _COLUMNS = 3
 _STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle": "--"}}
 
 
-def draw_curves(target: Target, storage: Path, out: Path) -> None:
+def draw_curves(target: Target, records: Records, out: Path) -> None:
     """A panel for each task: IQM over seeds of the evaluations, with 95 % bootstrap intervals; on
     from where not all seeds are yet, a thin line for each."""
     panels = list(dict.fromkeys(curve.panel for curve in target.curves))
@@ -34,28 +34,28 @@ def draw_curves(target: Target, storage: Path, out: Path) -> None:
     for panel, each in zip(panels, axes):
         shown = [curve for curve in target.curves if curve.panel == panel]
         for curve in shown:
-            _draw(each, curve, storage)
+            _draw(each, curve, records)
         plots.mark_standing_still(each, shown[0].runs[0].config.task)
         plots.finish(each, panel)
-    figure.suptitle(f"{target.title}{partial_note(target, storage)}")
+    figure.suptitle(f"{target.title}{partial_note(target, records)}")
     plots.save_figure(figure, out)
 
 
-def partial_note(target: Target, storage: Path) -> str:
+def partial_note(target: Target, records: Records) -> str:
     """What a title says where runs are missing or unfinished."""
     runs = target.runs
-    done = sum(run.finished(storage) for run in runs)
+    done = sum(map(records.finished, runs))
     return "" if done == len(runs) else f"\npartial: {done} of {len(runs)} runs finished"
 
 
-def write_table(target: Target, storage: Path, out: Path) -> None:
+def write_table(target: Target, records: Records, out: Path) -> None:
     """`out` as CSV and, beside it, as Markdown: where each line stands at the last env step that
     all its seeds have, and how probably a run of lsp beats it there."""
     rows: list[tuple[str, ...]] = [HEADER]
     for curve in target.curves:
         lsp = next((x for x in target.curves if x.panel == curve.panel and x.label == "lsp"), None)
-        rows.append(_row(curve, lsp, storage))
-    write_rows(rows, out, partial_note(target, storage).strip())
+        rows.append(_row(curve, lsp, records))
+    write_rows(rows, out, partial_note(target, records).strip())
 
 
 def write_rows(rows: Sequence[Sequence[str]], out: Path, note: str = "") -> None:
@@ -73,21 +73,13 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def evaluations(curve: Curve, storage: Path) -> list[plots.Curve]:
+def evaluations(curve: Curve, records: Records) -> list[plots.Curve]:
     """Env steps and returns of each seed that has been evaluated."""
-    found = []
-    for run in curve.runs:
-        folder = run.folder(storage)
-        lines = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
-        steps, values = plots.curve((x for x in lines if x["kind"] == "eval"), "eval/return")
-        kept = steps <= run.steps * 1.01  # another figure may have trained it further
-        if kept.any():
-            found.append((steps[kept], values[kept]))
-    return found
+    return [x for x in map(records.evaluations, curve.runs) if x is not None]
 
 
-def _draw(axes: Axes, curve: Curve, storage: Path) -> None:
-    seeds = evaluations(curve, storage)
+def _draw(axes: Axes, curve: Curve, records: Records) -> None:
+    seeds = evaluations(curve, records)
     if not seeds:
         axes.plot([], [], color="#CCCCCC", label=f"{curve.label}: nothing yet")
         return
@@ -102,8 +94,8 @@ def _draw(axes: Axes, curve: Curve, storage: Path) -> None:
         axes.plot(each[beyond], returns[beyond], linewidth=0.8, alpha=0.6, **style)
 
 
-def _row(curve: Curve, lsp: Curve | None, storage: Path) -> tuple[str, ...]:
-    seeds = evaluations(curve, storage)
+def _row(curve: Curve, lsp: Curve | None, records: Records) -> tuple[str, ...]:
+    seeds = evaluations(curve, records)
     names = (curve.panel, curve.label, f"{len(seeds)}/{len(curve.runs)}")
     wanted = str(curve.runs[0].steps)
     if not seeds:
@@ -111,7 +103,7 @@ def _row(curve: Curve, lsp: Curve | None, storage: Path) -> tuple[str, ...]:
     steps, values = plots.over_seeds(seeds)
     middle = iqm([values[:, -1]])
     better = [""] * 3
-    against = evaluations(lsp, storage) if lsp is not None and lsp is not curve else []
+    against = evaluations(lsp, records) if lsp is not None and lsp is not curve else []
     against = [seed for seed in against if seed[0][-1] >= 0.99 * steps[-1]]  # who got there
     if against:
         ours = at(against, steps[-1])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lsp.errors import UserError
 from lsp.experiments.grid import Run, unique
+from lsp.experiments.records import Records
 from lsp.experiments.targets import SCALES, TARGETS, Scale, Target, target
 
 
@@ -27,16 +28,16 @@ def runs_of(targets: Iterable[Target]) -> list[Run]:
     return unique(run for each in targets for run in each.runs)
 
 
-def draw(targets: Sequence[Target], storage: Path, out: Path) -> list[Path]:
+def draw(targets: Sequence[Target], records: Records, out: Path) -> list[Path]:
     """Draw each figure from what is there, and write its tables; return the pictures."""
     for each in targets:
         for name, make in _products(each.name).items():
-            make(each, storage, out / name)
+            make(each, records, out / name)
     return [out / f"{each.name}.png" for each in targets]
 
 
-Product = Callable[[Target, Path, Path], None]
-"""Of (target, storage, file to write)."""
+Product = Callable[[Target, Records, Path], None]
+"""Of (target, records of its runs, file to write)."""
 
 
 def _products(name: str) -> dict[str, Product]:

@@ -16,6 +16,7 @@ from lsp.envs import make_env, rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
 from lsp.experiments.curves import partial_note, write_rows
+from lsp.experiments.records import Records
 from lsp.experiments.targets import Curve, Target
 from lsp.networks import Networks
 from lsp.video import VideoWriter
@@ -87,16 +88,16 @@ def spread(states: States) -> float:
     return float(distances[np.triu_indices(len(ends), 1)].mean())
 
 
-def draw_skills(target: Target, storage: Path, out: Path) -> None:
+def draw_skills(target: Target, records: Records, out: Path) -> None:
     """Beside each other for every run: its skills' composite pictures, or where nothing can be
     rendered their ways; and, in a folder beside `out`, a film of each skill."""
     figure = Figure(figsize=(7.5 * len(target.curves), 8.2), layout="constrained")
     parts = figure.subfigures(1, len(target.curves), squeeze=False)[0]
     rows = [("run", "spread over skills (m)", "with one skill and other noise (m)")]
     for part, curve in zip(parts, target.curves):
-        over, within = _draw_run(part, curve, storage, out)
+        over, within = _draw_run(part, curve, records.storage, out)
         rows.append((curve.label, over, within))
-    figure.suptitle(f"{target.title}{partial_note(target, storage)}")
+    figure.suptitle(f"{target.title}{partial_note(target, records)}")
     plots.save_figure(figure, out)
     write_rows(rows, out.with_suffix(".csv"))
 

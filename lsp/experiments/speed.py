@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lsp.experiments.curves import evaluations, partial_note, write_rows
+from lsp.experiments.records import Records
 from lsp.experiments.targets import Curve, Target
 from lsp.metrics import read_metrics
 from lsp.plots import STANDING_STILL, over_seeds
@@ -18,11 +19,11 @@ WINDOW = 10_000  # env steps over which the episodes that reach the goal are cou
 HEADER = ("panel", "curve", "seeds", "steps_to_500", "return_at_70k", "half", "steps_to_half")
 
 
-def write_speeds(target: Target, storage: Path, out: Path) -> None:
+def write_speeds(target: Target, records: Records, out: Path) -> None:
     """For each line its env steps to a return of 500, its return at 70k env steps, and its env
     steps to half of what the panel's best line gains over standing still. Empty where it was not
     reached, or there is nothing to tell from."""
-    drawn = {curve: _line(curve, storage) for curve in target.curves}
+    drawn = {curve: _line(curve, records) for curve in target.curves}
     rows: list[tuple[str, ...]] = [HEADER]
     for curve, (count, steps, values) in drawn.items():
         rivals = [drawn[other][2] for other in target.curves if other.panel == curve.panel]
@@ -39,12 +40,12 @@ def write_speeds(target: Target, storage: Path, out: Path) -> None:
                 _text(steps_to(steps, values, half)),
             )
         )
-    write_rows(rows, out, partial_note(target, storage).strip())
+    write_rows(rows, out, partial_note(target, records).strip())
 
 
-def _line(curve: Curve, storage: Path) -> tuple[int, np.ndarray, np.ndarray]:
+def _line(curve: Curve, records: Records) -> tuple[int, np.ndarray, np.ndarray]:
     """Seeds that there are, and env steps and returns of their IQM; empty where there is none."""
-    seeds = evaluations(curve, storage)
+    seeds = evaluations(curve, records)
     if not seeds:
         return 0, np.empty(0), np.empty(0)
     steps, values = over_seeds(seeds)
@@ -70,15 +71,15 @@ def steps_to(steps: np.ndarray, values: np.ndarray, goal: float | None) -> float
     return float(steps[at - 1] + share * (steps[at] - steps[at - 1]))
 
 
-def write_successes(target: Target, storage: Path, out: Path) -> None:
+def write_successes(target: Target, records: Records, out: Path) -> None:
     """The share of training episodes that reach the goal, for every 10k env steps and line."""
-    shares = [success_shares(curve, storage) for curve in target.curves]
+    shares = [success_shares(curve, records.storage) for curve in target.curves]
     windows = range(max((len(share) for share in shares), default=0))
     rows = [("panel", "curve", *(f"to {(i + 1) * WINDOW}" for i in windows))]
     for curve, share in zip(target.curves, shares):
         texts = ["" if np.isnan(x) else f"{x:.2f}" for x in share]
         rows.append((curve.panel, curve.label, *texts, *[""] * (len(windows) - len(share))))
-    write_rows(rows, out, partial_note(target, storage).strip())
+    write_rows(rows, out, partial_note(target, records).strip())
 
 
 def success_shares(curve: Curve, storage: Path) -> Sequence[float]:

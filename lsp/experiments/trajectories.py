@@ -14,17 +14,18 @@ from lsp.envs.arena import OBSTACLE_RADIUS
 from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.experiments.curves import partial_note
 from lsp.experiments.grid import Run
+from lsp.experiments.records import Records
 from lsp.experiments.targets import COVE_SHOWN, Target
 from lsp.storage import read_arrays
 
 
-def draw_trajectories(target: Target, storage: Path, out: Path) -> None:
+def draw_trajectories(target: Target, records: Records, out: Path) -> None:
     """A panel for each run: the root's way in every episode of the first COVE_SHOWN env steps,
     with a dot where a new skill began."""
     figure = Figure(figsize=(6 * len(target.curves), 6), layout="constrained")
     for axes, curve in zip(figure.subplots(1, len(target.curves), squeeze=False)[0], target.curves):
-        _draw_run(axes, curve.runs[0], storage, curve.label)
-    figure.suptitle(f"{target.title}{partial_note(target, storage)}")
+        _draw_run(axes, curve.runs[0], records.storage, curve.label)
+    figure.suptitle(f"{target.title}{partial_note(target, records)}")
     plots.save_figure(figure, out)
 
 
