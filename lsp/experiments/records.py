@@ -33,6 +33,11 @@ class Records:
                 f"{self.tables} is no folder of tables: lsp collect RUN --out makes one"
             )
 
+    @property
+    def of_folders(self) -> "Records":
+        """For what only the folders of runs have."""
+        return Records(self.storage)
+
     def evaluations(self, run: Run) -> plots.Curve | None:
         """Env steps and returns; None of a run that has not been evaluated. Of its folder and its
         table the one that has got further."""

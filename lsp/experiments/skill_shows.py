@@ -97,7 +97,7 @@ def draw_skills(target: Target, records: Records, out: Path) -> None:
     for part, curve in zip(parts, target.curves):
         over, within = _draw_run(part, curve, records.storage, out)
         rows.append((curve.label, over, within))
-    figure.suptitle(f"{target.title}{partial_note(target, records)}")
+    figure.suptitle(f"{target.title}{partial_note(target, records.of_folders)}")
     plots.save_figure(figure, out)
     write_rows(rows, out.with_suffix(".csv"))
 

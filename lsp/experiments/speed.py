@@ -79,7 +79,7 @@ def write_successes(target: Target, records: Records, out: Path) -> None:
     for curve, share in zip(target.curves, shares):
         texts = ["" if np.isnan(x) else f"{x:.2f}" for x in share]
         rows.append((curve.panel, curve.label, *texts, *[""] * (len(windows) - len(share))))
-    write_rows(rows, out, partial_note(target, records).strip())
+    write_rows(rows, out, partial_note(target, records.of_folders).strip())
 
 
 def success_shares(curve: Curve, storage: Path) -> Sequence[float]:

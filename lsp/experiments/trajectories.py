@@ -25,7 +25,7 @@ def draw_trajectories(target: Target, records: Records, out: Path) -> None:
     figure = Figure(figsize=(6 * len(target.curves), 6), layout="constrained")
     for axes, curve in zip(figure.subplots(1, len(target.curves), squeeze=False)[0], target.curves):
         _draw_run(axes, curve.runs[0], records.storage, curve.label)
-    figure.suptitle(f"{target.title}{partial_note(target, records)}")
+    figure.suptitle(f"{target.title}{partial_note(target, records.of_folders)}")
     plots.save_figure(figure, out)
 
 
