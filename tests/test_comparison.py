@@ -97,7 +97,7 @@ def test_what_was_collected_stands_for_runs_whose_folders_are_gone(target, tmp_p
     tables = tmp_path / "tables"
     rows = [("proprio", seed, 100_000, 500 + seed) for seed in range(3)]
     shown = [*rows, ("proprio", 7, 100_000, 7.0), ("proprio", 2, 200_000, 9.0)]
-    write_tables(tables, "walker_walk", "lsp", [*shown, ("pixels", 0, 100_000, 5.0)])
+    write_tables(tables, "walker_walk", "lsp", [*shown, ("pixels", 1, 100_000, 999.0)])
     write_tables(tables, "walker_walk", "no_mi", [("proprio", 0, 90_000, 400)])
     records = Records(tmp_path, tables)
     line = next(x for x in target.curves if (x.panel, x.label) == ("walker_walk", "lsp"))
