@@ -1,5 +1,6 @@
 """Behaviour learning in imagination: planning skills, value estimates and the losses (3.1, 3.2)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -192,14 +193,45 @@ def policy_loss(
 def value_loss(
     networks: Networks, rollout: Rollout, estimates: Estimates, weight: Float[Tensor, " batch"]
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Half the squared distance of v(s_t) to its λ-return: a unit Normal's likelihood."""
-    value = networks.value(rollout.feature[:-1].detach())
-    error = (value - estimates.target.detach()).square()
-    loss = 0.5 * (estimates.weight * weight * error).mean()
+    """Half the squared distance of v(s_t) to its λ-return: a unit Normal's likelihood.
+
+    Where v is fitted in observed states, s_0 is the only one of a rollout.
+    """
+    states = 1 if networks.config.value.states == "observed" else estimates.target.shape[0]
+    value = networks.value(rollout.feature[:states].detach())
+    error = (value - estimates.target[:states].detach()).square()
+    loss = 0.5 * (estimates.weight[:states] * weight * error).mean()
     return loss, {
         "value/loss": loss,
         "value/mean": value.mean(),
-        "value/target": estimates.target.mean(),
+        "value/target": estimates.target[:states].mean(),
+    }
+
+
+def replayed_value_loss(
+    networks: Networks, latents: Latent, batch: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """The same for posteriors `[batch, time]` of replayed sequences and the rewards that followed.
+
+    What follows is what the policies of the time did. A state's own λ-return begins at its
+    next row; those before an episode's last row end there, with v.
+    """
+    config = networks.config
+    feature = latents.detach().feature.transpose(0, 1)
+    reward, first, terminal = (batch[key].T for key in ("reward", "is_first", "is_terminal"))
+    ends, going_on = first[1:], ~terminal[1:]
+    slow = networks.slow_value(feature).detach()
+    # Where the next row begins another episode, the return is v itself.
+    gained = torch.where(ends, slow[:-1], config.model.reward_scale * reward[1:])
+    discount = config.behavior.discount * (going_on & ~ends)
+    target = lambda_return(gained, slow[1:], discount, config.behavior.lambda_)
+    value = networks.value(feature[:-1])
+    weight = (~ends & ~terminal[:-1]).float()
+    loss = 0.5 * (weight * (value - target).square()).mean()
+    return loss, {
+        "value/replayed_loss": loss,
+        "value/replayed": value.mean(),
+        "value/replayed_target": target.mean(),
     }
 
 

@@ -92,6 +92,9 @@ class ValueConfig:
     covers: Literal["total", "task"] = "total"
     """`total`: task and intrinsic return. `task`: the task's alone, and the intrinsic reward counts
     as far as a rollout goes (ours)."""
+    states: Literal["imagined", "observed"] = "imagined"
+    """Where v is fitted. `imagined`: in all states of rollouts (Dreamer v1). `observed`: in states
+    of the replay alone, to what followed and to what is imagined to follow (ours)."""
     slow_rate: float = 1.0
     """Share of the value that its slow copy takes over at each update; 1 has no slow copy."""
     learning_rate: float = 8e-5
@@ -453,6 +456,14 @@ def _problems(config: Config) -> list[str]:
             "skills.intrinsic_unit = return needs value.covers = task: otherwise the "
             "intrinsic reward would be measured against itself"
         )
+    if config.value.states == "observed":
+        if config.has_intrinsic and config.value.covers != "task":
+            found.append(
+                "value.states = observed needs value.covers = task: the replay knows no intrinsic "
+                "reward"
+            )
+        if replay.length < 2:
+            found.append("value.states = observed needs a replay.length of at least 2")
     if config.transfer.source is None and config.transfer != TransferConfig():
         found.append("transfer settings need a transfer.source, the folder of a run")
     if config.transfer.freeze_policy and config.plans_actions:
@@ -534,6 +545,10 @@ def _fast() -> Config:
             layers=(64,),
             layer_norm=True,
             covers="task",  # v would pay for skills sooner than they can end (docs/deviations.md)
+            # In imagined states nothing but v itself says what v promises: the policy finds where
+            # it promises too much, and a fallen robot believes that it gets up
+            # (docs/deviations.md).
+            states="observed",
             slow_rate=0.02,  # without it, values diverge at this learning rate
             learning_rate=6e-4,
         ),
@@ -568,7 +583,7 @@ def _debug() -> Config:
             obs_transform="symlog",
         ),
         policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0),
-        value=ValueConfig(layers=(16,), covers="task", slow_rate=0.02),
+        value=ValueConfig(layers=(16,), covers="task", states="observed", slow_rate=0.02),
         skills=SkillsConfig(layers=(16,), intrinsic_unit="return"),
         planner=PlannerConfig(
             num_candidates=4, num_elites=2, num_iterations=2, rollout_noise="common"
@@ -704,6 +719,7 @@ _ADDED: dict[type, dict[str, Any]] = {
     SkillsConfig: {"source": "planned", "intrinsic": True},
     PlannerConfig: {"over": "skills"},
     ModelConfig: {"decoded_images": None},
+    ValueConfig: {"states": "imagined"},
 }
 """Settings that earlier versions did not record, and what they amounted to."""
 

@@ -63,8 +63,13 @@ def _behavior(networks: Networks) -> int:
     policy, value = multiplications(networks.policy), multiplications(networks.value)
     # The weights of dynamics and heads get no gradient, the states that a value learns from none.
     step = 3 * policy + 2 * (_dynamics(networks) + _heads(networks))
-    step += 3 * value - _first(networks.value.net)
     count = rollouts * config.behavior_horizon * step
+    fit = 3 * value - _first(networks.value.net)
+    if config.value.states == "imagined":
+        count += rollouts * config.behavior_horizon * fit
+    else:  # s_0 of every rollout, and all rows but the last of a sequence, each with the slow copy
+        count += rollouts * fit + _states(networks) * value
+        count += (_states(networks) - config.replay.batch) * fit
     if config.num_segments:
         predictor = multiplications(networks.skill_predictor)
         # χ is asked once, with gradients to the states and to its own weights.

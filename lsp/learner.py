@@ -17,6 +17,7 @@ from lsp.behavior import (
     recognise_skills,
     repeat_plan,
     repeat_starts,
+    replayed_value_loss,
     skill_effect,
     skill_information,
     skill_loss,
@@ -103,6 +104,9 @@ class Learner:
         if "policy" in self.optimizers:
             metrics |= self.descend("policy", loss, again=evidence is not None)
         loss, about_value = value_loss(twin, rollout, estimates, starts.weight)
+        if config.value.states == "observed":
+            replayed, about_replayed = replayed_value_loss(twin, latents, data)
+            loss, about_value = loss + replayed, about_value | about_replayed
         metrics |= about_value | self.descend("value", loss)
         if evidence is not None:
             loss, about_skills = skill_loss(evidence.log_q, plans, zeta, starts.weight)

@@ -16,6 +16,7 @@ from lsp.behavior import (
     policy_loss,
     recognise_skills,
     repeat_starts,
+    replayed_value_loss,
     score_plans,
     skill_information,
     value_loss,
@@ -89,7 +90,8 @@ def policy_gradient(networks):
 @pytest.mark.parametrize("covers", ["task", "total"])
 @pytest.mark.parametrize("horizon", [10, 20])
 def test_intrinsic_reward_alone_moves_the_policy(covers, horizon):
-    sizes = {"planner": {"horizon": horizon, "skill_length": 10}, "value": {"covers": covers}}
+    value = {"covers": covers, "states": "imagined"}
+    sizes = {"planner": {"horizon": horizon, "skill_length": 10}, "value": value}
     networks = make_networks(**sizes, skills={"intrinsic_scale": 1.0, "intrinsic_unit": "reward"})
     silence_reward_and_value(networks)
     assert policy_gradient(networks) > 1e-4
@@ -202,8 +204,8 @@ def test_nothing_counts_after_a_certain_end():
 def worth_of_intrinsic_reward(covers):
     """What an intrinsic reward of 1 at the end of both segments adds to returns and targets."""
     planner = {"horizon": 8, "skill_length": 4}
-    unit = {"intrinsic_unit": "reward"}
-    networks = make_networks(planner=planner, value={"covers": covers}, skills=unit)
+    unit, value = {"intrinsic_unit": "reward"}, {"covers": covers, "states": "imagined"}
+    networks = make_networks(planner=planner, value=value, skills=unit)
     silence_reward_and_value(networks)
     rollout, _, _ = imagine(networks)
     paid = torch.zeros(8, 6)
@@ -230,15 +232,66 @@ def test_a_value_of_all_learns_intrinsic_reward_too():
     torch.testing.assert_close(target, worth_by_hand(0.99 * 0.95))  # v stands for the other part
 
 
-def test_value_loss_is_half_the_weighted_squared_error():
-    networks = make_networks(planner={"horizon": 2, "skill_length": 2})
+@pytest.mark.parametrize(
+    ("states", "weights"),
+    [("imagined", (1 + 0.99) / 2), ("observed", 1)],  # of s_0 and s_1; of s_0 alone
+)
+def test_value_loss_is_half_the_weighted_squared_error(states, weights):
+    planner = {"horizon": 2, "skill_length": 2}
+    networks = make_networks(planner=planner, value={"states": states})
     rollout, estimates, _ = imagine(networks)
     zero_last_layer(networks.value.net)
     weight = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])  # half of the starts had ended
     target = torch.full((2, 6), 2.0)
     loss, _ = value_loss(networks, rollout, estimates._replace(target=target), weight)
     # ½ 2² for each state, weighted 1 and 0.99, half of the rows.
-    assert loss.item() == pytest.approx(0.5 * 4 * (1 + 0.99) / 2 / 2)
+    assert loss.item() == pytest.approx(0.5 * 4 * weights / 2)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_replayed_rewards_count_to_the_end_of_their_episode(terminal):
+    networks = make_networks()
+    zero_last_layer(networks.value.net)
+    zero_last_layer(networks.slow_value.net)
+    with torch.no_grad():
+        networks.slow_value.net[-1].bias.fill_(10.0)
+    flags = torch.zeros(1, 5, dtype=torch.bool)
+    is_first, is_terminal = flags.clone(), flags.clone()
+    is_first[0, 3], is_terminal[0, 2] = True, terminal
+    reward = torch.tensor([[100.0, 1.0, 2.0, 100.0, 3.0]])  # of rows 0 and 3 nothing went before
+    latents = Latent(*(torch.zeros(1, 5, size) for size in (16, 4)))
+    batch = {"reward": reward, "is_first": is_first, "is_terminal": is_terminal}
+    loss, _ = replayed_value_loss(networks, latents, batch)
+    second = 2 + (0 if terminal else 0.99 * 10)
+    first = 1 + 0.99 * (0.05 * 10 + 0.95 * second)
+    last = 3 + 0.99 * 10
+    # Row 2, the last of its episode, is followed by nothing that it could learn from.
+    assert loss.item() == pytest.approx(0.5 * (first**2 + second**2 + last**2) / 4)
+
+
+def test_what_the_model_imagines_wrongly_is_set_right_by_what_followed():
+    """A model that promises 1 a step, of which nothing came: v of a state that was observed."""
+    networks = make_networks()
+    silence_reward_and_value(networks)
+    with torch.no_grad():
+        networks.world_model.reward_head[-1].bias.fill_(1.0)
+    starts = make_starts(networks)
+    rollout, _, _ = imagine(networks)
+    estimates = estimate_values(networks, rollout.feature, None)
+    promised = estimates.target[0].mean().item()
+    pairs = Latent(*(torch.stack([x, x], 1) for x in starts.latent))
+    nothing = torch.zeros(6, 2, dtype=torch.bool)
+    batch = {"reward": torch.zeros(6, 2), "is_first": nothing, "is_terminal": nothing}
+    optimizer = torch.optim.Adam(networks.value.parameters(), 1e-2)
+    for _ in range(500):
+        loss, _ = value_loss(networks, rollout, estimates, starts.weight)
+        replayed, _ = replayed_value_loss(networks, pairs, batch)
+        optimizer.zero_grad()
+        (loss + replayed).backward()
+        optimizer.step()
+    assert promised > 5
+    value = networks.value(starts.latent.feature)
+    torch.testing.assert_close(value, torch.full((6,), promised / 2), rtol=0.02, atol=0.02)
 
 
 def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for():
@@ -292,9 +345,10 @@ CASES = {
     "independent noise": {"planner": {"rollout_noise": "independent"}},
     "planning for intrinsic return": {"planner": {"intrinsic_weight": 0.5}},
     "a value of all": {
-        "value": {"covers": "total", "slow_rate": 1.0},
+        "value": {"covers": "total", "states": "imagined", "slow_rate": 1.0},
         "skills": {"intrinsic_unit": "reward"},
     },
+    "a value of imagined states": {"value": {"states": "imagined"}},
     "all starts": {"behavior": {"num_starts": None, "rollouts_per_start": 1}},
     "longer behaviour": {"behavior": {"horizon": 20}},
     "termination": {"model": {"termination": True}},
