@@ -44,6 +44,12 @@ _COMMANDS_INTRO = (
 )
 
 Row = dict[str, str]
+_NUMBERS: tuple[tuple[tuple[str, ...], type, bool], ...] = (
+    (("seed", "env_steps"), int, False),
+    (START, int, True),
+    (("eval_return", "eval_std", "success", "wall_hours"), float, True),
+)
+"""Columns that hold numbers, of which kind, and whether they may be empty."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,10 @@ def read_table(path: Path) -> list[Row]:
     """The rows of a results table, as text.
 
     Raises:
-        UserError: its header is neither `HEADER` nor `TRANSFER_HEADER`.
+        UserError: its header is neither `HEADER` nor `TRANSFER_HEADER`, or a row of it is cut short
+            or holds no number where one belongs.
     """
-    return _parse_table(path, path.read_text(encoding="utf-8"))
+    return _parse_table(path, path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _read_json(folder: Path, name: str, required: Iterable[str]) -> dict[str, Any]:
@@ -217,7 +224,7 @@ def _commit(run: Run) -> str:
 def _with_rows(path: Path, text: str | None, run: Run) -> str:
     """The table's text with the run's rows in place of those that it had there."""
     if text is None and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     rows, old = _rows(run), _parse_table(path, text) if text is not None else []
     replaced = {_run_key(row) for row in rows}
     kept = [row for row in old if _run_key(row) not in replaced]
@@ -235,7 +242,21 @@ def _parse_table(path: Path, text: str) -> list[Row]:
     wanted = TRANSFER_HEADER if path.parent.name.startswith(TRANSFERS) else HEADER
     if tuple(reader.fieldnames or ()) != wanted:
         raise UserError(f"{path} is not a results table: its header must be {','.join(wanted)}")
-    return list(reader)
+    rows = list(reader)
+    for row in rows:
+        _check(row, f"{path}, {row.get('obs')} seed {row.get('seed')} at {row.get('env_steps')}")
+    return rows
+
+
+def _check(row: Row, where: str) -> None:
+    if None in row or None in row.values():
+        raise UserError(f"{where}: the row has more or fewer columns than the header")
+    for columns, kind, optional in _NUMBERS:
+        for text in (row[column] for column in columns if column in row):
+            try:
+                kind(text or "0" if optional else text)
+            except ValueError:
+                raise UserError(f"{where}: {text!r} is no number") from None
 
 
 def _run_key(row: Row) -> tuple[str, ...]:

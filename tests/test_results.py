@@ -184,3 +184,26 @@ def test_a_foreign_table_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="header"):
         collect([make_run(tmp_path / "run", [(100, 1)])], tmp_path / "out")
     assert table.read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("proprio,fast,0,10000,much,20.00,,10,0.2500,1,abc", "'much' is no number"),
+        ("proprio,fast,first,10000,400,20.00,,10,0.2500,1,abc", "'first' is no number"),
+        ("proprio,fast,0,1e4,400,20.00,,10,0.2500,1,abc", "'1e4' is no number"),
+        ("proprio,fast,0,10000,400", "more or fewer columns"),
+        ("proprio,fast,0,10000,400,20.00,,10,0.2500,1,abc,more", "more or fewer columns"),
+    ],
+)
+def test_a_row_that_was_edited_badly_is_named(tmp_path, row, complaint):
+    table = tmp_path / "walker_walk" / "lsp.csv"
+    table.parent.mkdir()
+    table.write_text(f"{HEADER}\nproprio,fast,3,20000,,,,10,0.2500,1,abc\n{row}\n")
+    with pytest.raises(UserError, match=complaint) as error:
+        read_table(table)
+    assert "lsp.csv, proprio seed" in str(error.value)
+    before = table.read_text()
+    with pytest.raises(UserError, match=complaint):
+        collect([make_run(tmp_path / "run", [(1, 1)])], tmp_path)
+    assert table.read_text() == before
