@@ -211,10 +211,11 @@ def value_loss(
 def replayed_value_loss(
     networks: Networks, latents: Latent, batch: Mapping[str, Tensor]
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """The same for posteriors `[batch, time]` of replayed sequences and the rewards that followed.
+    """The same for posteriors `[batch, time]` of replayed sequences and the rewards that followed,
+    which are what the policies of the time earned.
 
-    What follows is what the policies of the time did. A state's own λ-return begins at its
-    next row; those before an episode's last row end there, with v.
+    λ-returns do not cross an episode's end: after a terminal state nothing comes, at a time limit
+    they end in v of the last row.
     """
     config = networks.config
     feature = latents.detach().feature.transpose(0, 1)
