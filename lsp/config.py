@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 from math import ceil
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lsp.errors import UserError
 
@@ -92,9 +92,10 @@ class ValueConfig:
     covers: Literal["total", "task"] = "total"
     """`total`: task and intrinsic return. `task`: the task's alone, and the intrinsic reward counts
     as far as a rollout goes (ours)."""
-    states: Literal["imagined", "observed"] = "imagined"
+    states: Literal["imagined", "observed"] | None = "imagined"
     """Where v is fitted. `imagined`: in all states of rollouts (Dreamer v1). `observed`: in states
-    of the replay alone, to what followed and to what is imagined to follow (ours)."""
+    of the replay alone, to what followed and to what is imagined to follow. None: `observed` for
+    quadrupeds, `imagined` for all other tasks (ours)."""
     slow_rate: float = 1.0
     """Share of the value that its slow copy takes over at each update; 1 has no slow copy."""
     learning_rate: float = 8e-5
@@ -371,7 +372,11 @@ class Config:
             model = replace(model, termination=_can_end_itself(self.task))
         if model.decoder_std is None:
             model = replace(model, decoder_std=(0.1, 0.5 if _may_hold_goals(self.task) else 1.5))
-        return replace(self, model=model)
+        value = self.value
+        if value.states is None:
+            quadruped = self.task.startswith("quadruped_")
+            value = replace(value, states="observed" if quadruped else "imagined")
+        return replace(self, model=model, value=value)
 
     def validate(self) -> "Config":
         """Return self. Raises UserError in one line if a setting makes no sense."""
@@ -456,10 +461,10 @@ def _problems(config: Config) -> list[str]:
             "skills.intrinsic_unit = return needs value.covers = task: otherwise the "
             "intrinsic reward would be measured against itself"
         )
-    if config.value.states == "observed":
+    if config.resolved().value.states == "observed":
         if config.has_intrinsic and config.value.covers != "task":
             found.append(
-                "value.states = observed needs value.covers = task: the replay knows no intrinsic "
+                "value.covers = total needs value.states = imagined: the replay knows no intrinsic "
                 "reward"
             )
         if replay.length < 2:
@@ -545,10 +550,9 @@ def _fast() -> Config:
             layers=(64,),
             layer_norm=True,
             covers="task",  # v would pay for skills sooner than they can end (docs/deviations.md)
-            # In imagined states nothing but v itself says what v promises: the policy finds where
-            # it promises too much, and a fallen robot believes that it gets up
-            # (docs/deviations.md).
-            states="observed",
+            # In imagined states nothing but v itself says what v promises, and a fallen quadruped
+            # believes that it gets up; a walker that believes it does (docs/deviations.md).
+            states=None,
             slow_rate=0.02,  # without it, values diverge at this learning rate
             learning_rate=6e-4,
         ),
@@ -760,7 +764,7 @@ def _fits(value: Any, hint: Any) -> bool:
     kind, inner = get_origin(hint), get_args(hint)
     if kind is Literal:
         return isinstance(value, str) and value in inner
-    if kind is UnionType:
+    if kind in (UnionType, Union):  # the second where a Literal may be None
         return any(_fits(value, each) for each in inner)
     if kind is tuple:
         open_ended = inner[-1] is Ellipsis

@@ -65,11 +65,12 @@ def _behavior(networks: Networks) -> int:
     step = 3 * policy + 2 * (_dynamics(networks) + _heads(networks))
     count = rollouts * config.behavior_horizon * step
     fit = 3 * value - _first(networks.value.net)
-    if config.value.states == "imagined":
-        count += rollouts * config.behavior_horizon * fit
-    else:  # s_0 of every rollout, and all rows but the last of a sequence, each with the slow copy
+    if config.value.states == "observed":
+        # s_0 of every rollout, and all rows but the last of a sequence; all with the slow copy.
         count += rollouts * fit + _states(networks) * value
         count += (_states(networks) - config.replay.batch) * fit
+    else:
+        count += rollouts * config.behavior_horizon * fit
     if config.num_segments:
         predictor = multiplications(networks.skill_predictor)
         # χ is asked once, with gradients to the states and to its own weights.

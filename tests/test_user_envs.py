@@ -551,6 +551,26 @@ def test_the_bound_of_the_decoders_std_is_lower_where_goals_may_be_observed(task
     assert papers.resolved().model.decoder_std == (0.1, 1.5)  # A.3
 
 
+@pytest.mark.parametrize(
+    ("task", "states"),
+    [("walker_walk", "imagined"), ("quadruped_walk", "observed"), (REACH, "imagined")],
+)
+def test_v_is_fitted_in_observed_states_on_quadrupeds_alone(task, states):
+    config = make_config("lsp", "fast", task=task)
+    assert config.validate().resolved().value.states == states
+    assert from_dict(to_dict(config)) == config
+    imagined = replace(config, value=replace(config.value, states="imagined"))
+    assert imagined.resolved().value == imagined.value
+    assert make_config("lsp", "paper", task=task).resolved().value.states == "imagined"
+    total = replace(config, value=replace(config.value, covers="total"))
+    total = replace(total, skills=replace(config.skills, intrinsic_unit="reward"))
+    if states == "imagined":
+        total.validate()
+    else:
+        with pytest.raises(UserError, match=r"needs value\.states = imagined"):
+            total.validate()
+
+
 # Runs
 
 
