@@ -57,7 +57,9 @@ def perform_here(runs, storage) -> None:
 
 def test_the_name_of_a_run_stays():
     # Another name would have everybody's runs done again.
-    assert debug_run().name == "walker_walk-lsp-debug-s0-333cfa78"
+    assert debug_run().name == "walker_walk-lsp-debug-s0-a3d284f1"
+    fast = make_config("dreamer", "fast", task="walker_walk")
+    assert Run(fast, 1).name == "walker_walk-dreamer-fast-s0-9c7831f5"
 
 
 def test_the_length_is_no_part_of_the_name():
