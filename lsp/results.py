@@ -163,7 +163,7 @@ def read_table(path: Path) -> list[Row]:
         UserError: its header is neither `HEADER` nor `TRANSFER_HEADER`, or a row of it is cut short
             or holds no number where one belongs.
     """
-    return _parse_table(path, path.read_text(encoding="utf-8", errors="replace"))
+    return _parse_table(path, _read_text(path))
 
 
 def _read_json(folder: Path, name: str, required: Iterable[str]) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _commit(run: Run) -> str:
 def _with_rows(path: Path, text: str | None, run: Run) -> str:
     """The table's text with the run's rows in place of those that it had there."""
     if text is None and path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = _read_text(path)
     rows, old = _rows(run), _parse_table(path, text) if text is not None else []
     replaced = {_run_key(row) for row in rows}
     kept = [row for row in old if _run_key(row) not in replaced]
@@ -235,6 +235,13 @@ def _with_rows(path: Path, text: str | None, run: Run) -> str:
     ordered = sorted(kept + rows, key=_sort_key)
     writer.writerows(ordered)
     return table.getvalue()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a results table: it is not UTF-8 text") from None
 
 
 def _parse_table(path: Path, text: str) -> list[Row]:

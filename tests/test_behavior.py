@@ -23,6 +23,7 @@ from lsp.behavior import (
 )
 from lsp.config import make_config
 from lsp.distributions import softly_clamped_std
+from lsp.errors import UserError
 from lsp.learner import Learner
 from lsp.networks import Networks
 from lsp.world_model import Latent
@@ -371,6 +372,21 @@ def test_an_update_changes_every_part_and_all_it_reports_is_finite(case):
     lost = [name for name, value in metrics.items() if not torch.isfinite(value)]
     assert not lost
     assert all(metrics[f"gradient/{name}"] > 0 for name in ("model", "policy", "value", "skills"))
+
+
+@pytest.mark.parametrize("states", ["imagined", "observed"])
+def test_what_followed_moves_v_where_it_is_fitted_in_observed_states(states, monkeypatch):
+    def nothing_imagined(networks, *_):
+        return sum((0 * weight).sum() for weight in networks.value.parameters()), {}
+
+    monkeypatch.setattr("lsp.learner.value_loss", nothing_imagined)
+    _, metrics, _ = updated(value={"states": states})
+    assert (metrics["gradient/value"].item() > 0) is (states == "observed")
+
+
+def test_v_cannot_be_fitted_to_sequences_of_one_row():
+    with pytest.raises(UserError, match=r"replay\.length of at least 2"):
+        make_networks(replay={"length": 1}, behavior={"num_starts": 1})
 
 
 def test_every_layer_of_the_world_model_learns():

@@ -207,3 +207,13 @@ def test_a_row_that_was_edited_badly_is_named(tmp_path, row, complaint):
     with pytest.raises(UserError, match=complaint):
         collect([make_run(tmp_path / "run", [(1, 1)])], tmp_path)
     assert table.read_text() == before
+
+
+def test_a_table_that_is_no_text_is_left_alone(tmp_path):
+    table = tmp_path / "walker_walk" / "lsp.csv"
+    table.parent.mkdir()
+    table.write_bytes(f"{HEADER}\nproprio,fast,0,1,1,1,,1,1,1,\xff\n".encode("latin-1"))
+    before = table.read_bytes()
+    with pytest.raises(UserError, match="not UTF-8"):
+        collect([make_run(tmp_path / "run", [(1, 1)])], tmp_path)
+    assert table.read_bytes() == before
