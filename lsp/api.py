@@ -13,7 +13,7 @@ import torch
 from lsp import memory
 from lsp.adaptation import begin, check, transferred
 from lsp.checkpoint import load_newest
-from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code
+from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code, validated
 from lsp.envs.user import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.evaluation import Evaluation
@@ -51,7 +51,7 @@ def train(
     settings, source = _settings(task, config)
     runtime = runtime or default_runtime(settings.preset)
     prepare_torch(runtime)
-    settings = settings.validate()
+    settings = validated(settings)
     transfers = settings.transfer.source is not None
     if transfers:
         check(settings)  # before there is a folder

@@ -19,7 +19,7 @@ from lsp.acceleration import acting_path
 from lsp.agent import Agent
 from lsp.behavior import draw_starts
 from lsp.checkpoint import load_newest
-from lsp.config import Config, RuntimeConfig, make_config, to_dict
+from lsp.config import Config, RuntimeConfig, make_config, to_dict, validated
 from lsp.errors import UserError
 from lsp.flops import update_flops
 from lsp.learner import Learner
@@ -114,7 +114,7 @@ def bench(
     if config.method == "hiro":
         raise UserError("bench measures world models and planners, and method hiro has neither")
     schedule = replace(config.schedule, prefill=FILL, pretrain=0, eval_every=0, log_every=FILL)
-    config = replace(config, schedule=schedule).validate()
+    config = validated(replace(config, schedule=schedule))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, RunFolder(Path(folder) / "run"), runtime)
         try:

@@ -1,5 +1,7 @@
 """Transfer: what is carried over, what starts anew, and old episodes paid for another task."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from lsp.config import (
     TransferConfig,
     default_runtime,
     make_config,
-    replace,
+    validated,
 )
 from lsp.envs import make_env
 from lsp.envs.dmc import load_control
@@ -44,7 +46,7 @@ def source(tmp_path_factory):
 
 
 def open_trainer(path, config):
-    return Trainer(config.validate(), RunFolder(path), PLAIN)
+    return Trainer(validated(config), RunFolder(path), PLAIN)
 
 
 def weights_of(path):
@@ -282,7 +284,7 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
         transfer=TransferConfig(freeze_policy=True),
     )
     with pytest.raises(UserError, match=r"need a transfer\.source"):
-        Config(transfer=TransferConfig(relabel=True)).validate()
+        validated(Config(transfer=TransferConfig(relabel=True)))
     assert not run.exists()
 
 

@@ -8,7 +8,7 @@ import torch
 
 import lsp.agent
 from lsp.agent import Agent
-from lsp.config import make_config
+from lsp.config import make_config, validated
 from lsp.networks import Networks
 
 
@@ -16,7 +16,7 @@ def make_networks(method="lsp", **parts):
     config = make_config(method, "debug")
     config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
     torch.manual_seed(0)
-    return Networks({"position": (5,)}, 2, config.validate())
+    return Networks({"position": (5,)}, 2, validated(config))
 
 
 def observe(step, envs=None, seed=0):

@@ -21,7 +21,7 @@ from lsp.behavior import (
     skill_information,
     value_loss,
 )
-from lsp.config import make_config
+from lsp.config import make_config, validated
 from lsp.distributions import softly_clamped_std
 from lsp.errors import UserError
 from lsp.learner import Learner
@@ -44,7 +44,7 @@ def change(config, **parts):
 
 def make_networks(method="lsp", shapes=SHAPES, **parts):
     torch.manual_seed(0)
-    return Networks(shapes, ACTIONS, change(make_config(method, "debug"), **parts).validate())
+    return Networks(shapes, ACTIONS, validated(change(make_config(method, "debug"), **parts)))
 
 
 def make_starts(networks, count=6):

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from lsp.config import make_config
+from lsp.config import make_config, validated
 from lsp.evaluation import evaluate
 from lsp.networks import Networks
 
@@ -47,7 +47,7 @@ def make_networks(**parts):
     config = make_config("lsp", "debug")
     config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
     torch.manual_seed(0)
-    return Networks({"position": (1,)}, 1, config.validate())
+    return Networks({"position": (1,)}, 1, validated(config))
 
 
 def run(networks, seed=0, episodes=3):

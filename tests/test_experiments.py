@@ -16,7 +16,7 @@ import pytest
 
 from lsp.adaptation import transferred
 from lsp.cli import _parse, main
-from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config
+from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config, validated
 from lsp.envs import rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
@@ -309,7 +309,7 @@ def test_every_target_lists_its_runs(tmp_path):
         targets = find_targets("all", scale)
         assert [target.name for target in targets] == list(TARGETS)
         for run in runs_of(targets):
-            run.settings(tmp_path).validate()
+            validated(run.settings(tmp_path))
 
 
 def test_figures_share_their_runs():

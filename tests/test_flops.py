@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lsp.behavior import draw_starts
-from lsp.config import make_config
+from lsp.config import make_config, validated
 from lsp.flops import multiplications, update_flops
 from lsp.learner import Learner
 from lsp.nets import MLP, ConvDecoder, ConvEncoder
@@ -24,7 +24,7 @@ def make_networks(method="lsp", shapes=VECTORS, **parts):
     config = replace(config, model=replace(config.model, **wide))
     config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
     torch.manual_seed(0)
-    return Networks(shapes, 2, config.validate())
+    return Networks(shapes, 2, validated(config))
 
 
 def make_batch(networks, shapes):

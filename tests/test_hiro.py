@@ -28,6 +28,7 @@ from lsp.config import (
     from_dict,
     make_config,
     to_dict,
+    validated,
 )
 from lsp.distributions import Normal
 from lsp.errors import UserError
@@ -42,14 +43,15 @@ GOALS = ["skills", "states"]
 
 def make_hiro_config(goals="skills", **hiro) -> Config:
     config = make_config("hiro", "debug", task="plane")
-    return replace(
+    config = replace(
         config,
         model=replace(config.model, obs_transform="raw"),
         hiro=replace(config.hiro, goals=goals, **hiro),
         skills=replace(config.skills, dim=2, input_noise=0.0),
         planner=replace(config.planner, skill_length=K),
         replay=replace(config.replay, batch=6, length=TIME),
-    ).validate()
+    )
+    return validated(config)
 
 
 def make_networks(goals="skills", **hiro) -> HiroNetworks:
@@ -378,7 +380,7 @@ def test_observations_are_normalised_by_what_was_seen():
 def test_images_are_refused_when_settings_are_checked_and_when_networks_are_built():
     config = make_hiro_config()
     with pytest.raises(UserError, match="not been shown to work from images"):
-        replace(config, obs="pixels").validate()
+        validated(replace(config, obs="pixels"))
     with pytest.raises(UserError, match="images \\(camera\\)"):
         HiroNetworks({"camera": (64, 64, 3), "position": (2,)}, 2, config)
 
@@ -396,12 +398,12 @@ def test_images_are_refused_when_settings_are_checked_and_when_networks_are_buil
 def test_settings_that_make_no_sense_are_refused(part, changes, message):
     config = make_hiro_config()
     with pytest.raises(UserError, match=message):
-        replace(config, **{part: replace(getattr(config, part), **changes)}).validate()
+        validated(replace(config, **{part: replace(getattr(config, part), **changes)}))
 
 
 @pytest.mark.parametrize("preset", ["paper", "fast", "debug"])
 def test_every_preset_is_valid_and_reads_back_from_json(preset):
-    config = make_config("hiro", preset).validate()
+    config = validated(make_config("hiro", preset))
     assert from_dict(to_dict(config)) == config
 
 

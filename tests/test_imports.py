@@ -129,9 +129,7 @@ def layer_faults(package: Path) -> list[str]:
             continue
         for name in sorted(module.imports(package)):
             unit = unit_of(name, package)
-            if unit is None or (
-                unit == module.unit and unit in ("envs", "native", "baselines", "experiments")
-            ):
+            if unit is None or (unit == module.unit and (package / unit).is_dir()):
                 continue
             if RANK.get(unit, len(LAYERS)) >= RANK[module.unit]:
                 faults.append(f"{module.path.name} imports {name}, which is not below it")

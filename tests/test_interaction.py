@@ -15,7 +15,7 @@ import pytest
 from test_train import assert_same_but_for_stops, assert_same_learning, open_trainer, train
 
 from lsp.agent import Agent
-from lsp.config import from_dict, make_config, to_dict
+from lsp.config import from_dict, make_config, to_dict, validated
 from lsp.envs import make_env
 from lsp.envs.workers import Failure, InProcess, Step, Workers
 from lsp.errors import NotFinite, RunWarning, UserError
@@ -542,4 +542,4 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
 
 def test_num_envs_must_make_sense():
     with pytest.raises(UserError, match="num_envs must be at least 1, not 0"):
-        make_config(num_envs=0).validate()
+        validated(make_config(num_envs=0))

@@ -1,5 +1,6 @@
 """The baselines and ablations of section 4: what each has, and what it never does."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import lsp.agent
 import lsp.learner
 from lsp.agent import Agent
-from lsp.config import METHODS, make_config, replace
+from lsp.config import METHODS, make_config, validated
 from lsp.distributions import Normal
 from lsp.errors import UserError
 from lsp.learner import Learner
@@ -208,4 +209,4 @@ def test_settings_that_contradict_each_other_are_refused(method, changes, messag
     config = make_config(method, "debug")
     parts = {name: replace(getattr(config, name), **new) for name, new in changes.items()}
     with pytest.raises(UserError, match=message):
-        replace(config, **parts).validate()
+        validated(replace(config, **parts))

@@ -8,7 +8,7 @@ import torch
 
 import lsp.behavior
 from lsp.behavior import plan_skills
-from lsp.config import PlannerConfig, make_config
+from lsp.config import PlannerConfig, make_config, validated
 from lsp.imagination import RolloutNoise, imagine
 from lsp.networks import Networks
 from lsp.planner import Plan, candidate_noise, plan, standard_plan
@@ -147,7 +147,7 @@ def test_two_different_skills_are_found_where_one_does_not_get_there():
 
 def make_networks(**planner):
     config = make_config("lsp", "debug")
-    config = replace(config, planner=replace(config.planner, **planner)).validate()
+    config = validated(replace(config, planner=replace(config.planner, **planner)))
     torch.manual_seed(0)
     return Networks({"position": (3,)}, 2, config)
 

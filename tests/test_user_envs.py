@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -14,7 +15,7 @@ from own_tasks import STEP, Reach, reach_with_pictures
 import lsp
 import lsp.cli
 from lsp.cli import main
-from lsp.config import Config, RuntimeConfig, from_dict, make_config, replace, to_dict
+from lsp.config import Config, RuntimeConfig, from_dict, make_config, to_dict, validated
 from lsp.envs import make_env
 from lsp.envs import user as user_module
 from lsp.envs.user import Maker, UserEnv, task_name
@@ -557,7 +558,7 @@ def test_the_bound_of_the_decoders_std_is_lower_where_goals_may_be_observed(task
 )
 def test_v_is_fitted_in_observed_states_on_quadrupeds_alone(task, states):
     config = make_config("lsp", "fast", task=task)
-    assert config.validate().resolved().value.states == states
+    assert validated(config).resolved().value.states == states
     assert from_dict(to_dict(config)) == config
     imagined = replace(config, value=replace(config.value, states="imagined"))
     assert imagined.resolved().value == imagined.value
@@ -565,10 +566,10 @@ def test_v_is_fitted_in_observed_states_on_quadrupeds_alone(task, states):
     total = replace(config, value=replace(config.value, covers="total"))
     total = replace(total, skills=replace(config.skills, intrinsic_unit="reward"))
     if states == "imagined":
-        total.validate()
+        validated(total)
     else:
         with pytest.raises(UserError, match=r"needs value\.states = imagined"):
-            total.validate()
+            validated(total)
 
 
 # Runs

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from lsp.config import Config, differences, from_dict, make_config, to_dict
+from lsp.config import Config, differences, from_dict, make_config, to_dict, validated
 from lsp.errors import UserError
 from lsp.tasks import plain_name
 
@@ -107,7 +107,7 @@ def grid(
 ) -> list[Run]:
     """Every task with every settings and seed. Raises UserError if a setting makes no sense."""
     runs = [
-        Run(replace(config, task=task, seed=seed).validate(), steps)
+        Run(validated(replace(config, task=task, seed=seed)), steps)
         for config in configs
         for task in tasks
         for seed in seeds

@@ -1,0 +1,47 @@
+"""All settings of a run: what there is, the presets and methods made of it, and its checks."""
+
+from lsp.config.checks import validated
+from lsp.config.methods import METHODS, make_config
+from lsp.config.presets import PRESETS, default_runtime
+from lsp.config.serialization import differences, from_dict, to_dict
+from lsp.config.settings import (
+    BehaviorConfig,
+    Config,
+    HiroConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+    PolicyConfig,
+    ReplayConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    SkillsConfig,
+    TransferConfig,
+    ValueConfig,
+    named_code,
+)
+
+__all__ = [
+    "METHODS",
+    "PRESETS",
+    "BehaviorConfig",
+    "Config",
+    "HiroConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PlannerConfig",
+    "PolicyConfig",
+    "ReplayConfig",
+    "RuntimeConfig",
+    "ScheduleConfig",
+    "SkillsConfig",
+    "TransferConfig",
+    "ValueConfig",
+    "default_runtime",
+    "differences",
+    "from_dict",
+    "make_config",
+    "named_code",
+    "to_dict",
+    "validated",
+]

@@ -1,0 +1,120 @@
+"""Which settings make sense, alone and together."""
+
+from lsp.config.settings import Config, TransferConfig
+from lsp.errors import UserError
+
+
+def validated(config: Config) -> Config:
+    """The same. Raises UserError in one line if a setting makes no sense."""
+    for problem in _problems(config):
+        raise UserError(problem)
+    return config
+
+
+def _problems(config: Config) -> list[str]:
+    """What is wrong with `config`, a sentence each."""
+    planner, replay, schedule = config.planner, config.replay, config.schedule
+    at_least_one = {
+        "action_repeat": config.action_repeat,
+        "num_envs": config.num_envs,
+        "planner.horizon (H)": planner.horizon,
+        "planner.skill_length (K)": planner.skill_length,
+        "planner.num_candidates (G)": planner.num_candidates,
+        "planner.num_elites (M)": planner.num_elites,
+        "planner.num_iterations": planner.num_iterations,
+        "behavior.horizon": config.behavior_horizon if config.behavior.horizon != 0 else 0,
+        "behavior.rollouts_per_start": config.behavior.rollouts_per_start,
+        "skills.num_states": config.skills.num_states,
+        "replay.batch": replay.batch,
+        "replay.length": replay.length,
+        "schedule.update_every": schedule.update_every,
+        "schedule.log_every": schedule.log_every,
+        "schedule.eval_episodes": schedule.eval_episodes,
+        "schedule.save_every": schedule.save_every,
+        "model.deter": config.model.deter,
+        "model.stoch": config.model.stoch,
+        "model.decoded_images": 1
+        if config.model.decoded_images is None
+        else config.model.decoded_images,
+    }
+    at_least_zero = {
+        "transfer.updates": config.transfer.updates,
+        "seed": config.seed,
+        "skills.dim": config.skills.dim,
+        "skills.input_noise": config.skills.input_noise,
+        "planner.mean_noise": planner.mean_noise,
+        "policy.exploration_noise": config.policy.exploration_noise,
+        "policy.mode_samples": config.policy.mode_samples,
+        "schedule.prefill": schedule.prefill,
+        "schedule.pretrain": schedule.pretrain,
+        "schedule.eval_every": schedule.eval_every,
+    }
+    found = [f"{k} must be at least 1, not {v}" for k, v in at_least_one.items() if v < 1]
+    found += [f"{k} must be at least 0, not {v}" for k, v in at_least_zero.items() if v < 0]
+    if planner.num_elites > planner.num_candidates:
+        found.append(
+            f"planner.num_elites (M = {planner.num_elites}) must not exceed "
+            f"planner.num_candidates (G = {planner.num_candidates})"
+        )
+    starts, states = config.behavior.num_starts, replay.batch * replay.length
+    if starts is not None and not 1 <= starts <= states:
+        found.append(
+            f"behavior.num_starts must be between 1 and the batch's {states} states, not {starts}"
+        )
+    if not 0 < config.behavior.discount <= 1 or not 0 <= config.behavior.lambda_ <= 1:
+        found.append("behavior.discount and behavior.lambda_ must lie between 0 and 1")
+    relative = config.skills.intrinsic_unit == "return"
+    if config.has_intrinsic and relative and config.value.covers != "task":
+        found.append(
+            "skills.intrinsic_unit = return needs value.covers = task: otherwise the "
+            "intrinsic reward would be measured against itself"
+        )
+    if config.resolved().value.states == "observed":
+        if config.has_intrinsic and config.value.covers != "task":
+            found.append(
+                "value.covers = total needs value.states = imagined: the replay knows no intrinsic "
+                "reward"
+            )
+        if replay.length < 2:
+            found.append("value.states = observed needs a replay.length of at least 2")
+    if config.transfer.source is None and config.transfer != TransferConfig():
+        found.append("transfer settings need a transfer.source, the folder of a run")
+    if config.transfer.freeze_policy and config.plans_actions:
+        found.append("transfer.freeze_policy needs a policy, and this method plans actions")
+    if config.transfer.freeze_policy and config.method == "hiro":
+        found.append("transfer.freeze_policy needs a planner that adapts, which hiro lacks")
+    if planner.scope == "shared" and not config.plans_skills:
+        found.append("planner.scope = shared needs skills that are planned")
+    if config.plans_actions and config.has_skills:
+        found.append(
+            f"planner.over = actions has no skills: skills.dim must be 0, not {config.skills.dim}"
+        )
+    if not 0 < config.value.slow_rate <= 1:
+        found.append(f"value.slow_rate must lie in (0, 1], not {config.value.slow_rate}")
+    return found + (_hiro_problems(config) if config.method == "hiro" else [])
+
+
+def _hiro_problems(config: Config) -> list[str]:
+    """What is wrong with `config` for HIRO alone."""
+    hiro, length, found = config.hiro, config.planner.skill_length, []
+    if config.obs == "pixels":
+        found.append(
+            "method hiro needs --obs proprio: HIRO has not been shown to work from images "
+            "(Nachum et al. 2018), and LSP's paper has no curves of it from pixels"
+        )
+    if hiro.goals == "skills" and not config.has_skills:
+        found.append("hiro.goals = skills needs skills.dim of at least 1")
+    counts = {name: getattr(hiro, name) for name in ("worker_updates", "actor_every", "candidates")}
+    found += [f"hiro.{k} must be at least 1, not {v}" for k, v in counts.items() if v < 1]
+    if not hiro.layers or min(hiro.layers) < 1:
+        found.append(f"hiro.layers needs sizes of at least 1, not {hiro.layers}")
+    if hiro.goal_range <= 0:
+        found.append(f"hiro.goal_range must be above 0, not {hiro.goal_range}")
+    # Wherever a sequence begins, a whole segment and a step after it must lie in it.
+    least = max(2 * length, length + 2)
+    if config.replay.length < least:
+        found.append(
+            f"replay.length must be at least {least} for segments of {length} steps "
+            f"(planner.skill_length), not {config.replay.length}"
+        )
+    return found

@@ -1,0 +1,95 @@
+"""Methods: LSP, and the baselines and ablations of section 4 as what they change in a preset."""
+
+from dataclasses import replace
+from typing import Any
+
+from lsp.config.presets import PRESETS
+from lsp.config.settings import Config, ReplayConfig
+from lsp.errors import UserError
+
+
+def _lsp(config: Config) -> Config:
+    return config
+
+
+def _dreamer(config: Config) -> Config:
+    """Fully amortised: no skill, nothing to plan; horizon 15 as Dreamer v1."""
+    behavior = config.behavior
+    if behavior.num_starts is not None:
+        # As many rollouts as LSP learns from, each from a state of its own.
+        rollouts = behavior.num_starts * behavior.rollouts_per_start
+        behavior = replace(behavior, num_starts=rollouts, rollouts_per_start=1)
+    return replace(
+        config,
+        skills=replace(config.skills, dim=0),
+        behavior=replace(behavior, horizon=15),
+    )
+
+
+def _random_skills(config: Config) -> Config:
+    return replace(config, skills=replace(config.skills, source="prior"))
+
+
+def _no_mi(config: Config) -> Config:
+    return replace(config, skills=replace(config.skills, intrinsic=False))
+
+
+def _rand_skills_init(config: Config) -> Config:
+    return _no_mi(_random_skills(config))
+
+
+def _cem(config: Config) -> Config:
+    """Fully online: as many model steps a plan as LSP's, or PlaNet's own numbers in `paper`."""
+    planner = replace(config.planner, over="actions", skill_length=1, mean_noise=0.0)
+    if config.preset == "paper":
+        planner = replace(
+            planner, horizon=12, num_iterations=10, num_candidates=1000, num_elites=100
+        )
+    return replace(
+        config,
+        skills=replace(config.skills, dim=0),
+        planner=planner,
+        behavior=replace(config.behavior, lambda_=1.0),  # rewards alone: there is no value
+    )
+
+
+def _hiro(config: Config) -> Config:
+    """A model-free hierarchy; the numbers are those of HIRO's released code in every preset."""
+    schedule = replace(config.schedule, pretrain=0)
+    replay = ReplayConfig(batch=100, length=20, capacity=200_000)
+    if config.preset == "debug":
+        hiro = replace(config.hiro, layers=(16, 16), worker_updates=3)
+        replay = replace(replay, batch=4)
+    else:
+        hiro, schedule = config.hiro, replace(schedule, update_every=10)
+    return replace(
+        config,
+        hiro=hiro,
+        replay=replay,
+        schedule=schedule,
+        optimizer=replace(config.optimizer, epsilon=1e-8),  # TF1's Adam
+    )
+
+
+METHODS = {
+    "lsp": _lsp,
+    "dreamer": _dreamer,
+    "random_skills": _random_skills,
+    "rand_skills_init": _rand_skills_init,
+    "no_mi": _no_mi,
+    "cem": _cem,
+    "hiro": _hiro,
+}
+"""What each method changes in a preset."""
+
+
+def make_config(method: str = "lsp", preset: str = "fast", **changes: Any) -> Config:
+    """The settings of `method` at `preset`; `changes` replace top-level fields.
+
+    Raises UserError for an unknown method or preset.
+    """
+    for kind, name, known in (("preset", preset, PRESETS), ("method", method, METHODS)):
+        if name not in known:
+            raise UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+    config = METHODS[method](PRESETS[preset]())
+    return replace(config, method=method, **changes)

@@ -1,0 +1,125 @@
+"""Presets: `paper`; `fast`, for a laptop, with its reasons; `debug`, for tests."""
+
+from dataclasses import replace
+
+from lsp.config.settings import (
+    BehaviorConfig,
+    Config,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+    PolicyConfig,
+    ReplayConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    SkillsConfig,
+    ValueConfig,
+)
+
+
+def _paper() -> Config:
+    """Appendix A.3 on top of Dreamer v1; docs/deviations.md says what the two leave open."""
+    return Config(preset="paper")
+
+
+def _fast() -> Config:
+    """The same algorithm for a laptop. Each difference from `paper` has its reason beside it."""
+    return Config(
+        preset="fast",
+        model=ModelConfig(
+            # Sizes: two thirds of the time of 128 units everywhere, which end higher on walker_walk
+            # (docs/deviations.md).
+            deter=96,
+            stoch=24,
+            hidden=64,
+            encoder=(128, 96),
+            decoder=(128, 128),
+            cnn_depth=8,  # pixels: an eighth of the time of 32, most of which is convolutions
+            decoded_images=128,  # of 512: half the time, nearly the same gain (docs/performance.md)
+            reward=(64,),
+            layer_norm=True,  # steadier at the higher learning rates below
+            obs_transform="symlog",  # quadruped's imu reaches 249; raw, it swamps the loss
+            decoder_std=None,  # at 1.5 goals are hardly learned (docs/deviations.md)
+            learning_rate=2e-3,  # 20k updates instead of a million env steps
+        ),
+        policy=PolicyConfig(
+            layers=(128, 128),
+            layer_norm=True,
+            init_std=1.0,  # at 5 the tanh saturates: actions are coin flips whatever the skill
+            mode_samples=0,  # tanh(mean) is as good and needs no density
+            # As above, but slower than the model learns: otherwise it is soon where the model has
+            # seen little (docs/deviations.md, cheetah_run).
+            learning_rate=4e-4,
+        ),
+        value=ValueConfig(
+            layers=(64,),
+            layer_norm=True,
+            covers="task",  # v would pay for skills sooner than they can end (docs/deviations.md)
+            # In imagined states nothing but v itself says what v promises, and a fallen quadruped
+            # believes that it gets up; a walker that believes it does (docs/deviations.md).
+            states=None,
+            slow_rate=0.02,  # without it, values diverge at this learning rate
+            learning_rate=6e-4,
+        ),
+        skills=SkillsConfig(
+            intrinsic_scale=0.002,  # a skill told well earns a sixth of what the task pays
+            intrinsic_unit="return",  # a fixed scale drowns the task early or the skill late
+            learning_rate=1e-3,  # 8e-5 is too slow for 20k updates
+        ),
+        planner=PlannerConfig(rollout_noise="common"),  # else elites are lucky, not good
+        behavior=BehaviorConfig(
+            num_starts=32,  # planning from all 512 states would be nine tenths of the time
+            rollouts_per_start=4,
+        ),
+        optimizer=OptimizerConfig(epsilon=1e-5),  # steadier at small gradients
+        replay=ReplayConfig(batch=16, length=32),
+    )
+
+
+def _debug() -> Config:
+    """Seconds, for tests: everything tiny, nothing left out."""
+    return Config(
+        preset="debug",
+        model=ModelConfig(
+            deter=16,
+            stoch=4,
+            hidden=16,
+            encoder=(16,),
+            decoder=(16,),
+            reward=(16,),
+            cnn_depth=4,
+            layer_norm=True,
+            obs_transform="symlog",
+        ),
+        policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0),
+        value=ValueConfig(layers=(16,), covers="task", states="observed", slow_rate=0.02),
+        skills=SkillsConfig(layers=(16,), intrinsic_unit="return"),
+        planner=PlannerConfig(
+            num_candidates=4, num_elites=2, num_iterations=2, rollout_noise="common"
+        ),
+        behavior=BehaviorConfig(num_starts=4, rollouts_per_start=2),
+        replay=ReplayConfig(batch=4, length=8),
+        schedule=ScheduleConfig(
+            prefill=200,
+            pretrain=2,
+            update_every=50,
+            log_every=200,
+            eval_every=1000,
+            eval_episodes=1,
+            save_every=1000,
+        ),
+    )
+
+
+def default_runtime(preset: str, chosen: RuntimeConfig | None = None) -> RuntimeConfig:
+    """`debug` is over before a compiler would be; `paper` changes nothing, precision included.
+
+    What is `chosen` otherwise than RuntimeConfig has it stays as it is.
+    """
+    own = RuntimeConfig()
+    changed = {k: x for k, x in vars(chosen or own).items() if x != getattr(own, k)}
+    suited = replace(own, compile=preset != "debug", bf16=preset != "paper")
+    return replace(suited, **changed)
+
+
+PRESETS = {"paper": _paper, "fast": _fast, "debug": _debug}

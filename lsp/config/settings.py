@@ -1,0 +1,392 @@
+"""Every setting of a run, as frozen dataclasses.
+
+Sources: "A.3" is the appendix of the LSP paper, "Dreamer v1" its released code, "ours" a decision
+explained in docs/deviations.md. Defaults are those of the `paper` preset.
+"""
+
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """World model: RSSM, encoder, decoder, reward head (eq. 1)."""
+
+    deter: int = 200
+    """Size of the deterministic part of the latent (Dreamer v1)."""
+    stoch: int = 30
+    """Size of the stochastic part of the latent (Dreamer v1)."""
+    hidden: int = 200
+    """Width of the layers inside the RSSM (Dreamer v1)."""
+    encoder: tuple[int, ...] = (256, 256)
+    """Layers of the encoder of vector observations (A.3)."""
+    decoder: tuple[int, ...] = (256, 256)
+    """Layers of the decoder of vector observations (A.3)."""
+    reward: tuple[int, ...] = (400, 400)
+    """Layers of the reward head (Dreamer v1)."""
+    cnn_depth: int = 32
+    """Channels of the first convolution, for image observations (Dreamer v1)."""
+    decoded_images: int | None = None
+    """Images of a batch that are decoded, at most, drawn anew in each update; None decodes all
+    (Dreamer v1). Those of a sequence are alike, and decoding costs most of an update (ours)."""
+    layer_norm: bool = False
+    """LayerNorm before every activation (ours)."""
+    obs_transform: Literal["raw", "symlog"] = "raw"
+    """What the encoder reads and the decoder predicts of a vector observation (ours)."""
+    untransformed: tuple[str, ...] = ("goal",)
+    """Keys of vector observations that are always raw. Symlog makes metres that are far away small,
+    and a model that loses a few of them at every step is hardly wrong (ours)."""
+    decoder_std: tuple[float, float] | None = (0.1, 1.5)
+    """Soft bounds of the decoder's standard deviation (A.3). None: for quadrupeds and your own
+    tasks 0.1 and 0.5, else these. Where 1.5 is allowed, what is not yet told well, such as a
+    goal, counts for too little to be learned soon (ours)."""
+    min_std: float = 0.1
+    """Added to the standard deviation of prior and posterior (Dreamer v1)."""
+    free_nats: float = 3.0
+    """The KL, averaged over batch and time, costs nothing below this (Dreamer v1)."""
+    kl_scale: float = 1.0
+    """β of eq. 1 (Dreamer v1)."""
+    reward_scale: float = 1.0
+    """Rewards are multiplied by this before they are learned; for tasks with odd units (ours)."""
+    termination: bool | None = None
+    """Predict whether a state ends the episode, and discount by it (Dreamer v1's pcont). None:
+    where episodes can end before their time limit, which is in your own tasks and in lqr (ours)."""
+    learning_rate: float = 6e-4
+    """Adam, world model (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Low-level policy q(a | s, z)."""
+
+    layers: tuple[int, ...] = (400, 400, 400, 400)
+    """Hidden layers (Dreamer v1)."""
+    layer_norm: bool = False
+    """LayerNorm before every activation (ours)."""
+    init_std: float = 5.0
+    """Standard deviation before the tanh, at the start of training (Dreamer v1)."""
+    min_std: float = 1e-4
+    """Lower bound of the standard deviation (Dreamer v1)."""
+    mode_samples: int = 100
+    """The mode is the likeliest of this many samples (Dreamer v1); 0 takes tanh(mean)."""
+    exploration_noise: float = 0.3
+    """Std of the Gaussian added to actions while collecting (Dreamer v1)."""
+    learning_rate: float = 8e-5
+    """Adam, policy (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """State value v(s)."""
+
+    layers: tuple[int, ...] = (400, 400, 400)
+    """Hidden layers (Dreamer v1)."""
+    layer_norm: bool = False
+    """LayerNorm before every activation (ours)."""
+    covers: Literal["total", "task"] = "total"
+    """`total`: task and intrinsic return. `task`: the task's alone, and the intrinsic reward counts
+    as far as a rollout goes (ours)."""
+    states: Literal["imagined", "observed"] | None = "imagined"
+    """Where v is fitted. `imagined`: in all states of rollouts (Dreamer v1). `observed`: in states
+    of the replay alone, to what followed and to what is imagined to follow. None: `observed` for
+    quadrupeds, `imagined` for all other tasks (ours)."""
+    slow_rate: float = 1.0
+    """Share of the value that its slow copy takes over at each update; 1 has no slow copy."""
+    learning_rate: float = 8e-5
+    """Adam, value (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class SkillsConfig:
+    """Skills z and the backward skill predictor χ (section 3.2)."""
+
+    dim: int = 3
+    """Size of a skill (A.3); 0 has no skills at all, which is Dreamer."""
+    source: Literal["planned", "prior"] = "planned"
+    """Where skills come from: planned, or drawn from N(0, I) in training, collecting and
+    evaluating (section 4.2, Random Skills)."""
+    intrinsic: bool = True
+    """Pay for skills that χ can tell apart, and train χ (section 3.2)."""
+    intrinsic_scale: float = 1.0
+    """The intrinsic reward log q(z | {s}, s0) is multiplied by this (ours; the paper: 1)."""
+    intrinsic_unit: Literal["reward", "return"] = "reward"
+    """`reward`: the scale is in units of reward. `return`: in units of the running size of imagined
+    task returns, so that skills get the same share early and late, and in every task (ours)."""
+    input_noise: float = 0.1
+    """Std of the noise on χ's input, in training it and in rewarding with it (A.7)."""
+    num_states: int = 10
+    """States of a segment that χ reads besides s0, evenly spaced (ours)."""
+    layers: tuple[int, ...] = (256, 256)
+    """Hidden layers of χ (A.3)."""
+    std_bounds: tuple[float, float] = (0.1, 1.5)
+    """Soft bounds of χ's standard deviation (A.3)."""
+    learning_rate: float = 8e-5
+    """Adam, χ (A.3)."""
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Cross-entropy method over skill plans (Algorithm 2), or over actions."""
+
+    over: Literal["skills", "actions"] = "skills"
+    """What is planned. `actions` has no policy, no value and no skills: PlaNet."""
+
+    horizon: int = 10
+    """H, agent steps (A.3)."""
+    skill_length: int = 10
+    """K, agent steps a skill is held (A.3)."""
+    num_candidates: int = 16
+    """G, plans sampled in each iteration (A.3)."""
+    num_elites: int = 4
+    """M, plans that refit the distribution (A.3)."""
+    num_iterations: int = 4
+    """MaxCEMiter (A.3)."""
+    mean_noise: float = 0.1
+    """Std of ε, added to the planned mean in training and collecting (A.3)."""
+    intrinsic_weight: float = 0.0
+    """Weight of the intrinsic return beside the task return in a plan's score (ours)."""
+    scope: Literal["per_state", "shared"] = "per_state"
+    """One ζ for each start state, or one for all of an update (ours, the literal Algorithm 1)."""
+    rollout_noise: Literal["independent", "common"] = "independent"
+    """Candidates of one start imagine with their own noise, or all with the same (ours)."""
+    warm_start: bool = False
+    """Acting: plan from N(previous mean, I) instead of N(0, I) (ours)."""
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """Learning policy, value and skill predictor in imagination (section 3.1)."""
+
+    horizon: int | None = None
+    """Agent steps imagined; None takes the planner's horizon."""
+    num_starts: int | None = None
+    """Start states drawn from the batch's posteriors; None takes all (Dreamer v1)."""
+    rollouts_per_start: int = 1
+    """Rollouts from each start, each with its own skill and noise (ours)."""
+    discount: float = 0.99
+    """γ per agent step (Dreamer v1)."""
+    lambda_: float = 0.95
+    """λ of the return (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class HiroConfig:
+    """The baseline HIRO (Nachum et al. 2018, "Data-Efficient Hierarchical Reinforcement Learning");
+    other methods do not read it. "HIRO" is its released code, "TD3" Fujimoto et al. 2018. How long
+    a goal is held, what skills are and how q learns is in `planner.skill_length` and `skills`."""
+
+    goals: Literal["skills", "states"] = "skills"
+    """What the manager chooses: `skills`, with LSP's intrinsic reward (section 4.1), or changes of
+    the observation, HIRO's own."""
+    goal_range: float = 1.0
+    """A goal's coordinates lie in ± this: a skill's, or in standard deviations of the normalised
+    observation (ours; HIRO: a range by hand for each of 15 coordinates of the ant)."""
+    manager_reward: float = 0.1
+    """The manager is paid a segment's sum of task rewards times this (HIRO)."""
+    candidates: int = 8
+    """Gaussian draws among the goals that relabelling chooses from (HIRO)."""
+    candidate_std: float = 0.5
+    """Their standard deviation, in units of `goal_range` (HIRO)."""
+    worker_updates: int = 10
+    """TD3 updates of the worker, batch `replay.batch`, in each update; the manager and q have one.
+    With `schedule.update_every` = 10 that is one per env step, and per 10 env steps (HIRO)."""
+    layers: tuple[int, ...] = (300, 300)
+    """Hidden layers of all actors and critics (HIRO)."""
+    discount: float = 0.99
+    """γ of the worker per agent step, of the manager per segment (HIRO)."""
+    slow_rate: float = 0.005
+    """Share of actor and critics that their slow copies take over (TD3, HIRO)."""
+    actor_every: int = 2
+    """Updates of the critics for one of the actor and the slow copies (TD3, HIRO)."""
+    target_noise: float = 0.2
+    """Std of the noise on target actions, in ±1 (TD3, HIRO)."""
+    target_clip: float = 0.5
+    """The noise on target actions stays within this (TD3, HIRO)."""
+    worker_noise: float = 0.1
+    """Std of the Gaussian added to actions while collecting (TD3; HIRO's 1.0 in ±30 is 0.03)."""
+    manager_noise: float = 1.0
+    """Std of the Gaussian added to goals while collecting, in units of `goal_range` (HIRO: 1.0, on
+    coordinates with ranges from 0.3 to 10)."""
+    critic_rate: float = 1e-3
+    """Adam, critics (HIRO, TD3)."""
+    actor_rate: float = 1e-4
+    """Adam, actors (HIRO)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """What all optimisers share."""
+
+    epsilon: float = 1e-7
+    """Adam's ε (Dreamer v1, TF2)."""
+    clip: float = 100.0
+    """Largest global gradient norm (Dreamer v1)."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Replay of whole episodes."""
+
+    batch: int = 50
+    """Sequences in a batch (Dreamer v1)."""
+    length: int = 50
+    """Agent steps in a sequence (Dreamer v1)."""
+    capacity: int | None = None
+    """Agent steps kept in memory; None keeps all."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """When things happen, in env steps."""
+
+    prefill: int = 5000
+    """Env steps of random actions before learning (Dreamer v1)."""
+    pretrain: int = 100
+    """Updates before collecting (Dreamer v1)."""
+    update_every: int = 5
+    """Env steps for each update of everything (A.3)."""
+    log_every: int = 1000
+    """Env steps between lines in metrics.jsonl."""
+    eval_every: int = 10000
+    """Env steps between evaluations; 0 evaluates at the end alone."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation."""
+    save_every: int = 10000
+    """Env steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """Starting from what another run has learned (section 4.3)."""
+
+    source: str | None = None
+    """Folder of that run; None learns from nothing. All weights carry over."""
+    freeze_policy: bool = False
+    """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
+    reset: tuple[Literal["reward", "value"], ...] = ("reward", "value")
+    """What starts anew: the reward head, and the value's output for the task (ours)."""
+    relabel: bool = False
+    """Start from the source's replay, paid anew for this task (section 4.3)."""
+    updates: int = 1000
+    """Updates on the relabelled replay before the first step (ours)."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how to compute. Not part of a run's identity: it may change when resuming."""
+
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    threads: int | None = None
+    """CPU threads; None takes PyTorch's default."""
+    compile: bool = True
+    """Filter, imagination and MLPs: on a CPU by kernels, where a C++ compiler is found, on a GPU by
+    torch.compile. Otherwise eagerly."""
+    bf16: bool = True
+    """Imagine and plan in bfloat16, where the hardware multiplies it."""
+    patience: float = 300.0
+    """With --num-envs: seconds that a step of an environment may take before it is given up."""
+    cuda_graphs: bool = False
+    """On a GPU: compile with CUDA graphs (mode reduce-overhead). Not measured yet."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    task: str = "walker_walk"
+    """A dm_control task, `domain_task`."""
+    method: str = "lsp"
+    """`lsp`; `dreamer` (no skills); `random_skills`, `rand_skills_init` and `no_mi` (LSP without
+    planning, without both, without the intrinsic reward); `cem` (plans actions); `hiro` (no model:
+    a manager chooses skills or states)."""
+    preset: str = "fast"
+    """`paper`, `fast` (sized for a laptop) or `debug` (seconds)."""
+    obs: str = "proprio"
+    """`proprio` (the task's own observations) or `pixels` (64×64 images)."""
+    seed: int = 0
+    """Seeds everything; the same seed on the same machine gives the same run."""
+    action_repeat: int = 2
+    """Env steps that each action is held (Dreamer v1)."""
+    num_envs: int = 1
+    """Environments to collect from at once; more than one run in processes of their own (ours)."""
+    reward: str | None = None
+    """Your own reward for a dm_control task, `package.module:function` (docs/tasks.md)."""
+    render_quality: str = "fast"
+    """From pixels: `fast` (no shadows, reflections, multisampling) or `faithful` (dm_control's)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    skills: SkillsConfig = field(default_factory=SkillsConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+    hiro: HiroConfig = field(default_factory=HiroConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+
+    @property
+    def has_skills(self) -> bool:
+        return self.skills.dim > 0
+
+    @property
+    def behavior_horizon(self) -> int:
+        """Agent steps that behaviour learning imagines."""
+        return self.behavior.horizon or self.planner.horizon
+
+    @property
+    def plans_actions(self) -> bool:
+        return self.planner.over == "actions"
+
+    @property
+    def plans_skills(self) -> bool:
+        return self.has_skills and self.skills.source == "planned"
+
+    @property
+    def has_intrinsic(self) -> bool:
+        """Whether χ is there, and pays."""
+        return self.has_skills and self.skills.intrinsic
+
+    @property
+    def num_segments(self) -> int:
+        """⌊H/K⌋, complete segments that behaviour learning imagines; 0 where nothing is paid for
+        them."""
+        return self.behavior_horizon // self.planner.skill_length if self.has_intrinsic else 0
+
+    @property
+    def plan_length(self) -> int:
+        """⌈H/K⌉, skills in a plan that covers both planning and behaviour learning."""
+        return ceil(max(self.planner.horizon, self.behavior_horizon) / self.planner.skill_length)
+
+    def resolved(self) -> "Config":
+        """The same with what the task decides filled in, as a run records it."""
+        model = self.model
+        if model.termination is None:
+            model = replace(model, termination=_can_end_itself(self.task))
+        if model.decoder_std is None:
+            model = replace(model, decoder_std=(0.1, 0.5 if _may_hold_goals(self.task) else 1.5))
+        value = self.value
+        if value.states is None:
+            quadruped = self.task.startswith("quadruped_")
+            value = replace(value, states="observed" if quadruped else "imagined")
+        return replace(self, model=model, value=value)
+
+
+def named_code(config: Config) -> list[str]:
+    """Settings that name modules which making the environment imports: a user's own task and
+    reward, and Gymnasium's `module:ID`."""
+    task = config.task.removeprefix("gymnasium:")
+    code = [config.task] if ":" in task and not task.startswith("python:") else []
+    return code + ([config.reward] if config.reward is not None else [])
+
+
+def _can_end_itself(task: str) -> bool:
+    """Users' tasks (`gymnasium:ID`, `module:name`, `python:...`) may; of dm_control's only lqr."""
+    return ":" in task or task.startswith("lqr_")
+
+
+def _may_hold_goals(task: str) -> bool:
+    """Observations of users' tasks may, and those of most quadrupeds do."""
+    return ":" in task or task.startswith("quadruped_")
