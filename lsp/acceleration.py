@@ -1,4 +1,4 @@
-"""Faster copies of the networks, in bf16 for planning and behaviour learning where that is fast.
+"""Faster copies of the networks, in bf16 where that is fast.
 
 On a CPU by the kernels of `lsp/native`, on a GPU by torch.compile. The eager fp32 path in
 `networks.py` is the reference; nothing else changes.
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsp.config import RuntimeConfig
 from lsp.distributions import Normal
@@ -20,16 +20,17 @@ from lsp.machine import bf16_features, compiler
 from lsp.native.build import CannotBuild
 from lsp.native.filtering import Filter
 from lsp.native.imagination import Imagination
+from lsp.native.judging import Judge
 from lsp.native.mlp import NativeMLP
 from lsp.nets import MLP
 from lsp.networks import Networks
-from lsp.world_model import Latent, Scan
+from lsp.world_model import Latent, Scan, WorldModel
 
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
 
 
 def precision(runtime: RuntimeConfig) -> torch.dtype:
-    """What plans and rollouts are imagined in, here and by the user's settings."""
+    """Of matrix products in planning and learning, here and by the user's settings."""
     hardware = runtime.device.startswith("cuda") or bool(bf16_features())
     return torch.bfloat16 if runtime.bf16 and hardware else torch.float32
 
@@ -39,13 +40,14 @@ class FastPath:
 
     `twin` is a copy of the networks with its weights in `dtype`, for planning and behaviour
     learning. Its world model is frozen: behaviour learning differentiates through it, never with
-    respect to it. `scan` is the world model's own filter, in full precision.
+    respect to it. `model` is the world model that learns and filters, and `scan` its filter.
     """
 
     def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
         self.networks = networks
         self.twin = twin_of(networks, dtype)
-        self.scan: Scan = networks.world_model.rssm.scan
+        self.model = networks.world_model
+        self.scan: Scan = self.model.rssm.scan
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -57,7 +59,7 @@ class FastPath:
 
 
 class NativePath(FastPath):
-    """By kernels: rollouts, the filter, and every MLP of twin and networks.
+    """By kernels, all in `dtype`: rollouts, the filter, and every MLP of `twin` and `model`.
 
     They read the networks' own weights, whatever the precision: the twin's parameters only stand
     for them where a gradient is asked for. Raises CannotBuild where there are no kernels.
@@ -68,11 +70,13 @@ class NativePath(FastPath):
         twin = self.twin
         learned = [] if networks.config.plans_actions else list(twin.policy.parameters())
         twin.imagine = Imagination(networks, learned, dtype)
-        self.scan = Filter(networks.world_model.rssm)
+        twin.judge = Judge(networks, dtype)
+        self.model = _same_weights(networks.world_model)
+        self.scan = Filter(self.model.rssm, dtype)
         for mine, theirs in zip(_mlps(twin), _mlps(networks), strict=True):
             mine.faster = NativeMLP(theirs, dtype, learned=mine)
-        for mlp in _mlps(networks):
-            mlp.faster = NativeMLP(mlp, torch.float32)
+        for mlp in _mlps(self.model):
+            mlp.faster = NativeMLP(mlp, dtype)
 
     def refresh(self) -> None:
         """Nothing to do: kernels see at every call whether weights have changed."""
@@ -130,8 +134,13 @@ def twin_of(networks: Networks, dtype: torch.dtype) -> Networks:
     return twin
 
 
-def _mlps(networks: Networks) -> list[MLP]:
-    return [part for part in networks.modules() if isinstance(part, MLP)]
+def _same_weights(model: WorldModel) -> WorldModel:
+    """A copy whose parameters are those of `model` themselves: it may compute in another way."""
+    return deepcopy(model, {id(x): x for x in model.parameters()})
+
+
+def _mlps(module: nn.Module) -> list[MLP]:
+    return [part for part in module.modules() if isinstance(part, MLP)]
 
 
 def _with_gradient(latent: Latent) -> Latent:

@@ -74,11 +74,10 @@ class Agent:
 
     def _filter(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Fold the observation into the latent; return its feature."""
-        model = self.networks.world_model
         is_first = torch.as_tensor(self.steps == 0, device=self.networks.device)
         step = (
             self.action,
-            model.encode(observation),
+            self.fast.model.encode(observation),
             is_first,
             self._noise(*self.latent.stoch.shape),
         )
@@ -123,7 +122,7 @@ class Agent:
         if self.config.plans_actions:
             action = self.skill
             return self._explore(action) if collecting else action.clamp(-1, 1)
-        policy = self.networks.policy(feature, self.skill)
+        policy = self.fast.twin.policy(feature, self.skill)
         if collecting:
             return self._explore(policy.sample(self._noise(*policy.mean.shape)))
         if config.mode_samples == 0:

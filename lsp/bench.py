@@ -169,7 +169,7 @@ def time_updates(
     (networks, learner), config = _parts(trainer), trainer.config
     device = networks.device
     data = {key: torch.as_tensor(x).to(device) for key, x in trainer.draw_batch().items()}
-    model, is_terminal = networks.world_model, data["is_terminal"]
+    model, is_terminal = learner.fast.model, data["is_terminal"]
     count = config.behavior.num_starts
 
     def learn_model() -> None:

@@ -88,11 +88,7 @@ def _dynamics(networks: Networks) -> int:
 
 
 def _heads(networks: Networks) -> int:
-    model = networks.world_model
-    heads = [model.reward_head, networks.slow_value]
-    if model.config.termination:
-        heads.append(model.termination_head)
-    return sum(multiplications(head) for head in heads)
+    return sum(multiplications(head) for head in networks.heads)
 
 
 def multiplications(module: nn.Module) -> int:

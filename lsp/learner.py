@@ -35,6 +35,7 @@ class Learner:
 
     Behaviour is learned with `fast.twin`, a copy of the networks that may be faster and less
     precise; its gradients go to the networks' own parameters, and `refresh` brings it up to date.
+    `fast.model` computes with the parameters of the world model itself.
     """
 
     def __init__(self, networks: Networks, seed: int, fast: FastPath | None = None):
@@ -71,7 +72,7 @@ class Learner:
         data = {key: _to_device(x, networks.device) for key, x in batch.items()}
 
         # Model learning: compute model states s_t, update θ
-        loss, latents, metrics = networks.world_model.loss(data, generator, self.fast.scan)
+        loss, latents, metrics = self.fast.model.loss(data, generator, self.fast.scan)
         metrics |= self.descend("model", loss)
         if config.plans_actions:
             return {name: value.detach() for name, value in metrics.items()}

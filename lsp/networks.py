@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lsp.config import Config
 from lsp.imagination import Rollout, RolloutNoise, Transition, imagine
+from lsp.nets import MLP
 from lsp.observations import Shapes
 from lsp.policy import Policy, Value
 from lsp.skills import SkillPredictor
@@ -65,16 +66,27 @@ class Networks(nn.Module):
             action = self.policy(latent.feature, skill).sample(noise.action)
         return self.world_model.rssm.imagine(latent, action, noise.latent), action
 
-    def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
-        """All heads at once; values come from the slow copy, and are 0 where none is learned."""
+    @property
+    def heads(self) -> list[MLP]:
+        """What judges states: reward, termination if it is predicted, and the slow copy of the
+        value if there is one."""
         model = self.world_model
-        reward = model.reward_head(feature).squeeze(-1)
-        going_on = torch.ones_like(reward)
+        heads = [model.reward_head]
         if model.config.termination:
-            going_on = torch.sigmoid(-model.termination_head(feature).squeeze(-1))
-        if self.config.plans_actions:
-            return Judgement(reward, going_on, torch.zeros_like(reward))
-        return Judgement(reward, going_on, self.slow_value(feature))
+            heads.append(model.termination_head)
+        if not self.config.plans_actions:
+            heads.append(self.slow_value.net)
+        return heads
+
+    def judgement(self, said: list[Float[Tensor, "*batch"]]) -> Judgement:
+        """Of what the heads say; values are 0 where none is learned."""
+        reward, *others = said
+        ends, learns = self.world_model.config.termination, not self.config.plans_actions
+        going_on = torch.sigmoid(-others[0]) if ends else torch.ones_like(reward)
+        return Judgement(reward, going_on, others[-1] if learns else torch.zeros_like(reward))
+
+    def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
+        return self.judgement([head(feature).squeeze(-1) for head in self.heads])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -139,53 +139,123 @@ def scan(networks, path, length=12, rows=7):
 @pytest.mark.parametrize("rows", [1, 7])
 def test_the_filter_is_the_reference(variant, rows):
     networks = make_networks(**VARIANTS[variant])
-    reference = deepcopy(networks)
-    expected = scan(reference, reference.world_model.rssm.scan, rows=rows)
+    expected = scan(networks, networks.world_model.rssm.scan, rows=rows)
     found = scan(networks, NativePath(networks).scan, rows=rows)
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
 
 
+@bf16_products
+def test_the_filter_in_bf16_stays_near_the_reference():
+    networks = make_networks()
+    expected = scan(networks, networks.world_model.rssm.scan)
+    found = scan(networks, NativePath(networks, torch.bfloat16).scan)
+    assert 0 < distance(found[0], expected[0]) < 0.03
+    assert 0 < distance(found[1], expected[1]) < 0.06
+
+
+def pass_through(mlp):
+    """What it makes of some numbers, and gradients of a function of it."""
+    x = torch.randn(3, 45, mlp[0].in_features, generator=seeded(1)).requires_grad_()
+    y = mlp(x)
+    loss = (y * torch.randn(y.shape, generator=seeded(2))).sum()
+    return [y, *torch.autograd.grad(loss, [x, *mlp.parameters()])]
+
+
+MLPS = {
+    "χ": ("twin", "skill_predictor.net"),
+    "v": ("twin", "value.net"),
+    "encoder": ("model", "encoder.mlp"),
+    "decoder": ("model", "decoder.mlp"),
+    "reward": ("model", "reward_head"),
+    "prior": ("model", "rssm.prior_head"),
+}
+
+
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
-@pytest.mark.parametrize("part", ["skill_predictor.net", "value.net", "world_model.reward_head"])
-def test_every_mlp_is_the_reference(variant, part):
+@pytest.mark.parametrize("name", MLPS)
+def test_every_mlp_is_the_reference(variant, name):
     networks = make_networks(**VARIANTS[variant])
-    reference = deepcopy(networks)
-    NativePath(networks)
-    outcomes = []
-    for each in (reference, networks):
-        mlp = each.get_submodule(part)
-        x = torch.randn(3, 45, mlp[0].in_features, generator=seeded(1)).requires_grad_()
-        y = mlp(x)
-        loss = (y * torch.randn(y.shape, generator=seeded(2))).sum()
-        outcomes.append([y, *torch.autograd.grad(loss, [x, *mlp.parameters()])])
-    assert distance(outcomes[1], outcomes[0]) < CLOSE
+    holder, part = MLPS[name]
+    holders = {"twin": networks, "model": networks.world_model}
+    mlp = getattr(NativePath(networks), holder).get_submodule(part)
+    assert mlp.faster is not None
+    reference = holders[holder].get_submodule(part)
+    assert reference.faster is None
+    assert distance(pass_through(mlp), pass_through(reference)) < CLOSE
+
+
+def judge(networks, judges, rows=45):
+    """What the heads say of some states, and the gradient of a function of it."""
+    shape = 3, rows, networks.world_model.features
+    feature = torch.randn(shape, generator=seeded(1)).to(networks.dtype).requires_grad_()
+    said = judges(feature)
+    loss = sum((x * torch.randn(x.shape, generator=seeded(2))).sum() for x in said)
+    return list(said), torch.autograd.grad(loss, [feature])
+
+
+@pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
+@pytest.mark.parametrize("method", ["lsp", "cem"])
+@pytest.mark.parametrize("termination", [False, True])
+def test_judging_is_the_reference(variant, method, termination):
+    parts = {"model": {}} | VARIANTS[variant]
+    parts["model"] = parts["model"] | {"termination": termination}
+    networks = make_networks(method, **parts)
+    expected = judge(networks, networks.judge)
+    found = judge(networks, NativePath(networks).twin.judge)
+    assert distance(found[0], expected[0]) < CLOSE
+    assert distance(found[1], expected[1]) < CLOSE
+
+
+@bf16_products
+def test_judging_in_bf16_stays_near_the_reference():
+    networks = make_networks()
+    expected = judge(networks, networks.judge)
+    twin = NativePath(networks, torch.bfloat16).twin
+    found = judge(twin, twin.judge)
+    assert 0 < distance(found[0][::2], expected[0][::2]) < 0.03
+    assert 0 < distance(found[1], expected[1]) < 0.06
+
+
+def two_updates(path):
+    """Metrics of the second, and the weights after it."""
+    learner = Learner(path.networks, 0, path)
+    replay, rng = path.networks.config.replay, torch.Generator().manual_seed(0)
+    shape = replay.batch, replay.length
+    batch = {
+        "obs/position": torch.randn(*shape, 5, generator=rng).numpy(),
+        "action": (torch.rand(*shape, ACTIONS, generator=rng) * 2 - 1).numpy(),
+        "reward": torch.rand(shape, generator=rng).numpy(),
+        "is_first": (torch.rand(shape, generator=rng) < 0.1).numpy(),
+        "is_terminal": torch.zeros(shape, dtype=torch.bool).numpy(),
+    }
+    learner.update(batch)
+    return learner.update(batch), path.networks.state_dict()
+
+
+def whole_update(make_path):
+    # Adam's first steps are the gradient's sign, which rounding can turn, but for a large ε.
+    return two_updates(make_path(make_networks(optimizer={"epsilon": 1.0})))
 
 
 def test_a_whole_update_is_the_reference():
     """Losses and gradients of all parts, the same noise in."""
-    metrics, weights = [], []
-    for path in (FastPath, NativePath):
-        # Adam's first steps are the gradient's sign, which rounding can turn, but for a large ε.
-        networks = make_networks(optimizer={"epsilon": 1.0})
-        learner = Learner(networks, 0, path(networks))
-        replay, rng = networks.config.replay, torch.Generator().manual_seed(0)
-        shape = replay.batch, replay.length
-        batch = {
-            "obs/position": torch.randn(*shape, 5, generator=rng).numpy(),
-            "action": (torch.rand(*shape, ACTIONS, generator=rng) * 2 - 1).numpy(),
-            "reward": torch.rand(shape, generator=rng).numpy(),
-            "is_first": (torch.rand(shape, generator=rng) < 0.1).numpy(),
-            "is_terminal": torch.zeros(shape, dtype=torch.bool).numpy(),
-        }
-        learner.update(batch)
-        metrics.append(learner.update(batch))
-        weights.append(networks.state_dict())
-    assert metrics[0].keys() == metrics[1].keys()
-    for name, value in metrics[0].items():
-        torch.testing.assert_close(metrics[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
-    changed = distance(weights[1].values(), weights[0].values())
-    assert 0 < changed < CLOSE
+    (expected, weights), (found, changed) = map(whole_update, (FastPath, NativePath))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert 0 < distance(changed.values(), weights.values()) < CLOSE
+
+
+@bf16_products
+def test_learning_the_model_in_bf16_stays_near_the_reference():
+    expected, _ = whole_update(FastPath)
+    found, _ = whole_update(lambda networks: NativePath(networks, torch.bfloat16))
+    names = [name for name in expected if name.startswith(("model/", "gradient/model"))]
+    assert len(names) > 6
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name], rtol=0.03, atol=1e-3, msg=name)
+    assert any(found[name] != expected[name] for name in names)
 
 
 def test_changed_weights_are_noticed_however_they_changed():
@@ -207,27 +277,24 @@ def test_changed_weights_are_noticed_however_they_changed():
     assert same()
 
 
-def test_a_copy_of_networks_computes_for_itself():
+def test_the_networks_themselves_stay_as_they_are():
+    """They act and are looked into in full precision, whatever learns."""
     networks = make_networks()
-    NativePath(networks)
-    copy = deepcopy(networks)
-    with torch.no_grad():
-        for weight in networks.parameters():
-            weight.zero_()
-    feature = torch.randn(4, networks.world_model.features, generator=seeded())
-    assert networks.judge(feature).reward.abs().max() == 0
-    assert copy.judge(feature).reward.abs().max() > 0
+    NativePath(networks, torch.bfloat16 if HAS_BF16 else torch.float32)
+    assert all(getattr(part, "faster", None) is None for part in networks.modules())
+    assert all(weight.dtype == torch.float32 for weight in networks.parameters())
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_nan_comes_through(dtype):
     networks = make_networks()
-    twin = NativePath(networks, dtype).twin
+    path = NativePath(networks, dtype)
     with torch.no_grad():
         networks.policy.net[0].bias[0] = float("nan")
-    assert all(x.isnan().any() for x in rollout(networks, twin.imagine, [])[0])
+    assert all(x.isnan().any() for x in rollout(networks, path.twin.imagine, [])[0])
     x = torch.full((2, networks.world_model.features), float("nan"))
-    assert networks.world_model.reward_head(x).isnan().all()
+    assert path.model.reward_head(x).isnan().all()
+    assert path.twin.judge(x).value.isnan().all()
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -251,6 +318,8 @@ def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
         features, _ = rollout(networks, twin.imagine, [])
         twin.judge(features[0])
     assert not kept
+    twin.judge(features[0].clone().requires_grad_())  # which knows its way back at once
+    assert not kept
     rollout(networks, twin.imagine, learned)
     twin.value(features[0])
     assert len(kept) == 2
@@ -265,7 +334,9 @@ def test_nothing_is_kept_of_a_pass_that_is_over():
     def passes():
         rollout(networks, path.twin.imagine, learned)
         scan(networks, path.scan)
-        networks.world_model.reward_head(torch.randn(4, networks.world_model.features)).sum()
+        states = torch.randn(4, networks.world_model.features).requires_grad_()
+        path.model.reward_head(states).sum()
+        path.twin.judge(states)
 
     passes()
     gc.collect()

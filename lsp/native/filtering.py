@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lsp.distributions import Normal
-from lsp.native.build import library
 from lsp.native.imagination import recurrence
 from lsp.native.layers import (
     MAX_LAYERS,
@@ -19,6 +18,7 @@ from lsp.native.layers import (
     aligned,
     fp32,
     gradients_of,
+    kernel,
     parts_of,
     pointer,
     pointers,
@@ -54,12 +54,14 @@ class Arguments(Structure):
 
 
 class Filter:
-    """Filters sequences with `rssm`, and learns it; in fp32."""
+    """Filters sequences with `rssm`, and learns it, with weights in `dtype`."""
 
-    def __init__(self, rssm: RSSM):
-        self.rssm = rssm
-        self.packed = Packed([*recurrence(rssm), *parts_of(rssm.posterior_head)], torch.float32)
-        library().filter_bytes.restype = c_int64
+    def __init__(self, rssm: RSSM, dtype: torch.dtype):
+        self.rssm, self.dtype = rssm, dtype
+        self.packed = Packed([*recurrence(rssm), *parts_of(rssm.posterior_head)], dtype)
+        self.run, self.run_backward = kernel("filter", dtype), kernel("filter_backward", dtype)
+        self.bytes = kernel("filter_bytes", dtype)
+        self.bytes.restype = c_int64
 
     def __call__(
         self, latent: Latent, action: Tensor, embedding: Tensor, is_first: Tensor, noise: Tensor
@@ -86,7 +88,7 @@ class Call:
         time_major = (fp32(x.transpose(0, 1)) for x in (action, embedding, ~is_first, noise))
         self.read = [*time_major, *map(fp32, latent)]
         # What every layer reads: the gradients of the weights need it.
-        self.inputs = [torch.empty(self.count, layer.in_padded) for layer in layers]
+        self.inputs = [torch.empty(self.count, layer.in_padded, dtype=of.dtype) for layer in layers]
         self.arguments = Arguments(
             *(rows, steps, block),
             *(rssm.deter, rssm.stoch, action.shape[-1], embedding.shape[-1]),
@@ -98,7 +100,7 @@ class Call:
             *map(pointer, self.inputs[:POSTERIOR]),
             pointers(self.inputs[POSTERIOR:]),
         )
-        self.memory = room(library().filter_bytes(byref(self.arguments)))
+        self.memory = room(of.bytes(byref(self.arguments)))
         self.arguments.memory = aligned(self.memory)
 
     def forward(self) -> tuple[Tensor, ...]:
@@ -108,7 +110,7 @@ class Call:
         filtered = {name: torch.empty(self.steps, self.rows, x) for name, x in widths.items()}
         for name, tensor in filtered.items():
             setattr(self.arguments, name, pointer(tensor))
-        library().filter(byref(self.arguments))
+        self.of.run(byref(self.arguments))
         return tuple(filtered.values())
 
     def backward(self, given: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -116,7 +118,7 @@ class Call:
         packed, read = self.of.packed, [fp32(x) for x in given]
         d_embeddings = torch.empty_like(self.read[1])
         found = [
-            Gradient(part, layer, self.count, self.blocks, torch.float32)
+            Gradient(part, layer, self.count, self.blocks, self.of.dtype)
             for part, layer in zip(packed.parts, packed.array)
         ]
         names = ["d_deters", "d_stochs", "d_means", "d_stds", "d_embeddings"]
@@ -126,7 +128,7 @@ class Call:
             setattr(self.arguments, name, pointer(tensor))
         self.arguments.d_enter_affine = found[0].affine
         self.arguments.d_posterior = gradients_of(found[POSTERIOR:])
-        library().filter_backward(byref(self.arguments))
+        self.of.run_backward(byref(self.arguments))
         each = (one.of_parameters(read) for one, read in zip(found, self.inputs))
         return d_embeddings, [gradient for several in each for gradient in several]
 

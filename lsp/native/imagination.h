@@ -38,7 +38,7 @@ struct Steps {
   Trace<T> policy, prior;
   float *mean, *std_slope;  // tanh(m / 5), and how the std follows its parameter
   Hidden enter;
-  T *entered, *gates, *before;  // before: the recurrent state that a step began with
+  T *entered, *gates;
   float* latent_slope;
 
   // Room for `rows` rows: of what is learned from, or of one step after the other.
@@ -52,7 +52,6 @@ struct Steps {
     entered = memory.take<T>(rows * of.enter->out_padded);
     enter = Hidden::carve(rows, of.enter->out_padded, memory, learned);
     gates = learned ? memory.take<T>(4 * rows * of.gru_hidden->in_padded) : nullptr;
-    before = learned ? memory.take<T>(rows * of.gru_hidden->in_padded) : nullptr;
     latent_slope = memory.take<float>(rows * of.stoch);
   }
 
@@ -65,7 +64,6 @@ struct Steps {
     there.entered += row * of.enter->out_padded;
     there.enter = enter.at(row, of.enter->out_padded);
     there.gates += 4 * row * of.gru_hidden->in_padded;
-    there.before += row * of.gru_hidden->in_padded;
     there.latent_slope += row * of.stoch;
     return there;
   }
@@ -203,7 +201,6 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
       recur(*of.gru_input, *of.gru_hidden, count, y, y2, deter + at * wide,
             step.gates + 4 * at * wide, next + at * wide, step.prior.input[0] + at * wide);
     });
-    if (of.memory) std::copy(read_deter, read_deter + rows * wide, step.before);
     read_deter = step.prior.input[0];
     std::swap(deter, next);
     forward(of.prior, rows, step.prior, y);
@@ -220,7 +217,7 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
   const int64_t wide = of.gru_hidden->in_padded, wide_in = of.enter->in_padded;
   const int64_t wide_enter = of.enter->out_padded, wide_prior = of.prior.last().out_padded;
   float *d_deter, *d_stoch, *d, *d_entered;
-  T *dy, *du;
+  T *dy, *du, *start;
   carved([&](Carver& memory) {
     d_deter = memory.take<float>(of.block * wide);
     d_stoch = memory.take<float>(of.block * S);
@@ -228,7 +225,10 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
     d_entered = memory.take<float>(of.block * wide_enter);
     dy = memory.take<T>(of.block * of.widest());
     du = memory.take<T>(of.block * of.widest());
+    start = memory.take<T>(of.block * wide);
   });
+  for (int64_t r = 0; r < rows; ++r)
+    copy_row(of.start_deter + (first + r) * D, D, start + r * wide, wide);
   std::fill(d_deter, d_deter + rows * wide, 0.0f);
   std::fill(d_stoch, d_stoch + rows * S, 0.0f);
   const Gradients<T> frozen = Gradients<T>::unwanted(of.prior, dy, du);
@@ -256,10 +256,11 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
     backward(of.prior, rows, step.prior, frozen, d);
     of.prior[0].backward(rows, frozen.products[0], d_deter, true);
 
-    // Through the recurrence, to the states before and the action
+    // Through the recurrence, to the states before, which the prior read then, and the action
+    const T* before = t ? all.at(of, row - of.rows).prior.input[0] : start;
     for_each_tile(rows, [&](int64_t at, int64_t count) {
       float *of_deter = d_deter + at * wide, *of_input = d + at * wide_in;
-      gru_backward(*of.gru_input, count, step.gates + 4 * at * wide, step.before + at * wide,
+      gru_backward(*of.gru_input, count, step.gates + 4 * at * wide, before + at * wide,
                    of_deter, dy, du);
       of.gru_hidden->backward(count, du, of_deter, true);
       of.gru_input->backward(count, dy, d_entered);

@@ -33,21 +33,20 @@
     for_each_block(of->rows, of->block, [of](int64_t index, int64_t first, int64_t rows) {      \
       imagine_block_backward(*of, index, first, rows);                                          \
     });                                                                                         \
+  }                                                                                             \
+  int64_t filter_bytes_##NAME(const Filter<T>* of) { return filter_memory(*of); }               \
+  void filter_##NAME(const Filter<T>* of) {                                                     \
+    for_each_block(of->rows, of->block, [of](int64_t, int64_t first, int64_t rows) {            \
+      filter_block(*of, first, rows);                                                           \
+    });                                                                                         \
+  }                                                                                             \
+  void filter_backward_##NAME(const Filter<T>* of) {                                            \
+    for_each_block(of->rows, of->block, [of](int64_t index, int64_t first, int64_t rows) {      \
+      filter_block_backward(*of, index, first, rows);                                           \
+    });                                                                                         \
   }
 
 extern "C" {
 FOR_EACH_PRECISION(float, float32)
 FOR_EACH_PRECISION(bf16, bfloat16)
-
-int64_t filter_bytes(const Filter* of) { return filter_memory(*of); }
-void filter(const Filter* of) {
-  for_each_block(of->rows, of->block, [of](int64_t, int64_t first, int64_t rows) {
-    filter_block(*of, first, rows);
-  });
-}
-void filter_backward(const Filter* of) {
-  for_each_block(of->rows, of->block, [of](int64_t index, int64_t first, int64_t rows) {
-    filter_block_backward(*of, index, first, rows);
-  });
-}
 }

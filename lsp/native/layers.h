@@ -327,7 +327,7 @@ void for_each_block(int64_t rows, int64_t block, Work work) {
 #pragma omp parallel
   {
     FlushDenormals flushing;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 1)
     for (int64_t first = 0; first < rows; first += block)
       work(first / block, first, std::min(block, rows - first));
     at::native::cpublas::brgemm_release(true);

@@ -125,6 +125,7 @@ struct Pass {
   float* output;   // [rows, out]
   char* memory;    // of the trace, `pass_bytes`; null where nothing is learned
   T* inputs[MAX_LAYERS];
+  T* slope;  // [rows, in]: gradient of the first output, while all of it is near; null: not wanted
   const float* d_output;
   T* d_input;  // null where nobody wants it
   int64_t learns;  // whether the weights want gradients
@@ -147,24 +148,42 @@ Trace<T> trace_of(const Pass<T>& of) {
   return trace;
 }
 
+// Rows [rows, width] without their padding, to those of `to` from `first` on.
+template <class T, class S>
+void copy_rows(int64_t rows, const S* from, int64_t width, T* to, int64_t count, int64_t first) {
+  for (int64_t r = 0; r < rows; ++r)
+    copy_row(from + r * width, count, to + (first + r) * count, count);
+}
+
 template <class T>
 void run_block(const Pass<T>& of, int64_t first, int64_t rows) {
   const Mlp<T>& mlp = of.mlp;
   Trace<T> trace;
   float* y;
+  T *products, *others;
   carved([&](Carver& memory) {
     y = memory.take<float>(of.block * mlp.widest());
+    products = memory.take<T>(of.block * mlp.widest());
+    others = memory.take<T>(of.block * mlp.widest());
     if (of.memory) return;
     trace.carve_inputs(mlp, of.block, memory);
-    trace.carve_hidden(mlp, of.block, memory, false);
+    trace.carve_hidden(mlp, of.block, memory, of.slope);
   });
   if (of.memory) trace = trace_of(of).at(mlp, first);
   const int64_t in = mlp[0].in, wide_in = mlp[0].in_padded, out = mlp.last().out;
   for (int64_t r = 0; r < rows; ++r)
     copy_row(of.input + (first + r) * in, in, trace.input[0] + r * wide_in, wide_in);
   forward(mlp, rows, trace, y);
+  copy_rows(rows, y, mlp.last().out_padded, of.output, out, first);
+  if (!of.slope) return;
+  const Gradients<T> gradients = Gradients<T>::unwanted(mlp, products, others);
+  const T one = rounded<T>(1.0f);
   for (int64_t r = 0; r < rows; ++r)
-    copy_row(y + r * mlp.last().out_padded, out, of.output + (first + r) * out, out);
+    copy_row(&one, 1, gradients.products[mlp.count - 1] + r * mlp.last().out_padded,
+             mlp.last().out_padded);
+  backward(mlp, rows, trace, gradients, y);
+  mlp[0].backward(rows, gradients.products[0], y);
+  copy_rows(rows, y, wide_in, of.slope, in, first);
 }
 
 template <class T>
@@ -187,7 +206,5 @@ void run_block_backward(const Pass<T>& of, int64_t index, int64_t first, int64_t
   backward(mlp, rows, trace_of(of).at(mlp, first), gradients, room);
   if (!of.d_input) return;
   mlp[0].backward(rows, gradients.products[0], room);
-  for (int64_t r = 0; r < rows; ++r)
-    copy_row(room + r * mlp[0].in_padded, mlp[0].in, of.d_input + (first + r) * mlp[0].in,
-             mlp[0].in);
+  copy_rows(rows, room, mlp[0].in_padded, of.d_input, mlp[0].in, first);
 }

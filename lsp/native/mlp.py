@@ -34,7 +34,7 @@ class Arguments(Structure):
         ("mlp", Mlp),
         *((name, c_void_p) for name in ("input", "output", "memory")),
         ("inputs", c_void_p * MAX_LAYERS),
-        *((name, c_void_p) for name in ("d_output", "d_input")),
+        *((name, c_void_p) for name in ("slope", "d_output", "d_input")),
         ("learns", c_int64),
         ("gradients", Gradients),
     )
@@ -55,9 +55,6 @@ class NativeMLP:
         self.bytes = kernel("mlp_bytes", dtype)
         self.bytes.restype = c_int64
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """A copy of an MLP computes for itself."""
-
     def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         self.packed.refresh()
         flat = x.flatten(0, -2)
@@ -68,7 +65,7 @@ class NativeMLP:
 
 
 class Call:
-    """One pass: its arguments, and the memory that they point to."""
+    """One pass: its arguments, and the memory that they point to, if `keep`."""
 
     def __init__(self, of: NativeMLP, x: Tensor, keep: bool):
         self.of, self.rows = of, x.shape[0]
@@ -88,6 +85,12 @@ class Call:
         self.arguments.output = pointer(output)
         self.of.run(byref(self.arguments))
         return output
+
+    def forward_with_slope(self) -> tuple[Tensor, Tensor]:
+        """The only output, and its gradient with respect to the input: nothing else is kept."""
+        slope = torch.empty_like(self.read)
+        self.arguments.slope = pointer(slope)
+        return self.forward(), slope
 
     def backward(
         self, d_output: Tensor, of_input: bool, of_weights: bool
