@@ -284,7 +284,7 @@ class RuntimeConfig:
     """Filter, imagination and MLPs: on a CPU by kernels, where a C++ compiler is found, on a GPU by
     torch.compile. Otherwise eagerly."""
     bf16: bool = True
-    """Imagine and plan in bfloat16, where the hardware multiplies it."""
+    """Learn, imagine and plan in bfloat16, where the hardware multiplies it."""
     patience: float = 300.0
     """With --num-envs: seconds that a step of an environment may take before it is given up."""
     cuda_graphs: bool = False
