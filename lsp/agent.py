@@ -19,8 +19,8 @@ class Agent:
 
     `collect` explores: skills drawn from the planned ζ with noise on its mean, actions sampled
     from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
-    mode. Each agent has its own seeded random generator. `fast` is what it filters and
-    plans with.
+    mode. Each agent has its own seeded random generator. `fast`, which is in full precision, is
+    what it filters, plans and acts with.
     """
 
     def __init__(
