@@ -302,7 +302,7 @@ def _origin(run: Run) -> str:
     versions = run.info.get("versions", {})
     parts = [f"commit {_commit(run) or 'unknown'}", f"threads {run.info['threads']}"]
     parts += [str(run.info["device"])] if run.info.get("device") else []
-    parts += [f"imagined in {run.info['precision']}"] if run.info.get("precision") else []
+    parts += [f"products in {run.info['precision']}"] if run.info.get("precision") else []
     parts += [f"{name} {versions[name]}" for name in sorted(versions)]
     return ", ".join(parts)
 

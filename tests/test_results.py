@@ -91,7 +91,7 @@ def test_commands_are_kept_once_a_run(tmp_path):
     assert path.read_text() == once
     assert once.index("seed 2\n") < once.index("seed 10\n")
     assert once.count("\nlsp train --task walker_walk --seed 2\n") == 1
-    assert "commit abc123, threads 1, cpu, imagined in float32, torch 2.13.0" in once
+    assert "commit abc123, threads 1, cpu, products in float32, torch 2.13.0" in once
     info = json.loads((runs[1] / "run.json").read_text())
     (runs[1] / "run.json").write_text(json.dumps(info | {"command": "lsp train --other"}))
     collect(runs[1:], tmp_path / "out")
