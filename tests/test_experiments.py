@@ -338,6 +338,27 @@ def test_the_cove_holds_skills_as_long_as_the_paper():
     assert target.curves[1].runs[0].source.steps == 500_000
 
 
+def test_small_sources_are_long_where_getting_up_comes_first():
+    runs = runs_of(find_targets("all", SCALES["small"]))
+    lengths = {run.source.config.task: run.source.steps for run in runs if run.source}
+    assert lengths == {
+        "quadruped_getup_walk": 250_000,
+        "quadruped_upright_walk": 100_000,
+        "quadruped_obstacles_walk": 100_000,
+    }
+
+
+def test_a_longer_horizon_takes_longer_where_the_planner_looks_ahead():
+    runs = [Run(make_config(method, "fast"), 60_000) for method in ("lsp", "dreamer")]
+    longer = [
+        replace(run, config=replace(run.config, planner=replace(run.config.planner, horizon=120)))
+        for run in runs
+    ]
+    hours, more = ([run.hours for run in each] for each in (runs, longer))
+    assert more[0] == pytest.approx(5.4 * hours[0])
+    assert more[1] == hours[1]
+
+
 def test_a_figure_without_runs_says_so(tmp_path):
     for target in find_targets("all", SCALES["debug"]):
         (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")

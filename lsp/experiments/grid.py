@@ -16,10 +16,12 @@ SPEEDS = {"lsp": 60.0, "no_mi": 60.0, "cem": 60.0}
 """Env steps a second of one thread at preset fast: measured for lsp, taken for what also plans."""
 OTHER_SPEED = 110.0
 """The same: measured for dreamer, taken for all others that do not plan."""
+IMAGINING = 0.4
+"""Share of a step's time that is rollouts of the planner, at preset fast and H = 10."""
 SPEED_NOTE = (
     "Hours from 60 env steps/s for methods that plan and 110 for others, measured with lsp and "
-    "dreamer: preset fast, proprioception, one thread. Pixels are slower, and preset paper wants a "
-    "GPU: about 2 env steps/s on two threads."
+    "dreamer: preset fast, proprioception, one thread; less with a longer H. Pixels are slower, "
+    "and preset paper wants a GPU: about 2 env steps/s on two threads."
 )
 
 
@@ -47,7 +49,11 @@ class Run:
     @property
     def hours(self) -> float:
         """Estimated, of one thread; see SPEED_NOTE."""
-        return self.steps / SPEEDS.get(self.config.method, OTHER_SPEED) / 3600
+        method, horizon = self.config.method, self.config.planner.horizon
+        if method not in SPEEDS:
+            return self.steps / OTHER_SPEED / 3600
+        longer = 1 + IMAGINING * (horizon / 10 - 1)
+        return longer * self.steps / SPEEDS[method] / 3600
 
     def folder(self, storage: Path) -> Path:
         return storage / self.name

@@ -113,7 +113,7 @@ def _draw_run(figure: SubFigure, curve: Curve, storage: Path, out: Path) -> tupl
     states = hold(folder, skills, STEPS)
     over, within = spread(states), spread(hold(folder, np.zeros_like(skills), STEPS))
     figure.suptitle(
-        f"{curve.label}, {run.reached(storage):,} env steps: {over:.2f} m apart after {STEPS} "
+        f"{curve.label}, {run.reached(storage):,} env steps:\n{over:.2f} m apart after {STEPS} "
         f"agent steps ({within:.2f} m with one skill)",
         fontsize="medium",
     )

@@ -29,7 +29,7 @@ class Scale:
     Attributes:
         single: of a task on its own.
         source: of a task that a transfer starts from, wherever it is shown: figures share runs.
-        upright: the same of quadruped_upright_walk, which is learned sooner.
+        upright: the same of tasks that begin on their feet, which are learned sooner.
         transfer: on the new task of figure 5.
         cove: on the cove.
         eval_every: between evaluations.
@@ -46,7 +46,7 @@ class Scale:
 
     def source_steps(self, task: str) -> int:
         """Env steps of `task` where transfers start from it."""
-        return self.upright if task == SOURCES[1] else self.source
+        return self.source if task == SOURCES[0] else self.upright
 
 
 SCALES = {
@@ -204,9 +204,9 @@ def _figure7(scale: Scale) -> list[Curve]:
 
 
 def _cove(scale: Scale) -> list[Curve]:
-    panel, task = "quadruped_obstacles_walk → quadruped_cove", "quadruped_cove"
-    walking = ("dreamer", "lsp")
-    dreamer, lsp = _single(scale, panel, "quadruped_obstacles_walk", walking, steps=scale.source)
+    source, task, methods = "quadruped_obstacles_walk", "quadruped_cove", ("dreamer", "lsp")
+    steps = scale.source_steps(source)
+    dreamer, lsp = _single(scale, f"{source} → {task}", source, methods, steps=steps)
     frozen = _transferred(lsp, task, scale.cove, "lsp, policy fixed", freeze=True)
     runs = tuple(replace(run, config=_longer_skills(run.config)) for run in frozen.runs)
     return [_transferred(dreamer, task, scale.cove), replace(frozen, runs=runs)]
