@@ -20,8 +20,8 @@ IMAGINING = 0.4
 """Share of a step's time that is rollouts of the planner, at preset fast and H = 10."""
 SPEED_NOTE = (
     "Hours from 60 env steps/s for methods that plan and 110 for others, measured with lsp and "
-    "dreamer: preset fast, proprioception, one thread; less with a longer H. Pixels are slower, "
-    "and preset paper wants a GPU: about 2 env steps/s on two threads."
+    "dreamer: preset fast, proprioception, one thread; a longer H is allowed for. Pixels are "
+    "slower, and preset paper wants a GPU: about 2 env steps/s on two threads."
 )
 
 
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def hours(self) -> float:
-        """Estimated, of one thread; see SPEED_NOTE."""
+        """Estimated, of one thread; see SPEED_NOTE. The planner's rollouts grow with H."""
         method, horizon = self.config.method, self.config.planner.horizon
         if method not in SPEEDS:
             return self.steps / OTHER_SPEED / 3600
