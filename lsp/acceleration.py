@@ -1,9 +1,10 @@
 """Faster copies of the networks, in bf16 where that is fast.
 
-On a CPU by the kernels of `lsp/native`, on a GPU by torch.compile. The eager fp32 path in
-`networks.py` is the reference; nothing else changes.
+On a CPU by the kernels of `lsp/native`, on a GPU by torch.compile and CUDA graphs. The eager fp32
+path in `networks.py` is the reference; nothing else changes.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache, partial
 from typing import Any
@@ -24,6 +25,7 @@ from lsp.native.judging import Judge
 from lsp.native.mlp import NativeMLP
 from lsp.nets import MLP
 from lsp.networks import Networks
+from lsp.recording import Record, Recording, as_it_is
 from lsp.world_model import Latent, Scan, WorldModel
 
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
@@ -41,10 +43,16 @@ class FastPath:
     `twin` is a copy of the networks with its weights in `dtype`, for planning and behaviour
     learning. Its world model is frozen: behaviour learning differentiates through it, never with
     respect to it. `model` is the world model that learns and filters, and `scan` its filter.
+    `record` makes functions of tensors faster.
     """
 
-    def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
-        self.networks = networks
+    def __init__(
+        self,
+        networks: Networks,
+        dtype: torch.dtype = torch.float32,
+        record: Record = as_it_is,
+    ):
+        self.networks, self.record = networks, record
         self.twin = twin_of(networks, dtype)
         self.model = networks.world_model
         self.scan: Scan = self.model.rssm.scan
@@ -85,17 +93,18 @@ class NativePath(FastPath):
 class CompiledPath(FastPath):
     """By torch.compile: one imagination step, all heads at once, a few steps of the filter.
 
-    `mode` is torch.compile's; None compiles nothing, and leaves only the division into pieces.
+    `wrap` compiles; another function of functions leaves only the division into pieces.
     """
 
     def __init__(
         self,
         networks: Networks,
         dtype: torch.dtype = torch.float32,
-        mode: str | None = "default",
+        record: Record = as_it_is,
+        wrap: Callable[[Any], Any] | None = None,
     ):
-        super().__init__(networks, dtype)
-        wrap = _as_it_is if mode is None else partial(_compiled, mode)
+        super().__init__(networks, dtype, record)
+        wrap = wrap or partial(torch.compile, dynamic=False, fullgraph=True)
         self._scan: Scan = wrap(self.scan)
         self.scan = self._scan_in_pieces
         self._transition: Transition = wrap(self.twin.transition)
@@ -150,23 +159,14 @@ def _with_gradient(latent: Latent) -> Latent:
     return Latent(*(x if x.requires_grad else x.detach().requires_grad_() for x in latent))
 
 
-def _compiled(mode: str, function: Any) -> Any:
-    return torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
-
-
-def _as_it_is(function: Any) -> Any:
-    return function
-
-
 def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
     """For updates: the fastest that this machine and the user's settings allow."""
     dtype = precision(runtime)
+    if networks.device.type == "cuda":
+        kind = CompiledPath if runtime.compile else FastPath
+        return kind(networks, dtype, _recorder(runtime))
     if not runtime.compile:
         return FastPath(networks, dtype)
-    if networks.device.type == "cuda":
-        return CompiledPath(
-            networks, dtype, "reduce-overhead" if runtime.cuda_graphs else "default"
-        )
     try:
         return NativePath(networks, dtype)
     except CannotBuild as reason:
@@ -176,12 +176,18 @@ def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
 
 def acting_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
     """For agents, in full precision: a plan for one state costs little."""
-    if runtime.compile and networks.device.type == "cpu":
+    if networks.device.type == "cuda":
+        return FastPath(networks, record=_recorder(runtime))
+    if runtime.compile:
         try:
             return NativePath(networks)
         except CannotBuild as reason:
             _say_once(str(reason))
     return FastPath(networks)
+
+
+def _recorder(runtime: RuntimeConfig) -> Record:
+    return Recording if runtime.cuda_graphs else as_it_is
 
 
 @cache

@@ -17,7 +17,9 @@ class Adam(torch.optim.Adam):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float, epsilon: float):
-        super().__init__(parameters, rate, eps=epsilon, fused=True)
+        parameters = list(parameters)
+        on_gpu = any(x.is_cuda for x in parameters)
+        super().__init__(parameters, rate, eps=epsilon, fused=True, capturable=on_gpu)
 
     add_param_group = _Adam.add_param_group.__wrapped__
     state_dict = _Adam.state_dict.__wrapped__

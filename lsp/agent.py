@@ -11,6 +11,7 @@ from lsp.acceleration import FastPath
 from lsp.behavior import noisy_plan, plan_skills
 from lsp.networks import Networks
 from lsp.planner import Plan
+from lsp.recording import Tensors
 from lsp.world_model import Latent
 
 
@@ -36,6 +37,10 @@ class Agent:
         self.batched = num_envs is not None
         self.count = num_envs or 1
         self.generator = torch.Generator(networks.device).manual_seed(seed)
+        self._filter, self._plan, self._choose = (
+            self.fast.record(function, self.generator)
+            for function in (self.filter, self.replan, self.choose)
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -64,25 +69,32 @@ class Agent:
         tensors = {key: torch.as_tensor(x, device=device) for key, x in observation.items()}
         if not self.batched:
             tensors = {key: x[None] for key, x in tensors.items()}
-        feature = self._filter(tensors)
+        self._see(tensors)
         if self.config.has_skills or self.config.plans_actions:
             self._choose_skill()
-        self.action = self._choose_action(feature)
+        self.action = self._choose(self.latent._asdict() | {"skill": self.skill})["action"]
         self.steps += 1
         actions = self.action.cpu().numpy()
         return actions if self.batched else actions[0]
 
-    def _filter(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Fold the observation into the latent; return its feature."""
+    def _see(self, observation: Mapping[str, Tensor]) -> None:
+        """Fold the observation into the latent."""
         is_first = torch.as_tensor(self.steps == 0, device=self.networks.device)
+        inputs = {f"obs/{key}": x for key, x in observation.items()} | self.latent._asdict()
+        self.latent = Latent(**self._filter(inputs | {"action": self.action, "is_first": is_first}))
+
+    def filter(self, inputs: Tensors) -> Tensors:
+        """One step of the filter."""
+        seen = {key[4:]: x for key, x in inputs.items() if key.startswith("obs/")}
+        latent = Latent(inputs["deter"], inputs["stoch"])
         step = (
-            self.action,
-            self.fast.model.encode(observation),
-            is_first,
-            self._noise(*self.latent.stoch.shape),
+            inputs["action"],
+            self.fast.model.encode(seen),
+            inputs["is_first"],
+            self._noise(*latent.stoch.shape),
         )
-        self.latent, _, _ = self.fast.scan(self.latent, *(x[:, None] for x in step))
-        return self.latent.feature
+        latent, _, _ = self.fast.scan(latent, *(x[:, None] for x in step))
+        return latent._asdict()
 
     def _choose_skill(self) -> None:
         """Re-plan, where a skill has been held for K steps, and take the first skill."""
@@ -111,18 +123,27 @@ class Agent:
             return
         rows = torch.as_tensor(np.flatnonzero(due), device=networks.device)
         mean, std = self.plan
-        warm = Plan(mean[rows], torch.ones_like(std[rows]))
-        prior = warm if self.config.planner.warm_start else None
         self.fast.refresh()
-        zeta, _ = plan_skills(self.fast.twin, self.latent.rows(rows), self.generator, prior)
+        zeta = Plan(**self._plan(self.latent.rows(rows)._asdict() | {"mean": mean[rows]}))
         self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
-    def _choose_action(self, feature: Tensor) -> Tensor:
+    def replan(self, inputs: Tensors) -> Tensors:
+        """ζ of some envs; a warm start takes the means that they had."""
+        mean = inputs["mean"]
+        prior = Plan(mean, torch.ones_like(mean)) if self.config.planner.warm_start else None
+        latent = Latent(inputs["deter"], inputs["stoch"])
+        return plan_skills(self.fast.twin, latent, self.generator, prior)[0]._asdict()
+
+    def choose(self, inputs: Tensors) -> Tensors:
+        """What the policy does with its skill, or the planned action itself."""
+        feature = Latent(inputs["deter"], inputs["stoch"]).feature
+        return {"action": self._choose_action(feature, inputs["skill"])}
+
+    def _choose_action(self, feature: Tensor, skill: Tensor) -> Tensor:
         config, collecting = self.config.policy, self.mode == "collect"
         if self.config.plans_actions:
-            action = self.skill
-            return self._explore(action) if collecting else action.clamp(-1, 1)
-        policy = self.fast.twin.policy(feature, self.skill)
+            return self._explore(skill) if collecting else skill.clamp(-1, 1)
+        policy = self.fast.twin.policy(feature, skill)
         if collecting:
             return self._explore(policy.sample(self._noise(*policy.mean.shape)))
         if config.mode_samples == 0:

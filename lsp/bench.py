@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lsp import recording
 from lsp.acceleration import acting_path
 from lsp.agent import Agent
 from lsp.behavior import draw_starts
@@ -25,10 +26,13 @@ from lsp.flops import update_flops
 from lsp.learner import Learner
 from lsp.machine import cpu_name
 from lsp.networks import Networks
+from lsp.recording import Tensors
 from lsp.run import RunFolder
 from lsp.trainer import Progress, Trainer
+from lsp.world_model import Latent
 
-WARM_UP = 2  # updates, or plans of an acting agent, before any is timed: the first ones compile
+WARM_UP = {"cpu": 2, "cuda": recording.WARM_UP + 1}
+"""Updates, or plans of an acting agent, before any is timed: the first ones compile."""
 FILL = 1000  # env steps of random episodes that the updates learn from
 ACT_STEPS = 200  # agent steps of which acting is timed
 GEMM_SHAPES = {"paper": (2500, 400, 400), "small": (512, 128, 128)}
@@ -124,9 +128,9 @@ def bench(
             update(trainer)
             wait(runtime)
             first_update = time.monotonic() - began
-            for _ in range(WARM_UP - 1):
-                update(trainer)
             networks, learner = _parts(trainer)
+            for _ in range(WARM_UP[networks.device.type] - 1):
+                update(trainer)
             gemm = Gemm(config, learner.fast.twin.dtype, runtime.device)
             times = time_updates(trainer, runtime, repeats, gemm)
             acting = time_acting(trainer, runtime)
@@ -159,7 +163,7 @@ class UpdateTimes(NamedTuple):
 
     update: float
     world_model: float
-    planner: float | None
+    planner: float | None = None
 
 
 def time_updates(
@@ -172,21 +176,28 @@ def time_updates(
     model, is_terminal = learner.fast.model, data["is_terminal"]
     count = config.behavior.num_starts
 
-    def learn_model() -> None:
+    def learn(data: Tensors) -> Tensors:
         loss, _, _ = model.loss(data, learner.generator, learner.fast.scan)
-        learner.descend("model", loss)
+        return learner.descend("model", loss)
+
+    def plan(starts: Tensors) -> Tensors:
+        return learner.plan(Latent(**starts))[0]._asdict()
 
     with torch.no_grad():
         _, latents, _ = model.loss(data, learner.generator)
-    starts = draw_starts(latents, is_terminal, count, learner.generator).latent
-    updates, models, planners = list[float](), list[float](), list[float]()
+    starts = draw_starts(latents, is_terminal, count, learner.generator).latent._asdict()
+    record, draws = learner.fast.record, learner.generator
+    works: list[Callable[[], Any]] = [partial(update, trainer), partial(record(learn, draws), data)]
+    works += [partial(record(plan, draws), starts)] if config.plans_skills else []
+    for work in works[1:]:
+        for _ in range(WARM_UP[device.type]):
+            work()
+    times: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
         gemm.measure()
-        updates.append(milliseconds(lambda: update(trainer), runtime))
-        models.append(milliseconds(learn_model, runtime))
-        if config.plans_skills:
-            planners.append(milliseconds(lambda: learner.plan(starts), runtime))
-    return UpdateTimes(median(updates), median(models), median(planners) if planners else None)
+        for work, taken in zip(works, times, strict=True):
+            taken.append(milliseconds(work, runtime))
+    return UpdateTimes(*map(median, times))
 
 
 def _parts(trainer: Trainer) -> tuple[Networks, Learner]:
@@ -206,7 +217,7 @@ def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
         for t in range(trainer.config.replay.length)
     ]
     times = []
-    warm_up = WARM_UP * trainer.config.planner.skill_length
+    warm_up = WARM_UP[networks.device.type] * trainer.config.planner.skill_length
     for step in range(warm_up + ACT_STEPS):
         observation = observations[step % len(observations)]
         times.append(milliseconds(partial(agent.act, observation), runtime))

@@ -61,15 +61,20 @@ class Learner:
             self.optimizers[name] = Adam(module.parameters(), rate, config.optimizer.epsilon)
             self.computing[name] = list(computing.parameters())
         self._starts: Latent | None = None
+        self._learn = self.fast.record(self.learn, self.generator)
 
     def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:
         """One step of model and behaviour learning on replayed sequences `[batch, time, ...]`.
 
         Metrics come back as tensors on the device, so that nothing waits for them.
         """
+        device = self.networks.device
+        return self._learn({key: _to_device(x, device) for key, x in batch.items()})
+
+    def learn(self, data: dict[str, Tensor]) -> Metrics:
+        """`update` on a batch that is on the device."""
         networks, twin = self.networks, self.fast.twin
         config, generator = self.config, self.generator
-        data = {key: _to_device(x, networks.device) for key, x in batch.items()}
 
         # Model learning: compute model states s_t, update θ
         loss, latents, metrics = self.fast.model.loss(data, generator, self.fast.scan)

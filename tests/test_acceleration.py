@@ -77,7 +77,7 @@ def test_in_full_precision_the_twin_is_the_reference(method):
 @pytest.mark.parametrize("length", [1, 4, 10])
 def test_scanning_in_pieces_is_scanning_at_once(length):
     networks = make_networks()
-    fast = CompiledPath(networks, mode=None)
+    fast = CompiledPath(networks, wrap=lambda function: function)
     sequences = make_sequences(networks, length)
     states, gradients = zip(*(observe(networks, sequences, scan) for scan in (None, fast.scan)))
     assert torch.equal(*states)

@@ -1,0 +1,152 @@
+"""What a GPU computes is what a CPU would, recorded or not, and nothing waits for it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lsp.acceleration import FastPath
+from lsp.agent import Agent
+from lsp.api import prepare_torch
+from lsp.cli import main
+from lsp.config import RuntimeConfig, make_config
+from lsp.learner import Learner
+from lsp.networks import Networks
+from lsp.recording import WARM_UP, Recording
+from lsp.world_model import Latent
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+SHAPES = {"proprio": {"position": (5,)}, "pixels": {"image": (64, 64, 3)}}
+CLOSE = {"atol": 1e-4, "rtol": 1e-3}
+
+
+def make_networks(method="lsp", obs="proprio", device="cuda"):
+    torch.manual_seed(0)
+    config = make_config(method, "debug")
+    if obs == "pixels":
+        config = replace(config, model=replace(config.model, decoded_images=8))
+    return Networks(SHAPES[obs], 2, config).to(device)
+
+
+def make_batch(networks, obs, seed):
+    rng, replay = np.random.default_rng(seed), networks.config.replay
+    shape = (replay.batch, replay.length)
+    seen = {
+        key: rng.integers(0, 256, (*shape, *size)).astype(np.uint8)
+        if len(size) == 3
+        else rng.normal(size=(*shape, *size)).astype(np.float32)
+        for key, size in SHAPES[obs].items()
+    }
+    return {f"obs/{key}": x for key, x in seen.items()} | {
+        "action": rng.uniform(-1, 1, (*shape, 2)).astype(np.float32),
+        "reward": rng.uniform(size=shape).astype(np.float32),
+        "is_first": rng.random(shape) < 0.1,
+        "is_terminal": np.zeros(shape, bool),
+    }
+
+
+@pytest.mark.parametrize("obs", ["proprio", "pixels"])
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
+def test_a_recorded_update_is_an_update(method, obs):
+    both = [make_networks(method, obs) for _ in range(2)]
+    learners = [
+        Learner(both[0], 0, FastPath(both[0])),
+        Learner(both[1], 0, FastPath(both[1], record=Recording)),
+    ]
+    for update in range(WARM_UP + 4):
+        plain, recorded = (x.update(make_batch(both[0], obs, update)) for x in learners)
+        assert plain.keys() == recorded.keys()
+        for name in plain:
+            torch.testing.assert_close(plain[name], recorded[name], **CLOSE, msg=f"{update} {name}")
+    states = [x.state() for x in learners]
+    assert torch.equal(*(x["generator"] for x in states))
+    for name, x in both[0].state_dict().items():
+        torch.testing.assert_close(both[1].state_dict()[name], x, atol=1e-3, rtol=1e-2)
+    # Metrics are the caller's own: another update does not change them.
+    kept = {name: x.clone() for name, x in recorded.items()}
+    learners[1].update(make_batch(both[0], obs, 0))
+    assert all(torch.equal(recorded[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "cem"])
+def test_nothing_in_an_update_waits_for_the_gpu(method, record):
+    networks = make_networks(method)
+    learner = Learner(networks, 0, FastPath(networks, **({"record": Recording} if record else {})))
+    batch = make_batch(networks, "proprio", 0)
+    for _ in range(WARM_UP + 2):
+        learner.update(batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.update(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("mode", ["collect", "evaluate"])
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "random_skills", "cem"])
+def test_a_recorded_agent_acts_as_it_would(method, mode):
+    networks = make_networks(method)
+    agents = [
+        Agent(networks, mode, 3, 0, FastPath(networks, **record))
+        for record in ({}, {"record": Recording})
+    ]
+    rng = np.random.default_rng(0)
+    for step in range(60):
+        if step in (7, 23):  # one env is out of step with the others from now on
+            for agent in agents:
+                agent.begin(1)
+        observation = {"position": rng.normal(size=(3, 5)).astype(np.float32)}
+        plain, recorded = (agent.act(observation) for agent in agents)
+        np.testing.assert_allclose(plain, recorded, atol=1e-4, err_msg=f"step {step}")
+
+
+def test_imagination_and_filter_are_those_of_a_cpu():
+    here, there = make_networks(device="cpu"), make_networks()
+    config, seed = here.config, torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=seed)
+
+    latent = Latent(draw(6, config.model.deter).tanh(), draw(6, config.model.stoch))
+    steps = latent, draw(6, 1, config.skills.dim), here.draw_noise(5, 6, generator=seed)
+    expected = here.imagine(*steps).feature
+
+    def moved(x):
+        return x.cuda() if isinstance(x, torch.Tensor) else type(x)(*(part.cuda() for part in x))
+
+    feature = there.imagine(*(moved(x) for x in steps)).feature
+    torch.testing.assert_close(feature.cpu(), expected, **CLOSE)
+    for one, other in zip(here.judge(expected), there.judge(expected.cuda()), strict=True):
+        torch.testing.assert_close(other.cpu(), one, **CLOSE)
+    rssm = here.world_model.rssm
+    first = torch.rand(3, 9, generator=seed) < 0.2
+    sequences = draw(3, 9, here.world_model.encoder.outputs), draw(3, 9, 2), first
+    sequences += (draw(3, 9, rssm.stoch),)
+    filtered = rssm.observe(*sequences)
+    same = there.world_model.rssm.observe(*(x.cuda() for x in sequences))
+    for one, other in zip(filtered, same, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(theirs.cpu(), mine, **CLOSE)
+
+
+def test_products_are_exact_where_bf16_is_refused():
+    left, right = (torch.rand(256, 256, dtype=torch.float64) for _ in range(2))
+    errors = {}
+    for bf16 in (True, False):
+        prepare_torch(RuntimeConfig(device="cuda", bf16=bf16))
+        product = left.float().cuda() @ right.float().cuda()
+        errors[bf16] = (product.cpu().double() - left @ right).abs().max().item()
+    assert errors[False] < 1e-4 < errors[True]
+
+
+@pytest.mark.parametrize("method", ["lsp", "hiro"])
+def test_a_run_trains_resumes_and_changes_to_a_cpu(method, tmp_path):
+    run = str(tmp_path / "run")
+    command = ["train", "--preset", "debug", "--task", "walker_walk", "--method", method]
+    for device, steps in (("cuda", "2000"), ("cuda", "3000"), ("cpu", "4000"), ("cuda", "5000")):
+        main([*command, "--steps", steps, "--logdir", run, "--device", device])
+    for device in ("cpu", "cuda"):
+        main(["eval", run, "--episodes", "1", "--device", device])
