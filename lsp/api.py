@@ -115,6 +115,8 @@ def prepare_torch(runtime: RuntimeConfig) -> None:
         # Who allows bf16 allows what else is multiplied in TF32, which has three bits more.
         torch.set_float32_matmul_precision("high" if runtime.bf16 else "highest")
         torch.backends.cudnn.allow_tf32 = runtime.bf16
+        # The same seed gives the same run.
+        torch.backends.cudnn.deterministic = True
 
 
 @contextmanager

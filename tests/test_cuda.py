@@ -22,6 +22,12 @@ SHAPES = {"proprio": {"position": (5,)}, "pixels": {"image": (64, 64, 3)}}
 CLOSE = {"atol": 1e-4, "rtol": 1e-3}
 
 
+@pytest.fixture(autouse=True)
+def prepared():
+    """As a run prepares PyTorch, in full precision."""
+    prepare_torch(RuntimeConfig(device="cuda", bf16=False))
+
+
 def make_networks(method="lsp", obs="proprio", device="cuda"):
     torch.manual_seed(0)
     config = make_config(method, "debug")
@@ -70,6 +76,21 @@ def test_a_recorded_update_is_an_update(method, obs):
     assert all(torch.equal(recorded[name], kept[name]) for name in kept)
 
 
+@pytest.mark.parametrize("obs", ["proprio", "pixels"])
+def test_the_same_seed_gives_the_same_updates(obs):
+    weights = []
+    for _ in range(2):
+        networks = make_networks(obs=obs)
+        learner = Learner(networks, 0, FastPath(networks, record=Recording))
+        for update in range(WARM_UP + 3):
+            learner.update(make_batch(networks, obs, update))
+        weights.append(networks.state_dict())
+    one, other = weights
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# PyTorch warns that it knows most operations that wait, but not all.
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("record", [False, True])
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "cem"])
 def test_nothing_in_an_update_waits_for_the_gpu(method, record):
