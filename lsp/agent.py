@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lsp.acceleration import FastPath
 from lsp.behavior import noisy_plan, plan_skills
+from lsp.draws import take_up
 from lsp.networks import Networks
 from lsp.planner import Plan
 from lsp.recording import Tensors
@@ -185,4 +186,4 @@ class Agent:
         self.action, self.skill = on["action"], on["skill"]
         self.plan = Plan(on["plan_mean"], on["plan_std"])
         self.steps = state["steps"].numpy().copy()
-        self.generator.set_state(state["generator"].cpu())
+        take_up(self.generator, state["generator"])

@@ -23,6 +23,7 @@ from lsp.behavior import (
     skill_loss,
     value_loss,
 )
+from lsp.draws import take_up
 from lsp.networks import Networks
 from lsp.planner import Plan, standard_plan
 from lsp.world_model import Latent, Metrics
@@ -143,7 +144,7 @@ class Learner:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        self.generator.set_state(state["generator"].cpu())
+        take_up(self.generator, state["generator"])
         if "deter" in state:
             device = self.networks.device
             self._starts = Latent(state["deter"].to(device), state["stoch"].to(device))

@@ -123,4 +123,5 @@ def _state_of(name: str, optimizers: Mapping[str, Tensor]) -> dict[int, dict[str
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+    """Without those of random generators, which are a matter of the device."""
+    return {name: tensor.shape for name, tensor in tensors.items() if name != "generator"}

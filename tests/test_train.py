@@ -1,5 +1,6 @@
 """The outer loop: resuming is exact, updates keep their schedule, and a tiny task is learned."""
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -189,6 +190,28 @@ def test_it_does_not_matter_where_a_run_is_broken_off(tmp_path, unbroken, method
     broken = train(tmp_path / "broken", slope_config(method), stop, 180, kind=SlopeTrainer)
     assert_same_learning(whole, broken)
     assert_same_but_for_stops(path, tmp_path / "broken", [stop])
+
+
+@pytest.mark.parametrize("method", ["lsp", "hiro"])
+def test_a_run_goes_on_on_another_kind_of_device(tmp_path, method):
+    first = open_trainer(tmp_path / "one", slope_config(method), SlopeTrainer)
+    for part in (first.agent, first.learner):
+        part.state = elsewhere(part.state)
+    first.run(112)
+    first.close()
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    went_on = [
+        train(tmp_path / name, slope_config(method), 180, kind=SlopeTrainer)
+        for name in ("one", "other")
+    ]
+    assert_same_learning(*went_on)
+    assert not went_on[0].fresh
+    assert went_on[0].counters.updates > first.counters.updates
+
+
+def elsewhere(state):
+    """The state of a part whose random generator is that of a GPU, which has 16 bytes."""
+    return lambda: state() | {"generator": torch.arange(16, dtype=torch.uint8)}
 
 
 def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):

@@ -27,6 +27,7 @@ from lsp.baselines.segments import (
 )
 from lsp.baselines.td3 import TD3, Metrics, TD3Learner, Transitions, descend, weighted_mean
 from lsp.config import Config
+from lsp.draws import take_up
 from lsp.errors import UserError
 from lsp.observations import Preprocessor, Shapes
 from lsp.skills import SkillPredictor, batch_density
@@ -306,6 +307,6 @@ class HiroLearner:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        self.generator.set_state(state["generator"].cpu())
+        take_up(self.generator, state["generator"])
         for name, level in self.levels.items():
             level.updates = int(state[name])

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lsp.baselines.hiro import HiroNetworks
+from lsp.draws import take_up
 
 
 class HiroAgent:
@@ -96,4 +97,4 @@ class HiroAgent:
         device = self.networks.device
         self.state_before, self.goal = (state[k].to(device) for k in ("state_before", "goal"))
         self.steps = state["steps"].numpy().copy()
-        self.generator.set_state(state["generator"].cpu())
+        take_up(self.generator, state["generator"])

@@ -1,0 +1,16 @@
+"""Random draws that go on where a checkpoint left them."""
+
+import zlib
+
+import torch
+from torch import Tensor
+
+
+def take_up(generator: torch.Generator, state: Tensor) -> None:
+    """Draw on from `state`. Kinds of device draw in different ways: where another one left it,
+    what follows are other draws, the same ones whenever it is taken up."""
+    state = state.cpu()
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        generator.manual_seed(zlib.crc32(state.numpy().tobytes()))
