@@ -16,6 +16,7 @@ LAYERS = (
     {
         "nets",
         "adam",
+        "draws",
         "recording",
         "distributions",
         "returns",
