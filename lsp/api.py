@@ -1,6 +1,7 @@
 """Training, loading and evaluating runs: what the command line and `import lsp` offer."""
 
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -115,6 +116,7 @@ def prepare_torch(runtime: RuntimeConfig) -> None:
         # Who allows bf16 allows what else is multiplied in TF32, which has three bits more.
         torch.set_float32_matmul_precision("high" if runtime.bf16 else "highest")
         torch.backends.cudnn.allow_tf32 = runtime.bf16
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # are refused on purpose
         # The same seed gives the same run.
         torch.backends.cudnn.deterministic = True
 
