@@ -28,6 +28,7 @@ from lsp.networks import Networks
 from lsp.recording import Record, Recording, as_it_is
 from lsp.world_model import Latent, Scan, WorldModel
 
+WITHOUT_KERNELS = "no kernels here, updates and planning take several times as long"
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
 
 
@@ -163,14 +164,13 @@ def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
     """For updates: the fastest that this machine and the user's settings allow."""
     dtype = precision(runtime)
     if networks.device.type == "cuda":
-        kind = CompiledPath if runtime.compile else FastPath
-        return kind(networks, dtype, _recorder(runtime))
+        return _gpu_path(networks, dtype, runtime)
     if not runtime.compile:
         return FastPath(networks, dtype)
     try:
         return NativePath(networks, dtype)
     except CannotBuild as reason:
-        _say_once(str(reason))
+        _say_once(f"{WITHOUT_KERNELS}: {reason}")
         return CompiledPath(networks, dtype) if compiler() else FastPath(networks, dtype)
 
 
@@ -182,8 +182,15 @@ def acting_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
         try:
             return NativePath(networks)
         except CannotBuild as reason:
-            _say_once(str(reason))
+            _say_once(f"{WITHOUT_KERNELS}: {reason}")
     return FastPath(networks)
+
+
+def _gpu_path(networks: Networks, dtype: torch.dtype, runtime: RuntimeConfig) -> FastPath:
+    if runtime.compile and compiler() is None:  # which Triton needs to start its kernels
+        _say_once("nothing is compiled, updates take half as long again: there is no C++ compiler")
+    kind = CompiledPath if runtime.compile and compiler() else FastPath
+    return kind(networks, dtype, _recorder(runtime))
 
 
 def _recorder(runtime: RuntimeConfig) -> Record:
@@ -191,5 +198,5 @@ def _recorder(runtime: RuntimeConfig) -> Record:
 
 
 @cache
-def _say_once(reason: str) -> None:
-    warn(f"no kernels here, updates and planning take several times as long: {reason}")
+def _say_once(message: str) -> None:
+    warn(message)

@@ -107,18 +107,28 @@ def prepare_torch(runtime: RuntimeConfig) -> None:
     # Saturated units make denormals, on which matrix products are many times slower.
     torch.set_flush_denormal(True)
     memory.keep_freed()
-    kind = runtime.device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {runtime.device!r}: choose cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {runtime.device!r}: PyTorch finds no GPU here; use --device cpu")
-    if kind == "cuda":
+    device = _device(runtime.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
         # Who allows bf16 allows what else is multiplied in TF32, which has three bits more.
         torch.set_float32_matmul_precision("high" if runtime.bf16 else "highest")
         torch.backends.cudnn.allow_tf32 = runtime.bf16
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # are refused on purpose
         # The same seed gives the same run.
         torch.backends.cudnn.deterministic = True
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}: choose cpu or cuda")
+    index = device.index or 0
+    if device.type == "cuda" and index >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: PyTorch finds no GPU {index} here; use --device cpu")
+    return device
 
 
 @contextmanager

@@ -2,18 +2,22 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lsp.acceleration import CompiledPath, FastPath
+import lsp.acceleration
+from lsp.acceleration import CompiledPath, FastPath, acting_path, fast_path
 from lsp.behavior import score_plans
-from lsp.config import make_config
+from lsp.config import RuntimeConfig, make_config
+from lsp.errors import RunWarning
 from lsp.learner import Learner
 from lsp.machine import compiler
 from lsp.networks import Networks
+from lsp.recording import Recording
 from lsp.world_model import Latent
 
 
@@ -82,6 +86,32 @@ def test_scanning_in_pieces_is_scanning_at_once(length):
     states, gradients = zip(*(observe(networks, sequences, scan) for scan in (None, fast.scan)))
     assert torch.equal(*states)
     assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "has_compiler", "path", "recorded"),
+    [
+        ({}, True, CompiledPath, True),
+        ({"cuda_graphs": False}, True, CompiledPath, False),
+        ({"compile": False}, True, FastPath, True),
+        ({"compile": False, "cuda_graphs": False}, True, FastPath, False),
+        ({}, False, FastPath, True),
+    ],
+)
+def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, recorded):
+    networks, runtime = make_networks(), RuntimeConfig(device="cuda", **chosen)
+    monkeypatch.setattr(Networks, "device", torch.device("cuda"))  # all that the choice looks at
+    monkeypatch.setattr(lsp.acceleration, "compiler", lambda: "g++" if has_compiler else None)
+    lsp.acceleration._say_once.cache_clear()
+    with nullcontext() if has_compiler else pytest.warns(RunWarning, match="nothing is compiled"):
+        fast = fast_path(networks, runtime)
+    assert type(fast) is path
+    assert fast.twin.dtype == torch.bfloat16
+    acting = acting_path(networks, runtime)
+    assert type(acting) is FastPath
+    assert acting.twin.dtype == torch.float32
+    for each in (fast, acting):
+        assert (each.record is Recording) == recorded
 
 
 def test_the_bf16_twin_is_close_to_the_reference():

@@ -156,6 +156,8 @@ MISTAKES = {
     "one of two numbers": "train --model.decoder-std 0.2",
     "no threads": "train --threads 0",
     "unknown device": "train --device tpu",
+    "device of no use": "train --device meta",
+    "GPU that is not there": "train --device cuda:99",
     "more starts than states": "train --behavior.num-starts 100000",
 }
 
