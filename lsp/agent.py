@@ -38,6 +38,7 @@ class Agent:
         self.batched = num_envs is not None
         self.count = num_envs or 1
         self.generator = torch.Generator(networks.device).manual_seed(seed)
+        # The same three functions, recorded where that is faster.
         self._filter, self._plan, self._choose = (
             self.fast.record(function, self.generator)
             for function in (self.filter, self.replan, self.choose)

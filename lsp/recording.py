@@ -11,9 +11,8 @@ Function = Callable[[Tensors], Tensors]
 Record = Callable[[Function, torch.Generator], Function]
 """Makes a faster function of one that draws from no other generator; here are two ways to."""
 
-WARM_UP = (
-    3  # calls before one is recorded: they compile, choose algorithms and make optimiser states
-)
+WARM_UP = 3
+"""Calls before one is recorded: they compile, choose algorithms and make optimisers' states."""
 
 
 def as_it_is(function: Function, generator: torch.Generator) -> Function:
