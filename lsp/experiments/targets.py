@@ -29,7 +29,7 @@ class Scale:
     Attributes:
         single: of a task on its own.
         source: of a task that a transfer starts from, wherever it is shown: figures share runs.
-        upright: the same of quadruped_upright_walk, which is learned sooner.
+        upright: the same of tasks that begin on their feet, which are learned sooner.
         transfer: on the new task of figure 5.
         cove: on the cove.
         eval_every: between evaluations.
@@ -46,7 +46,7 @@ class Scale:
 
     def source_steps(self, task: str) -> int:
         """Env steps of `task` where transfers start from it."""
-        return self.upright if task == SOURCES[1] else self.source
+        return self.source if task == SOURCES[0] else self.upright
 
 
 SCALES = {
