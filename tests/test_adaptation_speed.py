@@ -4,7 +4,9 @@ import csv
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from lsp.experiments.curves import draw, evaluations
 from lsp.experiments.records import Records
 from lsp.experiments.reproduce import find_targets
 from lsp.experiments.speed import (
@@ -51,6 +53,28 @@ def write_run(run, storage, evaluations=(), episodes=()):
 def read(path):
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path):
+    (target,) = find_targets("fig5", SCALES["small"])
+    curve = next(x for x in target.curves if "getup" in x.panel and x.label == "dreamer")
+    for run, learned, value in zip(curve.runs, (499.0, 501.0, None), (40.0, 600.0, 610.0)):
+        if learned is not None:  # of the third nothing is known
+            write_run(run.source, tmp_path, [(0, 900.0), (250_000, learned)])
+        write_run(run, tmp_path, [(0, 100.0), (100_000, value)])
+    records = Records(tmp_path)
+    assert [records.counts(run) for run in curve.runs] == [False, True, True]
+    assert all(records.counts(run.source) for run in curve.runs)
+    assert [values[-1] for _, values in evaluations(curve, records)] == [600, 610]
+    write_speeds(target, records, tmp_path / "speed.csv")
+    rows = {row["curve"]: row for row in read(tmp_path / "speed.csv") if "getup" in row["panel"]}
+    assert rows["dreamer"]["seeds"] == "2/3"
+    assert float(rows["dreamer"]["steps_to_500"]) < 100_000
+    note = "not counted: 1 from a source that learned nothing"
+    assert note in (tmp_path / "speed.md").read_text()
+    axes = Figure().subplots()
+    draw(axes, curve, records)
+    assert [line.get_linestyle() for line in axes.lines].count(":") == 1
 
 
 def test_speeds_compare_lines_of_the_same_panel(tmp_path):

@@ -23,7 +23,7 @@ _STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle
 
 def draw_curves(target: Target, records: Records, out: Path) -> None:
     """A panel for each task: IQM over seeds of the evaluations, with 95 % bootstrap intervals; on
-    from where not all seeds are yet, a thin line for each."""
+    from where not all seeds are yet, a thin line for each; a dotted one for what does not count."""
     panels = list(dict.fromkeys(curve.panel for curve in target.curves))
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -34,7 +34,7 @@ def draw_curves(target: Target, records: Records, out: Path) -> None:
     for panel, each in zip(panels, axes):
         shown = [curve for curve in target.curves if curve.panel == panel]
         for curve in shown:
-            _draw(each, curve, records)
+            draw(each, curve, records)
         plots.mark_standing_still(each, shown[0].runs[0].config.task)
         plots.finish(each, panel)
     figure.suptitle(f"{target.title}{partial_note(target, records)}")
@@ -42,10 +42,11 @@ def draw_curves(target: Target, records: Records, out: Path) -> None:
 
 
 def partial_note(target: Target, records: Records) -> str:
-    """What a title says where runs are missing or unfinished."""
+    """What a title says where runs are missing or unfinished, or count for nothing."""
     runs = target.runs
-    done = sum(map(records.finished, runs))
-    return "" if done == len(runs) else f"\npartial: {done} of {len(runs)} runs finished"
+    done, idle = sum(map(records.finished, runs)), sum(not records.counts(run) for run in runs)
+    missing = "" if done == len(runs) else f"\npartial: {done} of {len(runs)} runs finished"
+    return missing + (f"\nnot counted: {idle} from a source that learned nothing" if idle else "")
 
 
 def write_table(target: Target, records: Records, out: Path) -> None:
@@ -74,18 +75,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 def evaluations(curve: Curve, records: Records) -> list[plots.Curve]:
-    """Env steps and returns of each seed that has been evaluated."""
-    return [x for x in map(records.evaluations, curve.runs) if x is not None]
+    """Env steps and returns of each seed that has been evaluated, and counts."""
+    counted = filter(records.counts, curve.runs)
+    return [x for x in map(records.evaluations, counted) if x is not None]
 
 
-def _draw(axes: Axes, curve: Curve, records: Records) -> None:
+def draw(axes: Axes, curve: Curve, records: Records) -> None:
+    """One line of a panel."""
     seeds = evaluations(curve, records)
+    style: dict[str, Any] = {"color": plots.color_of(curve.label)} | _STYLES.get(curve.label, {})
+    for run in curve.runs:
+        if not records.counts(run) and (seen := records.evaluations(run)):
+            axes.plot(*seen, **style | {"linewidth": 0.8, "alpha": 0.6, "linestyle": ":"})
     if not seeds:
         axes.plot([], [], color="#CCCCCC", label=f"{curve.label}: nothing yet")
         return
     steps, values = plots.over_seeds(seeds)
     middle = iqm([values.T])
-    style: dict[str, Any] = {"color": plots.color_of(curve.label)} | _STYLES.get(curve.label, {})
     label = f"{curve.label} ({len(seeds)} of {len(curve.runs)} seeds)"
     axes.plot(steps, middle.value, label=label, marker="o", markersize=3, **style)
     axes.fill_between(steps, middle.low, middle.high, color=style["color"], alpha=0.15, linewidth=0)

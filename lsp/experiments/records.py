@@ -49,6 +49,15 @@ class Records:
         steps, _ = self._of_table(run)
         return run.finished(self.storage) or (steps.size > 0 and bool(steps[-1] >= run.steps))
 
+    def counts(self, run: Run) -> bool:
+        """Whether it can tell anything: not a transfer from a run that ended no higher than
+        standing still."""
+        if run.source is None:
+            return True
+        learned = self.evaluations(run.source)
+        still = plots.STANDING_STILL.get(run.source.config.task, -np.inf)
+        return learned is None or bool(learned[1][-1] > still)
+
     def _of_folder(self, run: Run) -> plots.Curve:
         folder = run.folder(self.storage)
         lines = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
