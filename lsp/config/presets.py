@@ -39,7 +39,7 @@ def _fast() -> Config:
             reward=(64,),
             layer_norm=True,  # steadier at the higher learning rates below
             obs_transform="symlog",  # quadruped's imu reaches 249; raw, it swamps the loss
-            decoder_std=None,  # at 1.5 goals are hardly learned (docs/deviations.md)
+            decoder_std=None,  # at 1.5 goals are hardly learned (docs/findings.md)
             learning_rate=2e-3,  # 20k updates instead of a million env steps
         ),
         policy=PolicyConfig(
@@ -48,15 +48,15 @@ def _fast() -> Config:
             init_std=1.0,  # at 5 the tanh saturates: actions are coin flips whatever the skill
             mode_samples=0,  # tanh(mean) is as good and needs no density
             # As above, but slower than the model learns: otherwise it is soon where the model has
-            # seen little (docs/deviations.md, cheetah_run).
+            # seen little (docs/findings.md).
             learning_rate=4e-4,
         ),
         value=ValueConfig(
             layers=(64,),
             layer_norm=True,
-            covers="task",  # v would pay for skills sooner than they can end (docs/deviations.md)
+            covers="task",  # v would pay for skills sooner than they can end (docs/findings.md)
             # In imagined states nothing but v itself says what v promises, and a fallen quadruped
-            # believes that it gets up; a walker that believes it does (docs/deviations.md).
+            # believes that it gets up; a walker that believes it does (docs/findings.md).
             states=None,
             slow_rate=0.02,  # without it, values diverge at this learning rate
             learning_rate=6e-4,

@@ -124,7 +124,7 @@ def reach(states: States, controls: Controls) -> PerStep:
     """Upright, and near the goal: 1 inside its radius, falling linearly outside.
 
     A long tail would pay next to nothing where the robot starts, for standing and for coming nearer
-    alike (docs/deviations.md).
+    alike (docs/findings.md).
     """
     now = Measurements(states)
     near = tolerance(
