@@ -18,6 +18,8 @@ from lsp.statistics import iqm, probability_of_improvement
 STATISTICS = ("iqm", "low", "high", "lsp_better", "lsp_better_low", "lsp_better_high")
 HEADER = ("panel", "curve", "seeds", "env_steps", "of", *STATISTICS)
 _COLUMNS = 3
+# Below the axes: many curves leave no empty corner.
+_LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2}
 _STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle": "--"}}
 
 
@@ -27,7 +29,7 @@ def draw_curves(target: Target, records: Records, out: Path) -> None:
     panels = list(dict.fromkeys(curve.panel for curve in target.curves))
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.4 * columns, 4 * rows), layout="constrained")
+    figure = Figure(figsize=(5.4 * columns, 4.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for each in axes[len(panels) :]:
         each.remove()
@@ -36,7 +38,7 @@ def draw_curves(target: Target, records: Records, out: Path) -> None:
         for curve in shown:
             draw(each, curve, records)
         plots.mark_standing_still(each, shown[0].runs[0].config.task)
-        plots.finish(each, panel)
+        plots.finish(each, panel, **_LEGEND)
     figure.suptitle(f"{target.title}{partial_note(target, records)}")
     plots.save_figure(figure, out)
 
