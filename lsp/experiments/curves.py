@@ -19,7 +19,7 @@ STATISTICS = ("iqm", "low", "high", "lsp_better", "lsp_better_low", "lsp_better_
 HEADER = ("panel", "curve", "seeds", "env_steps", "of", *STATISTICS)
 _COLUMNS = 3
 # Below the axes: many curves leave no empty corner.
-_LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2}
+_LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2}
 _STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle": "--"}}
 
 
