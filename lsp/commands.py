@@ -102,8 +102,8 @@ class Transfer:
     """Start from the run's replay, paid anew for the new task (section 4.3)."""
     updates: int = 1000
     """With --relabel: updates before the first step."""
-    reset: tuple[Literal["reward", "value"], ...] = ("reward", "value")
-    """What starts anew: the reward head, and the value's output for the task."""
+    reset: tuple[Literal["reward", "value"], ...] = ()
+    """What starts anew besides the optimisers: the reward head, the value's output for the task."""
     reward: str | None = None
     """Your own reward, `package.module:function`, in place of the task's."""
     skill_length: int | None = None

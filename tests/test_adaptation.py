@@ -58,8 +58,8 @@ def changed(one, other):
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
-def test_all_weights_are_carried_over_but_reward_and_value(source, tmp_path, method):
-    config = transferred(source(method), "walker_run")
+def test_reward_and_value_start_anew_where_that_is_asked_for(source, tmp_path, method):
+    config = transferred(source(method), "walker_run", TransferConfig(reset=("reward", "value")))
     trainer = open_trainer(tmp_path / "run", config)
     begin(trainer)
     before, after = weights_of(source(method)), trainer.networks.state_dict()
@@ -80,16 +80,16 @@ def test_all_weights_are_carried_over_but_reward_and_value(source, tmp_path, met
     }
     assert reset <= heads | set(last)
     assert set(last) <= reset
-    assert not any(optimizer.state for optimizer in trainer.learner.optimizers.values())
-    assert (len(trainer.replay), trainer.env_steps) == (0, 0)
     trainer.close()
 
 
-def test_nothing_is_reset_if_nothing_is_to_be(source, tmp_path):
-    config = transferred(source(), "walker_run", TransferConfig(reset=()))
-    trainer = open_trainer(tmp_path / "run", config)
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
+def test_all_weights_are_carried_over_and_no_more(source, tmp_path, method):
+    trainer = open_trainer(tmp_path / "run", transferred(source(method), "walker_run"))
     begin(trainer)
-    assert not changed(weights_of(source()), trainer.networks.state_dict())
+    assert not changed(weights_of(source(method)), trainer.networks.state_dict())
+    assert not any(optimizer.state for optimizer in trainer.learner.optimizers.values())
+    assert (len(trainer.replay), trainer.env_steps) == (0, 0)
     trainer.close()
 
 

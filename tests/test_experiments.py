@@ -95,7 +95,7 @@ def test_the_command_of_a_run_gives_its_settings(method, tmp_path):
     config = replace(
         source.config,
         task="walker_run",
-        transfer=TransferConfig(relabel=True, reset=()),
+        transfer=TransferConfig(relabel=True, reset=("value",)),
         value=replace(source.config.value, layer_norm=False),
         policy=replace(source.config.policy, layers=(8, 4)),
         behavior=replace(source.config.behavior, num_starts=None, lambda_=0.5),

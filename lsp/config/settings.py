@@ -264,8 +264,9 @@ class TransferConfig:
     """Folder of that run; None learns from nothing. All weights carry over."""
     freeze_policy: bool = False
     """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
-    reset: tuple[Literal["reward", "value"], ...] = ("reward", "value")
-    """What starts anew: the reward head, and the value's output for the task (ours)."""
+    reset: tuple[Literal["reward", "value"], ...] = ()
+    """What starts anew besides the optimisers: the reward head, the value's output for the task.
+    The paper names neither; without them policies forget more (docs/findings.md)."""
     relabel: bool = False
     """Start from the source's replay, paid anew for this task (section 4.3)."""
     updates: int = 1000
