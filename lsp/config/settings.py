@@ -266,7 +266,8 @@ class TransferConfig:
     """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What starts anew besides the optimisers: the reward head, the value's output for the task.
-    The paper names neither; without them policies forget more (docs/findings.md)."""
+    The paper names neither. Kept, they let `lsp` adapt sooner, `dreamer` later
+    (docs/findings.md)."""
     relabel: bool = False
     """Start from the source's replay, paid anew for this task (section 4.3)."""
     updates: int = 1000
