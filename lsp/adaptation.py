@@ -29,11 +29,16 @@ def transferred(
     **changes: Any,
 ) -> Config:
     """The settings of a run on `task` that starts from the run in `source`: that run's own, with
-    K and H changed where they are given; `changes` replace top-level fields.
+    K and H changed where they are given; `changes` replace top-level fields, but none that decides
+    what its weights are.
 
     Behaviour learning imagines one skill where H is changed. Raises UserError if `source` is no
-    run, or a method without skills is given K or H.
+    run, a method without skills is given K or H, or something cannot be changed.
     """
+    for name in sorted({"method", "preset", "obs"} & set(changes)):
+        raise UserError(f"a transfer keeps its source's {name}: leave it out")
+    if transfer is not None and transfer.source not in (None, str(source)):
+        raise UserError(f"two sources: {source} and {transfer.source}")
     config = RunFolder(source).read_config()
     transfer = replace(transfer or TransferConfig(), source=str(source))
     # The source's own reward is neither this task's nor known to be harmless code.
@@ -45,27 +50,42 @@ def transferred(
         raise UserError(f"{config.method} has no skills: leave out the skill length and horizon")
     planner = config.planner
     length = planner.skill_length if skill_length is None else skill_length
-    planner = replace(planner, skill_length=length, horizon=horizon or planner.horizon)
+    ahead = planner.horizon if horizon is None else horizon
+    planner = replace(planner, skill_length=length, horizon=ahead)
     return replace(config, planner=planner, behavior=replace(config.behavior, horizon=length))
 
 
 def check(config: Config) -> None:
-    """Raises UserError, with both spaces, where the source's task has others than this one."""
-    source = _source(config).read_config()
+    """Raises UserError, with both spaces, where the source's task has others than this one; and
+    where its replay is to be relabelled and is one of another body or of actions held longer."""
+    # What it was paid does not matter here, and its function may be out of reach.
+    source = replace(_source(config).read_config(), reward=None)
+    relabel, held = config.transfer.relabel, (source.action_repeat, config.action_repeat)
+    if relabel and held[0] != held[1]:
+        raise UserError(
+            f"{config.transfer.source}: its actions were held for {held[0]} env steps, not "
+            f"{held[1]}: keep its action_repeat, or do not relabel its replay"
+        )
     if source.task.startswith("python:") or config.task.startswith("python:"):
         return  # made from Python: the weights will tell
     if set(named_code(source)) - set(named_code(config)) and not _source(config).is_own:
         return  # nobody has said that the source's code may run: the weights will tell
-    pairs = []
+    pairs, bodies = [], []
     for each in (source, config):
         env = env_maker(each, each.task)()
         pairs.append((env.observation_space, env.action_space))
+        bodies.append(getattr(env.unwrapped, "domain", None))
         env.close()
     if pairs[0] != pairs[1]:
         theirs, ours = (f"{observed}, {acted}" for observed, acted in pairs)
         raise UserError(
             f"nothing can be carried over from {source.task} to {config.task}, which observe or do "
             f"different things: {theirs} against {ours}"
+        )
+    if relabel and bodies[0] != bodies[1]:
+        raise UserError(
+            f"{source.task} has another body than {config.task}, which cannot pay its states: do "
+            "not relabel its replay"
         )
 
 
@@ -84,13 +104,24 @@ def begin(trainer: Trainer) -> None:
     carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
     trainer.folder.write_source(folder.read_config(), checkpoint.env_steps)
     trainer.collector.random = False
-    if not config.transfer.relabel:
-        return
-    before = Replay.load(folder.episodes, None, count_episodes(checkpoint, folder))
-    rewards = reward_function(trainer.env, config.task)
-    for episode in before.episodes():
-        trainer.replay.add(relabelled(episode, rewards, folder.path))
-    trainer.counters.learning_since = 0
+    if config.transfer.relabel:
+        _take_over_replay(trainer, folder, count_episodes(checkpoint, folder))
+        trainer.counters.learning_since = 0
+
+
+def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
+    """The first `count` episodes of the source, paid anew."""
+    if not source.episodes.is_dir():
+        raise UserError(f"{source.path} has no episodes to relabel: restore {source.episodes}")
+    rewards = reward_function(trainer.env, trainer.config.task)
+    for episode in Replay.load(source.episodes, None, count).episodes():
+        trainer.replay.add(relabelled(episode, rewards, source.path))
+    rows, needed = len(trainer.replay), trainer.config.replay.length
+    if rows < needed:
+        raise UserError(
+            f"{source.path} has {rows} agent steps of whole episodes to relabel, too few for "
+            f"sequences of {needed}: train it further, or do not relabel its replay"
+        )
 
 
 def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: Path) -> None:
@@ -149,16 +180,18 @@ def relabelled(episode: Episode, rewards: Rewards, source: Path) -> Episode:
         raise UserError(f"{source}: its episodes hold no simulator states to relabel")
     states, taken = episode["sim_state"], episode["env_steps"]
     count, repeat, size = states.shape
-    actions = np.repeat(episode["action"], repeat, axis=0)
+    # Nothing led to row 0; where an episode ended within a held action, the last state fills the
+    # rest.
+    held = np.arange(repeat) < taken[:, None]
+    actions = np.repeat(episode["action"][:, None], repeat, axis=1)
+    paid = np.zeros((count, repeat))
     try:
-        paid = rewards(states.reshape(-1, size), actions).reshape(count, repeat)
+        paid[held] = rewards(states[held], actions[held])
     except (ValueError, IndexError) as error:
         raise UserError(
             f"{source}: its simulator states of {size} numbers are not this task's ({error})"
         ) from error
-    # Where an episode ended within a held action, the last state fills the rest.
-    held = np.arange(repeat) < taken[:, None]
-    return episode | {"reward": np.where(held, paid, 0).sum(1).astype(np.float32)}
+    return episode | {"reward": paid.sum(1).astype(np.float32)}
 
 
 def _source(config: Config) -> RunFolder:

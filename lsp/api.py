@@ -53,13 +53,13 @@ def train(
     runtime = runtime or default_runtime(settings.preset)
     prepare_torch(runtime)
     settings = validated(settings)
-    transfers = settings.transfer.source is not None
-    if transfers:
+    folder, transfers = RunFolder(Path(logdir)), settings.transfer.source is not None
+    if transfers and not folder.has_checkpoint:  # later the source may have gone away
         check(settings)  # before there is a folder
-    trainer = Trainer(settings, RunFolder(Path(logdir)), runtime, source, force)
+    trainer = Trainer(settings, folder, runtime, source, force)
     try:
         if transfers and trainer.fresh:
-            begin(trainer)
+            _begin(trainer)
         with _stopping_on_signals(trainer):
             trainer.run(steps, listen)
     finally:
@@ -84,6 +84,15 @@ def transfer(
     Raises UserError where `train` does, and where nothing can be carried over.
     """
     return train(transferred(Path(run), task, **settings), logdir, steps, runtime, listen)
+
+
+def _begin(trainer: Trainer) -> None:
+    """Carry over what a transfer starts from, or leave no folder behind."""
+    try:
+        begin(trainer)
+    except BaseException:
+        trainer.folder.discard()
+        raise
 
 
 def _settings(task: Config | Task, config: Config | None) -> tuple[Config, Task]:

@@ -45,8 +45,11 @@ def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Confi
     return make_config(method or chosen.method, chosen.preset)
 
 
-def _parse(arguments: Sequence[str], method: str | None = None) -> Command:
-    """`method` instead of the one that the flags name: for each of those of a sweep."""
+def _parse(
+    arguments: Sequence[str], method: str | None = None, transfer: Transfer | None = None
+) -> Command:
+    """`method` instead of the one that the flags name: for each of those of a sweep. `transfer` is
+    where the flags of one start from, once it is known what it transfers."""
     configured = bool(arguments) and arguments[0] in ("train", "bench", "sweep")
     config = _chosen_config(arguments, method) if configured else make_config()
     runtime = default_runtime(config.preset)
@@ -57,9 +60,11 @@ def _parse(arguments: Sequence[str], method: str | None = None) -> Command:
     scaled = Reproduce(runtime=_chosen_scale(arguments))
     reproduce = subcommand("reproduce", default=scaled, prefix_name=False)
     sweep = subcommand("sweep", default=Sweep(config, runtime=runtime), prefix_name=False)
+    default: dict[str, Any] = {} if transfer is None else {"default": transfer}
+    adapted = subcommand("transfer", prefix_name=False, **default)
     commands = (
         Annotated[Train, train]
-        | Annotated[Transfer, subcommand("transfer", prefix_name=False)]
+        | Annotated[Transfer, adapted]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]
@@ -72,7 +77,17 @@ def _parse(arguments: Sequence[str], method: str | None = None) -> Command:
     command: Command = tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
     if isinstance(command, Sweep) and method is None:
         return replace(command, configs=tuple(_for_each_method(command, arguments)))
+    if isinstance(command, Transfer) and transfer is None:
+        return _parse(arguments, transfer=_as_its_source(command))
     return command
+
+
+def _as_its_source(transfer: Transfer) -> Transfer:
+    """Computed as its source's preset has it. Raises UserError if that is no run."""
+    from lsp.run import RunFolder
+
+    preset = RunFolder(transfer.run).read_config().preset
+    return replace(transfer, runtime=default_runtime(preset))
 
 
 def _for_each_method(sweep: Sweep, arguments: Sequence[str]) -> Iterator[Config]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import Positional, Suppress, arg
 
-from lsp.config import Config, RuntimeConfig, TransferConfig, default_runtime
+from lsp.config import Config, RuntimeConfig, TransferConfig
 from lsp.errors import UserError
 from lsp.experiments.engines import Execution, Outcome
 
@@ -139,8 +139,7 @@ class Transfer:
             **changes,
         )
         logdir = self.logdir or Path("runs") / f"{plain_name(self.task)}-from-{self.run.name}"
-        runtime = default_runtime(config.preset, self.runtime)
-        Train(config, self.steps, logdir, self.video, self.force, runtime).main()
+        Train(config, self.steps, logdir, self.video, self.force, self.runtime).main()
 
 
 @dataclass(frozen=True)
@@ -197,11 +196,17 @@ class Plot:
 
         if not self.runs:
             raise UserError("nothing to plot: name at least one run's folder")
-        first = self.runs[0]
+        first, several = self.runs[0], len(self.runs) > 1
+        of_runs = (first / "config.json").exists()
+        if several and (self.skills or not of_runs):
+            what = "--skills draws one run" if self.skills else f"{first} is no run"
+            raise UserError(f"{what}: name one folder")
+        if self.reference is not None and (self.skills or of_runs):
+            raise UserError("--reference is drawn beside a folder of results, not beside runs")
         out = self.out or first / ("skills.png" if self.skills else "curve.png")
         if self.skills:
             plot_skills(first, out)
-        elif (first / "config.json").exists():
+        elif of_runs:
             plot_runs(list(self.runs), out)
         else:
             plot_results(first, out, self.reference)
@@ -323,9 +328,14 @@ class Sweep:
     """The settings once for each method."""
 
     def main(self) -> None:
+        from lsp.envs.dmc import split_task
         from lsp.experiments.grid import grid, listing, parse_seeds
 
+        if self.config.seed != Config().seed:
+            raise UserError("a sweep takes --seeds, such as 0-4, in place of --seed")
         tasks = self.config.task.split(",")
+        for task in (each for each in tasks if ":" not in each):
+            split_task(task)  # before any of them is trained
         runs = grid(self.configs, tasks, parse_seeds(self.seeds), self.steps)
         execution = self.execution
         if execution.dry_run:
@@ -369,12 +379,15 @@ class Reproduce:
         if execution.dry_run:
             print("\n".join(listing(runs, execution.storage, execution.at_once)))
             return
+        # Before hours of training: what it draws from must be there, and where it draws to.
+        records = Records(execution.storage, self.tables)
+        out = self.out or execution.storage / "figures"
+        out.mkdir(parents=True, exist_ok=True)
         outcome = Outcome({}, False)
         if self.run:
             outcome = execution.carry_out(runs, self.runtime)
         if not outcome.stopped:
-            out = self.out or execution.storage / "figures"
-            for picture in draw(targets, Records(execution.storage, self.tables), out):
+            for picture in draw(targets, records, out):
                 print(picture)
         _exit_unless_done(outcome)
 

@@ -143,9 +143,11 @@ def _complete(path: Path) -> Iterator[tuple[int, bytes]]:
 def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
     try:
         line = json.loads(text)
-        if isinstance(line["env_steps"], int) and line["kind"] in KINDS:
+        measured = (x for key, x in line.items() if "/" in key and x is not None)
+        numbers = all(isinstance(x, int | float | list) for x in measured)
+        if numbers and isinstance(line["env_steps"], int) and line["kind"] in KINDS:
             return line
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(f"{path}, line {number} is damaged: remove that line")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -256,13 +257,19 @@ def _read_reference(path: Path, task: str, observed: set[str]) -> list[dict[str,
             reader = csv.DictReader(file)
             if not needed <= set(reader.fieldnames or ()):
                 raise UserError(f"{path} lacks columns: it needs {', '.join(sorted(needed))}")
-            return [row for row in reader if row["task"] == task and row["obs"] in observed]
+            rows = [row for row in reader if row["task"] == task and row["obs"] in observed]
+            for row in rows:
+                float(row["env_steps"]), float(row["score"])
+            return rows
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): check the path") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} holds no published curves ({error})") from error
 
 
 def color_of(method: str) -> str:
-    return COLORS.get(method.removesuffix("-relabel"), _OTHER_COLOR)
+    """Of a method, whatever else its table's name says of a transfer."""
+    return COLORS.get(re.sub("-(relabel|reset|paid-by).*", "", method), _OTHER_COLOR)
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,5 +1,6 @@
 """From run folders to the CSV files that are committed: results/<task>/<method>.csv, and for
-transfers results/<task>/transfer_from_<source>/<method>[-frozen][-relabel].csv.
+transfers results/<task>/transfer_from_<source>/<method>[-frozen][-relabel].csv; further endings
+name what began anew, and a reward of your own.
 
 Beside the tables of a folder, `commands.md` holds the exact command of each run in them.
 """
@@ -10,7 +11,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,7 @@ class Run:
     @property
     def table(self) -> Path:
         """Its table under all results."""
-        transfer = self.config.get("transfer", {})
-        frozen, relabel = (bool(transfer.get(key)) for key in ("freeze_policy", "relabel"))
-        return table_path(self.task, self.method, frozen, relabel, self.source.get("task"))
+        return table_path(self.config, self.source.get("task"))
 
     @property
     def start(self) -> dict[str, str]:
@@ -100,15 +99,20 @@ class Run:
         return [line for line in self.metrics if line["kind"] == kind]
 
 
-def table_path(
-    task: str, method: str, frozen: bool = False, relabel: bool = False, source: str | None = None
-) -> Path:
-    """Of a table under all results. The method's name says how a transfer of it differs from the
-    plain one: "lsp-frozen"; users' tasks have colons, dots and slashes."""
-    folder = Path(plain_name(task))
+def table_path(config: Mapping[str, Any], source: str | None = None) -> Path:
+    """Of a run's table under all results, from its settings as nested dictionaries and the task of
+    the run that it started from. The file's name says how it differs from the method's plain one:
+    "lsp-frozen"; users' tasks and rewards have colons, dots and slashes."""
+    folder, transfer = Path(plain_name(config["task"])), config.get("transfer", {})
     if source is not None:
         folder /= f"{TRANSFERS}{plain_name(source)}"
-    return folder / f"{method}{'-frozen' if frozen else ''}{'-relabel' if relabel else ''}.csv"
+    name = config["method"]
+    name += "-frozen" if transfer.get("freeze_policy") else ""
+    name += "-relabel" if transfer.get("relabel") else ""
+    reset = sorted(transfer.get("reset", ()))
+    name += f"-{plain_name('-'.join(['reset', *map(str, reset)]))}" if reset else ""
+    name += f"-paid-by-{plain_name(config['reward'])}" if config.get("reward") else ""
+    return folder / f"{name}.csv"
 
 
 def read_run(folder: Path) -> Run:
@@ -119,6 +123,9 @@ def read_run(folder: Path) -> Run:
     """
     config = _read_json(folder, "config.json", ("task", "method", "preset", "seed", "obs"))
     info = _read_json(folder, "run.json", ("command", "commit", "dirty", "threads"))
+    for key in ("transfer", "planner", "skills"):
+        if not isinstance(config.get(key, {}), dict):
+            raise UserError(f"{folder}/config.json: {key} is no group of settings")
     for key in ("task", "method", "obs", "preset"):
         # They become file names and headings: a stranger's run must not choose where we write.
         users = key == "task" and ":" in str(config[key])  # made plain before it names a folder
@@ -131,7 +138,10 @@ def _read_source(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if not config.get("transfer", {}).get("source"):
         return {}
     _read_json(folder, "config.json", ("planner", "skills"))
-    return _read_json(folder, "source.json", ("task", "env_steps"))
+    source = _read_json(folder, "source.json", ("task", "env_steps"))
+    if type(source["env_steps"]) is not int:
+        raise UserError(f"{folder}/source.json: env_steps {source['env_steps']!r} is no number")
+    return source
 
 
 def collect(runs: Sequence[Path], out: Path) -> list[Path]:
@@ -241,7 +251,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a results table: it is not UTF-8 text") from None
+        raise UserError(f"{path} is not what lsp collect wrote: it is not UTF-8 text") from None
 
 
 def _parse_table(path: Path, text: str) -> list[Row]:
@@ -289,9 +299,9 @@ def _heading(run: Run) -> str:
 def _with_command(path: Path, text: str | None, run: Run) -> str:
     """The commands' text with the run's section added, or replaced where it was there."""
     if text is None:
-        text = path.read_text(encoding="utf-8") if path.is_file() else _COMMANDS_INTRO
+        text = _read_text(path) if path.is_file() else _COMMANDS_INTRO
     intro, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
-    sections = dict(part.split("\n", 1) for part in parts)
+    sections = {heading: body for heading, _, body in (part.partition("\n") for part in parts)}
     sections[_heading(run)] = f"\n```\n{run.info['command']}\n```\n\n{_origin(run)}\n"
     ordered = sorted(sections, key=_natural)
     bodies = (f"## {heading}\n{sections[heading].rstrip()}\n" for heading in ordered)

@@ -2,8 +2,10 @@
 
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self._lock = Lock(path / "lock")
+        self._made = False
 
     @property
     def episodes(self) -> Path:
@@ -69,6 +72,11 @@ class RunFolder:
         return config
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one, readable or not."""
+        return any(self.checkpoints.glob("step-*"))
+
+    @property
     def is_own(self) -> bool:
         """Whether its settings are as this user's own training wrote them."""
         return sealed(self.path / "config.json")
@@ -82,7 +90,8 @@ class RunFolder:
 
     def open(self, config: Config, runtime: RuntimeConfig, force: bool = False) -> None:
         """Make the folder for a new run, or check that it holds this very run; nobody else can
-        open it until it is closed. With `force` a run with other settings is only warned of.
+        open it until it is closed. With `force` a run with other settings is only warned of, but
+        what it began from cannot change.
 
         Raises UserError if it holds another one, is in use, or cannot be written.
         """
@@ -95,6 +104,7 @@ class RunFolder:
                 raise UserError(f"{self.path} is not empty and not a run: choose another --logdir")
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
+            self._made = True
             self.record(config, runtime)
         except OSError as error:
             raise UserError(
@@ -107,17 +117,34 @@ class RunFolder:
         seal(self.path / "config.json")
         write_json(self.path / "run.json", provenance(config, runtime))
 
+    def discard(self) -> None:
+        """Remove it, if it was made here: a run that could not begin leaves nothing behind."""
+        if self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+
     def close(self) -> None:
         """Let others open it."""
         self._lock.release()
 
     def _check_same(self, config: Config, force: bool) -> None:
         try:
-            changed = differences(self.read_config(), config)
+            before = self.read_config()
         except UserError as error:
             if not force:
                 raise UserError(f"{error}: --force goes on with this command's settings") from error
-            changed = [str(error)]
+            warn(f"{self.path} goes on with this command's settings ({error})")
+            return
+        began, begins = _source(before), _source(config)
+        if began == begins:  # however it is spelled
+            before = replace(
+                before, transfer=replace(before.transfer, source=config.transfer.source)
+            )
+        elif force and self.has_checkpoint:
+            raise UserError(
+                f"{self.path} began from {began or 'nothing'}, not from {begins or 'nothing'}: "
+                "choose another --logdir"
+            )
+        changed = differences(before, config)
         if not changed:
             return
         if not force:
@@ -126,6 +153,12 @@ class RunFolder:
                 "choose another --logdir, or go on with these by --force"
             )
         warn(f"{self.path} goes on with other settings ({'; '.join(changed)})")
+
+
+def _source(config: Config) -> Path | None:
+    """The folder that a transfer starts from."""
+    source = config.transfer.source
+    return None if source is None else Path(source).resolve()
 
 
 def provenance(config: Config, runtime: RuntimeConfig) -> dict[str, Any]:

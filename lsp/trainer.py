@@ -89,6 +89,8 @@ class Trainer:
         self.env = self.make_env()
         opened.callback(self.env.close)
         _check_first_observation(self.env, config)
+        if config.reward is not None:
+            _check_first_reward(self.env)
         self.networks = build_networks(self.env, config, runtime.device)
         opened.callback(folder.close)
         folder.open(config, runtime, force)  # now: what cannot be learned leaves no folder behind
@@ -120,6 +122,7 @@ class Trainer:
         folder.record(config, runtime)
         self.fresh = checkpoint is None
         self.saved_at = self.evaluated_at = self.collector.env_steps if checkpoint else -1
+        self.saved_updates = self.counters.updates
 
     def _refuse_lost_checkpoints(self) -> None:
         """A run has a checkpoint before its first metrics: without one it would start afresh over
@@ -182,7 +185,7 @@ class Trainer:
         self.counters.seconds += clock.lap()
         if self.evaluated_at != self.env_steps and not self.stopping:
             self.evaluate()
-        if self.saved_at != self.env_steps:
+        if (self.saved_at, self.saved_updates) != (self.env_steps, self.counters.updates):
             self._save_at_the_end()
 
     def _updates_due(self) -> int:
@@ -290,7 +293,8 @@ class Trainer:
         began = time.monotonic()
         self.replay.store()
         save(self.folder.checkpoints, self.snapshot.take(self.folder.path))
-        self.saved_at, self.owes_checkpoint = self.env_steps, False
+        self.saved_at, self.saved_updates = self.env_steps, self.counters.updates
+        self.owes_checkpoint = False
         self.save_seconds = (self.save_seconds or 0.0) + time.monotonic() - began
 
     def _can_save(self, due: "_Due") -> bool:
@@ -336,6 +340,12 @@ def _check_first_observation(env: gymnasium.Env[Any, Any], config: Config) -> No
     begun = InProcess(env).reset({0: config.seed})[0]
     if isinstance(begun, Failure):
         raise UserError(f"{config.task}: reset failed ({begun.reason})") from begun.cause
+
+
+def _check_first_reward(env: gymnasium.Env[Any, Any]) -> None:
+    """Raises UserError where a reward of the user's own does not pay the step after a reset."""
+    assert env.action_space.shape is not None
+    env.step(np.full(env.action_space.shape, 0.5, np.float32))
 
 
 def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:

@@ -59,7 +59,8 @@ def changed(one, other):
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
 def test_reward_and_value_start_anew_where_that_is_asked_for(source, tmp_path, method):
-    config = transferred(source(method), "walker_run", TransferConfig(reset=("reward", "value")))
+    heads = ("reward",) if method == "cem" else ("reward", "value")
+    config = transferred(source(method), "walker_run", TransferConfig(reset=heads))
     trainer = open_trainer(tmp_path / "run", config)
     begin(trainer)
     before, after = weights_of(source(method)), trainer.networks.state_dict()
@@ -308,3 +309,157 @@ def test_a_reward_function_must_return_a_number_for_each_state(source, tmp_path)
         100,
         reward="test_adaptation:wrong_shape",
     )
+
+
+def meddling(states, actions):
+    states[:, 0], actions[:] = 777, 0.123
+    return np.ones(len(states))
+
+
+def broken(states, actions):
+    raise KeyError("torso")
+
+
+def forward(states, actions):
+    """The direction of movement, which a state at rest has not."""
+    with np.errstate(invalid="ignore"):
+        return states[:, 9] / np.abs(states[:, 9])
+
+
+def test_what_a_reward_does_to_its_states_and_actions_reaches_nothing(source, tmp_path):
+    transfer = TransferConfig(relabel=True, updates=0)
+    plain, paid = (
+        transferred(source(), "walker_walk", transfer, reward=reward)
+        for reward in (None, "test_adaptation:meddling")
+    )
+    for name, config in (("plain", plain), ("paid", paid)):
+        lsp.train(config, tmp_path / name, 20, PLAIN)
+    for path in RunFolder(source()).episodes.iterdir():
+        before, after = np.load(path), np.load(tmp_path / "paid" / "episodes" / path.name)
+        for key in ("sim_state", "action"):
+            np.testing.assert_array_equal(before[key], after[key])
+    env = make_env("walker_walk", reward="test_adaptation:meddling")
+    ours = make_env("walker_walk")
+    action = np.full(6, 0.5, np.float32)
+    for each in (env, ours):
+        each.reset(seed=0)
+    states = [each.step(action)[4]["sim_state"] for each in (env, ours)]
+    np.testing.assert_array_equal(*states)
+    assert (action == 0.5).all()
+
+
+def test_a_reward_need_not_be_defined_where_nothing_is_paid(tmp_path):
+    episode = play("walker_walk", 5, repeat=4)
+    episode["sim_state"][0] = 0
+    env = make_env("walker_walk", reward="test_adaptation:forward")
+    paid = relabelled(episode, reward_function(env, "walker_walk"), tmp_path)["reward"]
+    assert np.isfinite(paid).all()
+    assert paid[0] == 0
+
+
+def test_a_refused_transfer_leaves_no_folder_and_says_why(source, tmp_path):
+    run, relabel = tmp_path / "run", {"transfer": TransferConfig(relabel=True)}
+    short, lost, held = (tmp_path / name for name in ("short", "lost", "held"))
+    config = make_config("lsp", "debug", task="walker_walk")
+    lsp.train(config, short, 300, PLAIN)
+    (tmp_path / "lost").mkdir()
+    (lost / "config.json").write_bytes((source() / "config.json").read_bytes())
+    lsp.train(replace(config, action_repeat=4), held, 20, PLAIN)
+    refused("150 agent steps|0 agent steps", short, "walker_run", run, 20, **relabel)
+    refused("no checkpoint yet", lost, "walker_run", run, 20)
+    refused("held for 4 env steps", held, "walker_run", run, 20, action_repeat=2, **relabel)
+    refused("failed .KeyError", source(), "walker_run", run, 20, reward=f"{__name__}:broken")
+    reward = {"reward": f"{__name__}:broken"}
+    refused("failed .KeyError", source(), "walker_run", run, 20, **relabel, **reward)
+    refused("number for each", source(), "walker_run", run, 20, reward=f"{__name__}:wrong_shape")
+    assert not run.exists()
+
+
+def with_reset(heads):
+    """As from a program without type checks."""
+    transfer = TransferConfig(source="runs/x")
+    object.__setattr__(transfer, "reset", heads)
+    return transfer
+
+
+def test_what_a_transfer_cannot_change_is_refused(source, tmp_path):
+    run = tmp_path / "run"
+    refused("horizon .H. must be at least 1", source(), "walker_run", run, 20, horizon=0)
+    refused("source's method", source(), "walker_run", run, 20, method="dreamer")
+    for reset in (("rewards",), "reward", ("reward", 3)):
+        with pytest.raises(UserError, match="reset cannot be"):
+            validated(Config(transfer=with_reset(reset)))
+    for transfer, method, why in (
+        (TransferConfig(reset=("value",)), "cem", "no such head"),
+        (TransferConfig(reset=("reward",)), "hiro", "no such head"),
+        (TransferConfig(updates=5), "lsp", r"needs transfer\.relabel"),
+    ):
+        config = make_config(method, "debug", transfer=replace(transfer, source="runs/x"))
+        with pytest.raises(UserError, match=why):
+            validated(config)
+    twice = Config(transfer=with_reset(["value", "reward", "value"]))
+    assert validated(twice).transfer.reset == ("reward", "value")
+    assert not run.exists()
+
+
+def test_what_a_run_began_from_cannot_be_forced(source, tmp_path):
+    run = tmp_path / "run"
+    lsp.train(make_config("lsp", "debug"), run, 20, PLAIN)
+    with pytest.raises(UserError, match="began from nothing, not from"):
+        lsp.train(transferred(source(), "walker_walk"), run, 40, PLAIN, force=True)
+    lsp.train(transferred(source(), "walker_walk"), tmp_path / "other", 20, PLAIN)
+    with pytest.raises(UserError, match="not from nothing"):
+        lsp.train(make_config("lsp", "debug"), tmp_path / "other", 40, PLAIN, force=True)
+
+
+def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source().parent)
+    config = transferred(source(), "walker_run")
+    lsp.train(config, tmp_path / "run", 20, PLAIN)
+    relative = replace(config, transfer=replace(config.transfer, source=source().name))
+    lsp.train(relative, tmp_path / "run", 40, PLAIN)
+    away = source().with_name("away")
+    source().rename(away)
+    try:
+        assert lsp.train(config, tmp_path / "run", 60, PLAIN)
+    finally:
+        away.rename(source())
+
+
+def test_a_source_may_have_been_paid_by_what_is_out_of_reach(source, tmp_path):
+    config = make_config("lsp", "debug", reward="test_adaptation:height")
+    lsp.train(config, tmp_path / "own", 20, PLAIN)
+    folder = RunFolder(tmp_path / "own")
+    far = replace(folder.read_config(), reward="no_such_module:reward")
+    folder.record(far, PLAIN)
+    assert lsp.transfer(tmp_path / "own", "walker_run", tmp_path / "run", 20, PLAIN)
+
+
+def test_pixels_of_another_body_are_not_relabelled(source, tmp_path):
+    config = make_config("lsp", "debug", obs="pixels")
+    lsp.train(config, tmp_path / "seen", 20, PLAIN)
+    transfer = TransferConfig(relabel=True)
+    refused("another body", tmp_path / "seen", "cheetah_run", tmp_path / "run", transfer=transfer)
+
+
+def test_stopping_in_the_updates_before_the_first_step_saves_them(source, tmp_path, monkeypatch):
+    transfer = TransferConfig(relabel=True, updates=50)
+    trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run", transfer))
+    begin(trainer)
+    learn = trainer._learn
+
+    def stop_at_seven():
+        learn()
+        trainer.stopping = trainer.counters.updates == 7
+
+    monkeypatch.setattr(trainer, "_learn", stop_at_seven)
+    trainer.run(100)
+    trainer.close()
+    assert load_newest(RunFolder(tmp_path / "run").checkpoints).facts["updates"] == 7
+
+
+def test_flags_say_how_a_transfer_is_computed(source, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr("lsp.commands.Train.main", lambda self: computed.append(self.runtime))
+    main(["transfer", str(source()), "--task", "walker_run", "--compile"])
+    assert computed[0].compile

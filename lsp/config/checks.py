@@ -1,11 +1,18 @@
 """Which settings make sense, alone and together."""
 
+from dataclasses import replace
+
+from lsp.config.serialization import from_dict, to_dict
 from lsp.config.settings import Config, TransferConfig
 from lsp.errors import UserError
 
 
 def validated(config: Config) -> Config:
-    """The same. Raises UserError in one line if a setting makes no sense."""
+    """The same, with what may be spelled in several ways spelled in one. Raises UserError in one
+    line if a setting makes no sense, or is of another type."""
+    config = from_dict(to_dict(config))
+    reset = tuple(sorted(set(config.transfer.reset)))
+    config = replace(config, transfer=replace(config.transfer, reset=reset))
     for problem in _problems(config):
         raise UserError(problem)
     return config
@@ -79,6 +86,15 @@ def _problems(config: Config) -> list[str]:
             found.append("value.states = observed needs a replay.length of at least 2")
     if config.transfer.source is None and config.transfer != TransferConfig():
         found.append("transfer settings need a transfer.source, the folder of a run")
+    if not config.transfer.relabel and config.transfer.updates != TransferConfig().updates:
+        found.append("transfer.updates are those on a relabelled replay: it needs transfer.relabel")
+    lacking = {"reward": config.method == "hiro", "value": config.plans_actions}
+    lacking["value"] |= config.method == "hiro"
+    found += [
+        f"transfer.reset {head}: {config.method} has no such head"
+        for head in config.transfer.reset
+        if lacking[head]
+    ]
     if config.transfer.freeze_policy and config.plans_actions:
         found.append("transfer.freeze_policy needs a policy, and this method plans actions")
     if config.transfer.freeze_policy and config.method == "hiro":

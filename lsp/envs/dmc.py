@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, UInt8
 
 from lsp.envs import arena
 from lsp.envs.rendering import rendering_problem
-from lsp.errors import UserError
+from lsp.errors import UserError, said
 
 # The suite's own models use an attribute that MuJoCo will drop; nobody who runs them can mend that.
 logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
@@ -69,7 +69,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     replaced for each episode, so the physics model itself is the same in every environment.
 
     ``pay`` is a reward of your own: a function of states [time, S] after each control step and of
-    the actions [time, A] in [-1, 1] that led there, which returns [time] rewards.
+    the actions [time, A] in [-1, 1] that led there, which returns [time] rewards; it gets copies.
 
     Raises:
       UserError: unknown task, ``obs`` or ``render_quality``; or rendering is needed and impossible.
@@ -222,7 +222,11 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _own_reward(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         assert self._pay is not None
-        rewards = np.asarray(self._pay(states, actions), np.float64)
+        try:
+            # Copies: what it does to them must not reach the replay, or the robot.
+            rewards = np.asarray(self._pay(states.copy(), actions.copy()), np.float64)
+        except Exception as error:  # anything may go wrong in a user's code
+            raise UserError(f"{self.task}: the reward function failed ({said(error)})") from error
         if rewards.shape != (len(states),) or not np.isfinite(rewards).all():
             raise UserError(
                 f"{self.task}: the reward function must return one finite number for each of "

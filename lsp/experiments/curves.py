@@ -93,12 +93,14 @@ def draw(axes: Axes, curve: Curve, records: Records) -> None:
         axes.plot([], [], color="#CCCCCC", label=f"{curve.label}: nothing yet")
         return
     steps, values = plots.over_seeds(seeds)
-    middle = iqm([values.T])
     label = f"{curve.label} ({len(seeds)} of {len(curve.runs)} seeds)"
-    axes.plot(steps, middle.value, label=label, marker="o", markersize=3, **style)
-    axes.fill_between(steps, middle.low, middle.high, color=style["color"], alpha=0.15, linewidth=0)
+    middle, last = (iqm([values.T]), steps[-1]) if steps.size else (None, 0)
+    axes.plot(steps, middle.value if middle else [], label=label, marker="o", markersize=3, **style)
+    if middle:
+        band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(steps, middle.low, middle.high, **band)
     for each, returns in seeds:
-        beyond = each >= steps[-1]
+        beyond = each >= last
         axes.plot(each[beyond], returns[beyond], linewidth=0.8, alpha=0.6, **style)
 
 
@@ -106,9 +108,9 @@ def _row(curve: Curve, lsp: Curve | None, records: Records) -> tuple[str, ...]:
     seeds = evaluations(curve, records)
     names = (curve.panel, curve.label, f"{len(seeds)}/{len(curve.runs)}")
     wanted = str(curve.runs[0].steps)
-    if not seeds:
+    steps, values = plots.over_seeds(seeds) if seeds else (np.empty(0), np.empty(0))
+    if not steps.size:  # or none that all of them have
         return (*names, "0", wanted, *[""] * 6)
-    steps, values = plots.over_seeds(seeds)
     middle = iqm([values[:, -1]])
     better = [""] * 3
     against = evaluations(lsp, records) if lsp is not None and lsp is not curve else []

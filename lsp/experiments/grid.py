@@ -18,6 +18,7 @@ OTHER_SPEED = 110.0
 """The same: measured for dreamer, taken for all others that do not plan."""
 IMAGINING = 0.4
 """Share of a step's time that is rollouts of the planner, at preset fast and H = 10."""
+MOST_SEEDS = 10_000
 SPEED_NOTE = (
     "Hours from 60 env steps/s for methods that plan and 110 for others, measured with lsp and "
     "dreamer: preset fast, proprioception, one thread; a longer H is allowed for. Pixels are "
@@ -71,8 +72,9 @@ class Run:
 
     def reached(self, storage: Path) -> int:
         """Env steps of the newest checkpoint; 0 where there is none."""
-        found = self.folder(storage).glob("checkpoints/step-*")
-        return max((int(path.name.removeprefix("step-")) for path in found), default=0)
+        names = (path.name for path in self.folder(storage).glob("checkpoints/step-*"))
+        steps = (name.removeprefix("step-") for name in names)
+        return max((int(each) for each in steps if each.isdecimal()), default=0)
 
     def finished(self, storage: Path) -> bool:
         return self.reached(storage) >= self.steps
@@ -112,6 +114,8 @@ def grid(
     configs: Iterable[Config], tasks: Iterable[str], seeds: Sequence[int], steps: int
 ) -> list[Run]:
     """Every task with every settings and seed. Raises UserError if a setting makes no sense."""
+    if steps < 0:
+        raise UserError(f"steps must be at least 0, not {steps}")
     runs = [
         Run(validated(replace(config, task=task, seed=seed)), steps)
         for config in configs
@@ -147,6 +151,8 @@ def parse_seeds(text: str) -> list[int]:
         if match is None:
             raise UserError(f"--seeds {text}: write 0-4, or 0,3,7")
         first, last = int(match[1]), int(match[2] or match[1])
+        if not 0 <= last - first < MOST_SEEDS:
+            raise UserError(f"--seeds {text}: {part.strip()} is none, or more than {MOST_SEEDS:,}")
         seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 

@@ -1,13 +1,15 @@
 """Runs as tasks of a Ray cluster, which schedules, places and retries them."""
 
 import os
+import re
+import socket
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from lsp.config import RuntimeConfig
-from lsp.errors import UserError
+from lsp.errors import UserError, said
 from lsp.experiments.engines import Outcome
 from lsp.experiments.grid import Run
 from lsp.experiments.screen import Screen
@@ -16,6 +18,7 @@ from lsp.experiments.work import job, perform_job
 
 RETRIES = 3  # times that a run whose process or node died goes on from its checkpoint
 _POLL = 1.0  # seconds
+_PATIENCE = 10.0  # seconds that a cluster has to answer
 
 
 def run_on_ray(
@@ -113,6 +116,19 @@ def _why(ray: Any, result: Any) -> str | None:
         return str(error).strip().splitlines()[-1]
 
 
+def _check_answer(address: str | None) -> None:
+    """Raises UserError where nobody answers at `address`: Ray goes on trying for many minutes."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)", address or "")
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1], int(match[2])), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster at {address} ({said(error)}): start one with ray start"
+        ) from error
+
+
 def _connected(address: str | None, jobs: int, runtime: RuntimeConfig) -> Any:
     """Ray, initialised."""
     try:
@@ -121,6 +137,7 @@ def _connected(address: str | None, jobs: int, runtime: RuntimeConfig) -> Any:
         raise UserError(
             "--engine ray needs Ray: pip install 'latent-skill-planning[ray]'"
         ) from None
+    _check_answer(address)
     # What a cluster that is there already has decided for itself.
     here = {"num_cpus": jobs * (runtime.threads or 1), "include_dashboard": False}
     settings: dict[str, Any] = {} if address else here

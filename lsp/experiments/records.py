@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lsp import plots
+from lsp.config import to_dict
 from lsp.errors import UserError
 from lsp.experiments.grid import Run
 from lsp.metrics import read_metrics
@@ -77,8 +78,7 @@ def _rows(tables: Path, run: Run) -> list[Row]:
     """Those of a run in its table; evaluations without a return left out."""
     config = run.config
     source = None if run.source is None else run.source.config.task
-    variant = config.transfer.freeze_policy, config.transfer.relabel
-    path = tables / table_path(config.task, config.method, *variant, source)
+    path = tables / table_path(to_dict(config), source)
     wanted = {"obs": config.obs, "preset": config.preset, "seed": str(config.seed)}
     if run.source is not None:
         length, horizon = config.planner.skill_length, config.planner.horizon

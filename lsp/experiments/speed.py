@@ -49,6 +49,8 @@ def _line(curve: Curve, records: Records) -> tuple[int, np.ndarray, np.ndarray]:
     if not seeds:
         return 0, np.empty(0), np.empty(0)
     steps, values = over_seeds(seeds)
+    if not steps.size:  # none that all of them have
+        return len(seeds), steps, steps
     return len(seeds), steps, np.asarray(iqm([values.T]).value)
 
 
