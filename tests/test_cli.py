@@ -176,6 +176,16 @@ def test_a_mistake_costs_one_line_exit_code_2_and_nothing_half_written(mistake, 
     assert not folder.exists()
 
 
+def test_plot_refuses_what_it_would_not_draw(trained, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    for command, why in (
+        (f"plot {trained} --reference nosuch.csv", "--reference is drawn beside"),
+        (f"plot --skills {trained} nosuch", "--skills draws one run"),
+        (f"plot {tmp_path / 'results'} nosuch", "name one folder"),
+    ):
+        assert why in fails(command, capsys)
+
+
 def fails(command: str, capsys) -> str:
     """The single line that a failing command prints."""
     with pytest.raises(SystemExit) as stopped:

@@ -30,7 +30,7 @@ from lsp.experiments.skill_shows import hold, skill_grid, spread, views
 from lsp.experiments.targets import SCALES, TARGETS
 from lsp.experiments.trajectories import episode_states
 from lsp.experiments.work import perform
-from lsp.metrics import read_metrics
+from lsp.metrics import MetricsLogger, read_metrics
 from lsp.results import collect
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
@@ -116,7 +116,7 @@ def test_seeds_are_ranges_and_lists(text, seeds):
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "4-0", "0-9999999999"])
 def test_seeds_that_are_none_are_refused(text):
     with pytest.raises(UserError, match="--seeds"):
         parse_seeds(text)
@@ -155,6 +155,12 @@ def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
     [
         ("sweep --method lsp,dreamr", "unknown method 'dreamr'"),
         ("sweep --seeds x --dry-run", "--seeds x"),
+        ("sweep --seed 3 --dry-run", "--seeds, such as 0-4"),
+        ("sweep --steps -5 --dry-run", "steps must be at least 0"),
+        ("sweep --task walker_walk, --dry-run", "Unknown task ''"),
+        ("sweep --task walker_wlak --dry-run", "Did you mean"),
+        ("reproduce fig6b --scale debug --tables nosuch", "no folder of tables"),
+        ("reproduce fig6b --scale debug --out pyproject.toml", "pyproject.toml"),
         ("sweep --jobs 0 --dry-run", "--jobs"),
         ("reproduce fig3 --scale small", "no such target 'fig3'"),
         ("reproduce fig4 --scale huge", "unknown scale 'huge'"),
@@ -363,6 +369,20 @@ def test_a_figure_without_runs_says_so(tmp_path):
     for target in find_targets("all", SCALES["debug"]):
         (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")
         assert picture.stat().st_size > 5000
+
+
+def test_seeds_without_a_common_step_are_drawn_alone(tmp_path):
+    (target,) = find_targets("fig5", SCALES["small"])
+    line = next(curve for curve in target.curves if len(curve.runs) > 1)
+    for run, steps in zip(line.runs[:2], ([5000], [10_000, 20_000]), strict=True):
+        logger = MetricsLogger(run.folder(tmp_path))
+        for each in steps:
+            logger.write("eval", each, {"eval/return": 1.0})
+        logger.close()
+    (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")
+    with picture.with_suffix(".csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["seeds"].startswith("2/")]
+    assert [(row["curve"], row["env_steps"], row["iqm"]) for row in rows] == [(line.label, "0", "")]
 
 
 @pytest.fixture(scope="module")

@@ -169,9 +169,12 @@ def test_published_curves_are_those_of_the_task_and_clipped_to_our_steps(tmp_pat
     assert np.isclose(drawn[0].axes[0].get_xlim()[1], 20400)
 
 
-@pytest.mark.parametrize("reference", ["missing.csv", "other.csv"])
+@pytest.mark.parametrize("reference", ["missing.csv", "other.csv", "words.csv"])
 def test_a_reference_that_is_none_is_reported(tmp_path, reference):
     write_csv(tmp_path / "other.csv", ("a", "b"), [(1, 2)])
+    header = ("algorithm", "task", "obs", "env_steps", "seed", "score", "source")
+    row = ("dreamer", "walker_walk", "proprio", 1000, 0, "abc", "somewhere")
+    write_csv(tmp_path / "words.csv", header, [row])
     table(tmp_path / "walker_walk", "lsp", [(0, 1, 1)])
     with pytest.raises(UserError, match=reference):
         plots.plot_results(tmp_path / "walker_walk", tmp_path / "o.png", tmp_path / reference)

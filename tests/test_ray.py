@@ -25,6 +25,13 @@ def test_without_ray_it_is_one_line(tmp_path, monkeypatch):
         Execution("ray", storage=tmp_path).carry_out([debug_run(200, 0)], RUNTIME)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, address):
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match="no Ray cluster at"):
+        Execution("ray", storage=tmp_path, address=address).carry_out([debug_run(9, 0)], RUNTIME)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_node_that_goes_away_costs_no_run(tmp_path):
     pytest.importorskip("ray")

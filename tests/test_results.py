@@ -117,10 +117,12 @@ def test_transfers_have_tables_of_their_own(tmp_path):
         make_transfer(tmp_path / "frozen", freeze_policy=True),
         make_transfer(tmp_path / "relabelled", relabel=True),
         make_transfer(tmp_path / "both", relabel=True, freeze_policy=True),
+        make_transfer(tmp_path / "reset", reset=("value", "reward"), relabel=True),
     ]
     collect(runs, out)
     folder = out / "quadruped_reach" / "transfer_from_quadruped_walk"
     tables = ["lsp", "lsp-frozen", "lsp-frozen-relabel", "lsp-relabel"]
+    tables.append("lsp-relabel-reset-reward-value")
     assert sorted(path.stem for path in folder.glob("*.csv")) == tables
     assert (folder / "lsp-frozen.csv").read_text().splitlines() == [
         HEADER + ",source_steps,skill_length,horizon",
@@ -138,6 +140,17 @@ def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path):
         collect([run], tmp_path)
     (table,) = tmp_path.glob("quadruped_reach/*/lsp.csv")
     assert [row["horizon"] for row in read_table(table)] == ["40", "120"]
+
+
+def test_what_another_reward_pays_has_a_table_of_its_own(tmp_path):
+    runs = [
+        make_run(tmp_path / "plain", [(100, 1)]),
+        make_run(tmp_path / "paid", [(100, 1000)], reward="my.rewards:backwards"),
+    ]
+    collect(runs, tmp_path / "out")
+    assert rows(tmp_path / "out") == [("0", "100", "1.00")]
+    paid = rows(tmp_path / "out", "lsp-paid-by-my-rewards-backwards")
+    assert paid == [("0", "100", "1000.00")]
 
 
 def test_a_transfer_without_its_source_is_refused(tmp_path):
@@ -175,6 +188,26 @@ def test_damaged_settings_are_reported(tmp_path, text):
     (run / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         collect([run], tmp_path / "out")
+
+
+def test_damage_of_all_sorts_is_named(tmp_path):
+    out = tmp_path / "out"
+    groups = make_run(tmp_path / "groups", [(100, 1)], transfer="x")
+    values = make_run(tmp_path / "values", [(100, 1)])
+    (values / "metrics.jsonl").write_text('{"kind": "eval", "env_steps": 1, "eval/return": "x"}\n')
+    source = make_transfer(tmp_path / "source")
+    (source / "source.json").write_text('{"task": "walker_walk", "env_steps": "x"}')
+    for run, named in ((groups, "transfer"), (values, "line 1"), (source, "env_steps 'x'")):
+        with pytest.raises(UserError, match=named):
+            collect([run], out)
+    good, commands = make_run(tmp_path / "good", [(100, 1)]), out / "walker_walk" / "commands.md"
+    commands.parent.mkdir(parents=True)
+    commands.write_text("# Commands\n\n## bare")
+    collect([good], out)
+    assert "## bare\n" in commands.read_text()
+    commands.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"commands\.md is not what lsp collect wrote"):
+        collect([good], out)
 
 
 def test_a_foreign_table_is_not_overwritten(tmp_path):
