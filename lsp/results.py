@@ -103,9 +103,9 @@ def table_path(config: Mapping[str, Any], source: str | None = None) -> Path:
     """Of a run's table under all results, from its settings as nested dictionaries and the task of
     the run that it started from. The file's name says how it differs from the method's plain one:
     "lsp-frozen"; users' tasks and rewards have colons, dots and slashes."""
-    folder, transfer = Path(plain_name(config["task"])), config.get("transfer", {})
+    folder, transfer = Path(plain_name(config["task"])), {}
     if source is not None:
-        folder /= f"{TRANSFERS}{plain_name(source)}"
+        folder, transfer = folder / f"{TRANSFERS}{plain_name(source)}", config["transfer"]
     name = config["method"]
     name += "-frozen" if transfer.get("freeze_policy") else ""
     name += "-relabel" if transfer.get("relabel") else ""

@@ -144,7 +144,8 @@ def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path):
 
 def test_what_another_reward_pays_has_a_table_of_its_own(tmp_path):
     runs = [
-        make_run(tmp_path / "plain", [(100, 1)]),
+        # Nothing begins anew where nothing is carried over.
+        make_run(tmp_path / "plain", [(100, 1)], transfer={"reset": ["reward", "value"]}),
         make_run(tmp_path / "paid", [(100, 1000)], reward="my.rewards:backwards"),
     ]
     collect(runs, tmp_path / "out")
