@@ -82,7 +82,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
     if problems:
         raise UserError(
             f"no checkpoint in {folder} can be read: {'; '.join(problems)}: restore one of them, "
-            "or choose another --logdir"
+            "or name the folder of another run"
         )
     return None
 

@@ -97,7 +97,7 @@ class Replay:
         if 2 * present < self.num_episodes:
             raise UserError(
                 f"{self._directory} holds {present} of {self.num_episodes} episodes: restore them, "
-                "or choose another --logdir"
+                "or name the folder of another run"
             )
 
     def _count_steps(self, index: int, problems: list[str]) -> int:
@@ -141,7 +141,7 @@ class Replay:
         if len(self.lost) == self.num_episodes:
             raise UserError(
                 f"none of {self.num_episodes} episodes in {self._directory} can be read ({some}): "
-                "restore them, or choose another --logdir"
+                "restore them, or name the folder of another run"
             )
         warn(f"{len(problems)} of {self.num_episodes} episodes are left out: {some}")
 
