@@ -1,4 +1,4 @@
-"""Evaluation: plan mean, policy mode, no noise; all episodes side by side in one batch."""
+"""Evaluation: plan mean, policy mode, no noise; up to 100 episodes side by side in one batch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +10,8 @@ from lsp.config import RuntimeConfig
 from lsp.envs.workers import Failure, InProcess, Step
 from lsp.errors import UserError
 from lsp.methods import AnyAgent, AnyNetworks, build_agent
+
+MOST_AT_ONCE = 100  # each has a simulator of its own, of 10 MiB and more
 
 
 class Evaluation(NamedTuple):
@@ -45,28 +47,36 @@ def evaluate(
     on_frame: Callable[[np.ndarray], None] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Run `episodes` episodes with an agent of its own, which `seed` seeds and `runtime` speeds up.
+    """Run `episodes` episodes with agents of their own, which `seed` seeds and `runtime` speeds up.
 
     `on_frame` is given a picture of the first episode at every agent step. `on_step` is
     called there too, and may raise to end the evaluation.
     """
-    envs = [make_env() for _ in range(episodes)]
-    try:
-        agent = build_agent(networks, "evaluate", episodes, seed, runtime)
-        return _run(agent, envs, on_frame, on_step)
-    finally:
-        for env in envs:
-            env.close()
+    seeds = episode_seeds(episodes)
+    parts = []
+    for first in range(0, episodes, MOST_AT_ONCE):
+        part = seeds[first : first + MOST_AT_ONCE]
+        envs = [make_env() for _ in part]
+        try:
+            agent = build_agent(networks, "evaluate", len(part), seed, runtime)
+            parts.append(_run(agent, envs, part, on_frame if first == 0 else None, on_step))
+        finally:
+            for env in envs:
+                env.close()
+    returns, lengths = (np.concatenate([part[i] for part in parts]) for i in range(2))
+    success = [part.success for part in parts if part.success is not None]
+    known = len(success) == len(parts)
+    return Evaluation(returns, lengths, np.concatenate(success) if known else None)
 
 
 def _run(
     agent: AnyAgent,
     envs: list[gymnasium.Env[Any, Any]],
+    seeds: list[int],
     on_frame: Callable[[np.ndarray], None] | None,
     on_step: Callable[[], None],
 ) -> Evaluation:
     count = len(envs)
-    seeds = episode_seeds(count)
     alone = [InProcess(env) for env in envs]
     begun = [_given(env.reset({0: s})[0]) for env, s in zip(alone, seeds, strict=True)]
     observations = [step.observation for step in begun]

@@ -93,3 +93,25 @@ def test_every_agent_is_asked_the_same_questions():
         began.append([env.began for env in Target.made])
     assert began[0] == began[1]
     assert len(set(began[0])) == 3
+
+
+def test_many_episodes_are_not_all_there_at_once(monkeypatch):
+    networks = make_networks()
+    whole = run(networks, episodes=5)
+    monkeypatch.setattr("lsp.evaluation.MOST_AT_ONCE", 2)
+    open_at_once = []
+    parted = evaluate_counting(networks, open_at_once)
+    assert max(open_at_once) == 2
+    assert [len(x) for x in parted] == [5, 5, 5]
+    np.testing.assert_array_equal(parted.lengths, whole.lengths)
+    np.testing.assert_array_equal(parted.success, whole.success)
+
+
+def evaluate_counting(networks, counts):
+    def make():
+        target = Target()
+        counts.append(sum(not each.closed for each in Target.made))
+        return target
+
+    Target.made = []
+    return evaluate(networks, make, 5)
