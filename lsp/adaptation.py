@@ -57,7 +57,7 @@ def transferred(
 
 def check(config: Config) -> None:
     """Raises UserError, with both spaces, where the source's task has others than this one; and
-    where its replay is to be relabelled and is one of another body, or of longer or shorter actions."""
+    where its replay is to be relabelled, and has another body or another action repeat."""
     # What it was paid does not matter here, and its function may be out of reach.
     source = replace(_source(config).read_config(), reward=None)
     relabel, held = config.transfer.relabel, (source.action_repeat, config.action_repeat)
