@@ -145,7 +145,7 @@ def _transferred(
 ) -> Curve:
     """The line of the runs of `curve`, gone on with on another task."""
     transfer = TransferConfig(freeze_policy=freeze, relabel=relabel)
-    if curve.runs[0].config.preset == "debug":
+    if relabel and curve.runs[0].config.preset == "debug":
         transfer = replace(transfer, updates=10)
     runs = tuple(
         Run(replace(source.config, task=task, transfer=transfer), steps, source)
