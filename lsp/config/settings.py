@@ -266,7 +266,7 @@ class TransferConfig:
     """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What starts anew besides the optimisers: the reward head, the value's output for the task.
-    The paper names neither. Kept, they let `lsp` adapt sooner, `dreamer` later
+    The paper names neither. Keeping them served `lsp` in four transfers of four, `dreamer` in one
     (docs/findings.md)."""
     relabel: bool = False
     """Start from the source's replay, paid anew for this task (section 4.3)."""
