@@ -130,9 +130,10 @@ class Agent:
         self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
     def replan(self, inputs: Tensors) -> Tensors:
-        """ζ of some envs; a warm start takes the means that they had."""
-        mean = inputs["mean"]
-        prior = Plan(mean, torch.ones_like(mean)) if self.config.planner.warm_start else None
+        """ζ of some envs; a warm start takes what is left of the plans that they had, the last
+        skill once more."""
+        rest = torch.cat([inputs["mean"][:, 1:], inputs["mean"][:, -1:]], 1)
+        prior = Plan(rest, torch.ones_like(rest)) if self.config.planner.warm_start else None
         latent = Latent(inputs["deter"], inputs["stoch"])
         return plan_skills(self.fast.twin, latent, self.generator, prior)[0]._asdict()
 

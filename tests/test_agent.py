@@ -217,6 +217,22 @@ def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch):
     assert (priors[-1].std == 1).all()
 
 
+def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch):
+    plans, priors = [], []
+    original = lsp.agent.plan_skills
+
+    def watched(networks, latent, generator, prior):
+        priors.append(prior.mean)
+        zeta, metrics = original(networks, latent, generator, prior)
+        plans.append(zeta.mean)
+        return zeta, metrics
+
+    monkeypatch.setattr(lsp.agent, "plan_skills", watched)
+    networks = make_networks(planner={"warm_start": True, "skill_length": 2, "horizon": 6})
+    act(Agent(networks, "collect"), 4)
+    torch.testing.assert_close(priors[1], plans[0][:, [1, 2, 2]])
+
+
 def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkeypatch):
     planned = []
     original = lsp.agent.plan_skills
