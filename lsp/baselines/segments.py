@@ -28,8 +28,9 @@ class Segments(NamedTuple):
     """What followed each choice of a goal: K steps, or fewer where the episode ended.
 
     `within` says which of the K steps belong to the episode, `complete` whether all do; `counts`
-    also takes in episodes that ended by themselves, but not those cut off by a time limit.
-    `sequence` and `start` are where each was cut from.
+    also takes in episodes that ended by themselves, but not those cut off by a time limit. After
+    an episode's end `state` stays at its last one. `sequence` and `start` are where each was cut
+    from.
     """
 
     state: Float[Tensor, "steps_and_1 segments state"]
@@ -45,25 +46,29 @@ class Segments(NamedTuple):
 
 
 def cut_segments(sequences: Sequences, length: int) -> Segments:
-    """All segments of `length` K that lie in the sequences; none crosses an episode's end.
+    """Segments of `length` K that lie in the sequences; none crosses an episode's end.
 
-    `reward` is the sum over the segment. There are ⌊(time - 1) / K⌋ for each sequence, of which
-    those that were not found have `complete` and `counts` false.
+    `reward` is the sum over the segment. There are ⌊(time - 1) / K⌋ + 1 for each sequence: all
+    that are complete, and one that an episode's end cut short. Those that were not found have
+    `complete` and `counts` false.
     """
     is_first = sequences.is_first
     begins = (sequences.step[:, 1:] == 0) & ~is_first[:, 1:]
     begins = begins[:, : is_first.shape[1] - length]
-    most = (is_first.shape[1] - 1) // length
-    found, start = begins.int().topk(most, dim=1)
+    # Of each row the K rows after it: which of them are of its episode, and whether it ends there.
+    inside = (~is_first[:, 1:].unfold(1, length, 1)).int().cumprod(-1) > 0
+    ends = (inside & sequences.is_terminal[:, 1:].unfold(1, length, 1)).any(-1)
+    rank = begins * (1 + ends.int() + 2 * inside[..., -1].int())  # complete ones come first
+    found, start = rank.topk((is_first.shape[1] - 1) // length + 1, dim=1)
     sequence = torch.arange(is_first.shape[0], device=start.device)[:, None].expand_as(start)
     found, start, sequence = found.flatten() > 0, start.flatten(), sequence.flatten()
     rows = start + torch.arange(length + 1, device=start.device)[:, None]
     after = sequence, rows[1:]
-    within = ((~is_first[after]).int().cumprod(0) > 0) & found
+    within = inside[sequence, start].T & found
     terminal = (within & sequences.is_terminal[after]).any(0)
     complete = within[-1]
     return Segments(
-        state=sequences.state[sequence, rows],
+        state=sequences.state[sequence, rows.minimum(start + within.sum(0))],
         action=sequences.action[after],
         goal=sequences.goal[sequence, rows[1]],
         reward=(within * sequences.reward[after]).sum(0),
