@@ -64,9 +64,6 @@ def plan(
     for iteration, draws in enumerate(noise.unbind(0)):
         # Sample G plans from p(z | ζ)
         candidates = zeta.sample(draws)
-        if config.over == "actions":
-            # Beyond the bounds nothing changes, and the mean would wander off there (PlaNet).
-            candidates = candidates.clamp(-1, 1)
         # Imagine H steps from each s_t with each, and estimate their values V_g
         values = evaluate(candidates.expand(-1, starts, -1, -1), iteration)
         if shared:
