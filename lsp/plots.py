@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from lsp.errors import UserError
 from lsp.results import TRANSFERS, Run, read_run, read_table
@@ -288,7 +289,7 @@ def finish(axes: Axes, title: str, ylabel: str = "return", **legend: Any) -> Non
     axes.set_title(title)
     axes.set_xlabel("env steps")
     axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k, 1M
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()

@@ -20,7 +20,7 @@ from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config, vali
 from lsp.envs import rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
-from lsp.experiments import local, skill_shows, targets
+from lsp.experiments import curves, local, skill_shows, targets
 from lsp.experiments.engines import Execution, Outcome, cores
 from lsp.experiments.grid import Run, grid, parse_seeds, unique
 from lsp.experiments.records import Records
@@ -369,6 +369,23 @@ def test_a_figure_without_runs_says_so(tmp_path):
     for target in find_targets("all", SCALES["debug"]):
         (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")
         assert picture.stat().st_size > 5000
+
+
+def test_panels_reach_as_far_as_their_runs_are_to_go(tmp_path, monkeypatch):
+    (target,) = find_targets("fig6b", SCALES["small"])
+    figures = []
+    monkeypatch.setattr(curves.plots, "save_figure", lambda figure, out: figures.append(figure))
+    for returns in ({}, {5000: 3.0, 10_000: 7.0}):
+        logger = MetricsLogger(target.runs[0].folder(tmp_path))
+        for steps, mean in returns.items():
+            logger.write("eval", steps, {"eval/return": mean})
+        logger.close()
+        curves.draw_curves(target, Records(tmp_path), tmp_path / "drawn.png")
+    nothing, something = (figure.axes[0] for figure in figures)
+    assert nothing.get_xlim() == something.get_xlim() == (0, 255_000)
+    assert nothing.get_ylim() == (0, 1000)
+    assert something.get_ylim()[1] < 1000
+    assert something.xaxis.get_major_formatter()(50_000) == "50k"
 
 
 def test_seeds_without_a_common_step_are_drawn_alone(tmp_path):

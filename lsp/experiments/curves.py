@@ -18,6 +18,7 @@ from lsp.statistics import iqm, probability_of_improvement
 STATISTICS = ("iqm", "low", "high", "lsp_better", "lsp_better_low", "lsp_better_high")
 HEADER = ("panel", "curve", "seeds", "env_steps", "of", *STATISTICS)
 _COLUMNS = 3
+_MOST = 1000  # a thousand control steps that pay at most 1, in all of the paper's tasks
 # Below the axes: many curves leave no empty corner.
 _LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2}
 _STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle": "--"}}
@@ -38,6 +39,7 @@ def draw_curves(target: Target, records: Records, out: Path) -> None:
         for curve in shown:
             draw(each, curve, records)
         plots.mark_standing_still(each, shown[0].runs[0].config.task)
+        _set_range(each, shown, records)
         plots.finish(each, panel, **_LEGEND)
     figure.suptitle(f"{target.title}{partial_note(target, records)}")
     plots.save_figure(figure, out)
@@ -102,6 +104,13 @@ def draw(axes: Axes, curve: Curve, records: Records) -> None:
     for each, returns in seeds:
         beyond = each >= last
         axes.plot(each[beyond], returns[beyond], linewidth=0.8, alpha=0.6, **style)
+
+
+def _set_range(axes: Axes, curves: Sequence[Curve], records: Records) -> None:
+    """As far as the runs are to go; of returns, where there are none yet, what a task may pay."""
+    axes.set_xlim(0, 1.02 * max(run.steps for curve in curves for run in curve.runs))
+    if not any(records.evaluations(run) for curve in curves for run in curve.runs):
+        axes.set_ylim(0, _MOST)
 
 
 def _row(curve: Curve, lsp: Curve | None, records: Records) -> tuple[str, ...]:
