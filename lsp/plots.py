@@ -6,7 +6,7 @@ import csv
 import itertools
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ def plot_results(folder: Path, out: Path, reference: Path | None = None) -> None
         observed = {row["obs"] for row in rows}
         _draw_reference(axes, _read_reference(reference, task, observed), last)
     ours = _seed_curves(rows, ("method", "variant"), "eval_return")
-    dashes = dict(zip(sorted({variant for _, variant in ours}), itertools.cycle(("-", *_DASHES))))
+    variants = Counter(variant for _, variant in sorted(ours)).most_common()
+    dashes = dict(zip((variant for variant, _ in variants), itertools.cycle(("-", *_DASHES))))
     for (method, variant), seeds in ours.items():
         label = f"{method} ({variant}, {_count(len(seeds), 'seed')})"
         style = dashes[variant]

@@ -134,6 +134,20 @@ def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path, drawn)
     assert (low_high.y0, low_high.y1) == (0, 350)
 
 
+def test_the_kind_of_run_that_most_curves_are_of_is_solid(tmp_path, drawn):
+    folder = tmp_path / "walker_walk"
+    for method, observed in (("dreamer", ("pixels", "proprio")), ("lsp", ("proprio",))):
+        rows = [(obs, "fast", 0, 100, 1.0, 1, "", 10, 1, 1, "abc") for obs in observed]
+        write_csv(folder / f"{method}.csv", HEADER, rows)
+    plots.plot_results(folder, tmp_path / "out.png")
+    dashes = {name: line.get_linestyle() for name, line in curves(drawn[0].axes[0]).items()}
+    assert dashes == {
+        "dreamer (pixels, fast, 1 seed)": "--",
+        "dreamer (proprio, fast, 1 seed)": "-",
+        "lsp (proprio, fast, 1 seed)": "-",
+    }
+
+
 def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(tmp_path, drawn):
     folder = tmp_path / "quadruped_reach" / "transfer_from_quadruped_upright_walk"
     rows = [
