@@ -1,7 +1,7 @@
 """Starting from what another run has learned, on another task with the same body (section 4.3)."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +26,67 @@ def transferred(
     transfer: TransferConfig | None = None,
     skill_length: int | None = None,
     horizon: int | None = None,
+    *,
+    logdir: Path | None = None,
     **changes: Any,
 ) -> Config:
-    """The settings of a run on `task` that starts from the run in `source`: that run's own, with
-    K and H changed where they are given; `changes` replace top-level fields, but none that decides
-    what its weights are.
+    """The settings of a run on `task`, in `logdir`, that starts from the run in `source`: that
+    run's own, with K and H changed where they are given; `changes` replace top-level fields, but
+    none that decides what its weights are.
 
-    Behaviour learning imagines one skill where H is changed. Raises UserError if `source` is no
-    run, a method without skills is given K or H, or something cannot be changed.
+    Behaviour learning imagines one skill where K or H is given. Raises UserError if `source` is no
+    run, a method is given K or H that has none, or something cannot be changed.
     """
-    for name in sorted({"method", "preset", "obs"} & set(changes)):
-        raise UserError(f"a transfer keeps its source's {name}: leave it out")
-    if transfer is not None and transfer.source not in (None, str(source)):
-        raise UserError(f"two sources: {source} and {transfer.source}")
-    config = RunFolder(source).read_config()
+    _check_changes(source, transfer, changes)
+    config = source_settings(source, logdir)
     transfer = replace(transfer or TransferConfig(), source=str(source))
     # The source's own reward is neither this task's nor known to be harmless code.
     changes = {"reward": None} | changes
     config = replace(config, task=task, transfer=transfer, **changes)
     if skill_length is None and horizon is None:
         return config
-    if not config.has_skills:
-        raise UserError(f"{config.method} has no skills: leave out the skill length and horizon")
+    if skill_length is not None and not config.has_skills:
+        raise UserError(f"{config.method} has no skills: leave out the skill length")
+    looks_ahead = config.plans_actions or (config.has_skills and config.method != "hiro")
+    if horizon is not None and not looks_ahead:
+        raise UserError(f"{config.method} plans nothing: leave out the horizon")
     planner = config.planner
     length = planner.skill_length if skill_length is None else skill_length
     ahead = planner.horizon if horizon is None else horizon
-    planner = replace(planner, skill_length=length, horizon=ahead)
-    return replace(config, planner=planner, behavior=replace(config.behavior, horizon=length))
+    config = replace(config, planner=replace(planner, skill_length=length, horizon=ahead))
+    if not config.has_skills:
+        return config
+    return replace(config, behavior=replace(config.behavior, horizon=length))
+
+
+def _check_changes(source: Path, transfer: object, changes: dict[str, Any]) -> None:
+    """Raises UserError for what a transfer cannot change, or nothing has."""
+    for name in sorted({"method", "preset", "obs"} & set(changes)):
+        raise UserError(f"a transfer keeps its source's {name}: leave it out")
+    for name in sorted(set(changes) - {each.name for each in fields(Config)}):
+        raise UserError(f"a transfer has no setting {name!r}")
+    if transfer is None:
+        return
+    if not isinstance(transfer, TransferConfig):
+        raise UserError(f"transfer must be a TransferConfig, not {type(transfer).__name__}")
+    if transfer.source not in (None, str(source)):
+        raise UserError(f"two sources: {source} and {transfer.source}")
+
+
+def source_settings(source: Path, logdir: Path | None = None) -> Config:
+    """Those of the run in `source`. Where it is gone, a transfer from it that is under way in
+    `logdir` goes on with its own. Raises UserError where neither is there."""
+    if logdir is not None and not source.exists() and RunFolder(logdir).has_checkpoint:
+        own = RunFolder(logdir).read_config()
+        if own.transfer.source and Path(own.transfer.source).resolve() == source.resolve():
+            return own
+    return RunFolder(source).read_config()
 
 
 def check(config: Config) -> None:
     """Raises UserError, with both spaces, where the source's task has others than this one; and
-    where its replay is to be relabelled, and has another body or another action repeat."""
+    where its replay is to be relabelled, and has another body, another action repeat or other
+    goals."""
     # What it was paid does not matter here, and its function may be out of reach.
     source = replace(_source(config).read_config(), reward=None)
     relabel, held = config.transfer.relabel, (source.action_repeat, config.action_repeat)
@@ -65,6 +94,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"{config.transfer.source}: its actions were held for {held[0]} env steps, not "
             f"{held[1]}: keep its action_repeat, or do not relabel its replay"
+        )
+    if relabel and config.method == "hiro" and _goals(source) != _goals(config):
+        raise UserError(
+            f"{config.transfer.source}: its goals were {' for '.join(_goals(source))} agent steps, "
+            f"not {' for '.join(_goals(config))}: keep them, or do not relabel its replay"
         )
     if source.task.startswith("python:") or config.task.startswith("python:"):
         return  # made from Python: the weights will tell
@@ -87,6 +121,11 @@ def check(config: Config) -> None:
             f"{source.task} has another body than {config.task}, which cannot pay its states: do "
             "not relabel its replay"
         )
+
+
+def _goals(config: Config) -> tuple[str, str]:
+    """Of HIRO's manager, which the replay notes: of which kind, and held for how long."""
+    return config.hiro.goals, str(config.planner.skill_length)
 
 
 def begin(trainer: Trainer) -> None:
@@ -114,7 +153,7 @@ def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
     if not source.episodes.is_dir():
         raise UserError(f"{source.path} has no episodes to relabel: restore {source.episodes}")
     rewards = reward_function(trainer.env, trainer.config.task)
-    for episode in Replay.load(source.episodes, None, count).episodes():
+    for episode in Replay.stream(source.episodes, count):
         trainer.replay.add(relabelled(episode, rewards, source.path))
     rows, needed = len(trainer.replay), trainer.config.replay.length
     if rows < needed:

@@ -47,8 +47,8 @@ def train(
     Raises UserError if a setting makes no sense, the task is unknown or none for LSP, `logdir`
     holds another run, is in use, damaged beyond what a run survives, or cannot be written.
     """
-    if steps < 0:
-        raise UserError(f"steps must be at least 0, not {steps}")
+    if not isinstance(steps, int) or steps < 0:
+        raise UserError(f"steps must be a whole number of at least 0, not {steps!r}")
     settings, source = _settings(task, config)
     runtime = runtime or default_runtime(settings.preset)
     prepare_torch(runtime)
@@ -69,11 +69,13 @@ def train(
 
 def transfer(
     run: str | Path,
-    task: str,
+    task: Task,
     logdir: str | Path,
     steps: int = 100_000,
     runtime: RuntimeConfig | None = None,
     listen: Callable[[Progress], None] = lambda progress: None,
+    *,
+    force: bool = False,
     **settings: Any,
 ) -> bool:
     """Train on `task`, starting from what the run in `run` has learned; otherwise as `train`.
@@ -83,7 +85,9 @@ def transfer(
 
     Raises UserError where `train` does, and where nothing can be carried over.
     """
-    return train(transferred(Path(run), task, **settings), logdir, steps, runtime, listen)
+    name = task if isinstance(task, str) else task_name(task)
+    config = transferred(Path(run), name, logdir=Path(logdir), **settings)
+    return train(task, logdir, steps, runtime, listen, config=config, force=force)
 
 
 def _begin(trainer: Trainer) -> None:

@@ -84,9 +84,9 @@ def _parse(
 
 def _as_its_source(transfer: Transfer) -> Transfer:
     """Computed as its source's preset has it. Raises UserError if that is no run."""
-    from lsp.run import RunFolder
+    from lsp.adaptation import source_settings
 
-    preset = RunFolder(transfer.run).read_config().preset
+    preset = source_settings(transfer.run, transfer.folder).preset
     return replace(transfer, runtime=default_runtime(preset))
 
 

@@ -118,9 +118,14 @@ class Transfer:
     """Go on with these settings where the folder's run has others, as far as they fit."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
+    @property
+    def folder(self) -> Path:
+        from lsp.tasks import plain_name
+
+        return self.logdir or Path("runs") / f"{plain_name(self.task)}-from-{self.run.name}"
+
     def main(self) -> None:
         from lsp.adaptation import transferred
-        from lsp.tasks import plain_name
 
         transfer = TransferConfig(
             freeze_policy=self.freeze_policy,
@@ -135,11 +140,11 @@ class Transfer:
             transfer,
             self.skill_length,
             self.horizon,
+            logdir=self.folder,
             reward=self.reward,
             **changes,
         )
-        logdir = self.logdir or Path("runs") / f"{plain_name(self.task)}-from-{self.run.name}"
-        Train(config, self.steps, logdir, self.video, self.force, self.runtime).main()
+        Train(config, self.steps, self.folder, self.video, self.force, self.runtime).main()
 
 
 @dataclass(frozen=True)

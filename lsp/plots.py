@@ -133,7 +133,11 @@ def plot_results(folder: Path, out: Path, reference: Path | None = None) -> None
         for row in table
     ]
     if not rows:
-        raise UserError(f"{folder} holds no results: lsp collect RUN --out {folder.parent} first")
+        below = sorted(str(each) for each in folder.glob(f"{TRANSFERS}*"))
+        instead = (
+            f"draw {' or '.join(below)}" if below else f"lsp collect RUN --out {folder.parent}"
+        )
+        raise UserError(f"{folder} holds no results of a run that began there: {instead}")
     task, title = folder.name, folder.name
     if task.startswith(TRANSFERS):
         task = folder.parent.name
@@ -169,13 +173,14 @@ def _variant(row: dict[str, str]) -> str:
 
 
 def _draw_run(axes: Axes, run: Run) -> None:
-    color = color_of(run.method)
+    name = run.table.stem  # lsp-frozen
+    color = color_of(name)
     episodes = run.lines("episode")
     axes.plot(*curve(episodes, "episode/return"), color=color, alpha=0.25, linewidth=0.8, zorder=1)
     evaluations = run.lines("eval")
     steps, mean = curve(evaluations, "eval/return")
     std = np.nan_to_num(curve(evaluations, "eval/std")[1])
-    axes.plot(steps, mean, color=color, marker="o", markersize=4, label=run.method, zorder=3)
+    axes.plot(steps, mean, color=color, marker="o", markersize=4, label=name, zorder=3)
     axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
 
 

@@ -55,6 +55,7 @@ class Replay:
         self._directory = directory
         self._capacity = capacity
         self._rows: dict[str, np.ndarray] = {}
+        self._kinds: dict[str, str] = {}
         self._allocated = 0
         self._next = 0  # where the next row goes; the ring's seam, once it is full
         self._size = 0
@@ -90,6 +91,24 @@ class Replay:
         replay._say_what_is_lost(problems)
         return replay
 
+    @classmethod
+    def stream(cls, directory: Path, num_episodes: int) -> Iterator[Episode]:
+        """What ``load`` would load, an episode at a time: no more than one is in memory.
+
+        Raises:
+          UserError: no file can be read.
+        """
+        replay = cls.__new__(cls)
+        replay._start(directory, None)
+        replay.num_episodes = num_episodes
+        replay._refuse_if_most_is_missing()
+        problems: list[str] = []
+        for index in range(num_episodes):
+            episode = replay._read(index, problems)
+            if episode is not None:
+                yield episode
+        replay._say_what_is_lost(problems)
+
     def _refuse_if_most_is_missing(self) -> None:
         assert self._directory is not None
         present = len(_episode_files(self._directory))
@@ -104,8 +123,8 @@ class Replay:
         """Rows of a stored episode, 0 where it is lost; its env steps are added to the sum."""
         assert self._directory is not None
         path = _path(self._directory, index)
-        if not path.exists() and (self._directory / _DAMAGED / path.name).exists():
-            self.lost.add(index)  # known already
+        if self._is_set_aside(path):
+            self.lost.add(index)
             return 0
         try:
             steps = _as_stored(read_arrays(path, only="env_steps"))["env_steps"]
@@ -115,17 +134,31 @@ class Replay:
         self.num_env_steps += int(steps.sum())
         return len(steps)
 
+    def _is_set_aside(self, path: Path) -> bool:
+        """Whether an episode is known to be damaged."""
+        return not path.exists() and (path.parent / _DAMAGED / path.name).exists()
+
     def _restore(self, index: int, problems: list[str]) -> None:
         assert self._directory is not None
+        episode = self._read(index, problems)
+        if episode is not None:
+            self._check_length(episode, str(_path(self._directory, index)))
+            self._remember(episode)
+
+    def _read(self, index: int, problems: list[str]) -> Episode | None:
+        """A stored episode; None where it is lost."""
+        assert self._directory is not None
         path = _path(self._directory, index)
+        if self._is_set_aside(path):
+            self.lost.add(index)
+            return None
         try:
             episode = _checked(_as_stored(read_arrays(path)))
             self._check_kinds(episode, "it")
         except (UserError, ValueError) as error:
             self._lose(index, error, problems)
-            return
-        self._check_length(episode, str(path))
-        self._remember(episode)
+            return None
+        return episode
 
     def _lose(self, index: int, error: Exception, problems: list[str]) -> None:
         assert self._directory is not None
@@ -253,9 +286,10 @@ class Replay:
             )
 
     def _check_kinds(self, episode: Episode, name: str) -> None:
+        """Against those of the first episode that was checked."""
         new = {key: _kind(rows) for key, rows in episode.items() if key not in _FILE_ONLY}
-        old = {key: _kind(rows) for key, rows in self._rows.items()}
-        for key in sorted(new.keys() | old.keys()) if old else []:
+        old = self._kinds = self._kinds or new
+        for key in sorted(new.keys() | old.keys()):
             if new.get(key) != old.get(key):
                 raise ValueError(
                     f"{name}: '{key}' is {new.get(key)} a row, in earlier episodes {old.get(key)}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lsp.acceleration import precision
-from lsp.config import Config, RuntimeConfig, differences, from_dict, to_dict
+from lsp.config import Config, RuntimeConfig, TransferConfig, differences, from_dict, to_dict
 from lsp.errors import UserError, warn
 from lsp.lock import Lock
 from lsp.seal import seal, sealed
@@ -134,14 +134,13 @@ class RunFolder:
                 raise UserError(f"{error}: --force goes on with this command's settings") from error
             warn(f"{self.path} goes on with this command's settings ({error})")
             return
-        began, begins = _source(before), _source(config)
-        if began == begins:  # however it is spelled
+        if _source(before) == _source(config):  # however it is spelled
             before = replace(
                 before, transfer=replace(before.transfer, source=config.transfer.source)
             )
-        elif force and self.has_checkpoint:
+        if force and self.has_checkpoint and _beginning(before) != _beginning(config):
             raise UserError(
-                f"{self.path} began from {began or 'nothing'}, not from {begins or 'nothing'}: "
+                f"{self.path} began from {_said(before)}, not from {_said(config)}: "
                 "choose another --logdir"
             )
         changed = differences(before, config)
@@ -159,6 +158,21 @@ def _source(config: Config) -> Path | None:
     """The folder that a transfer starts from."""
     source = config.transfer.source
     return None if source is None else Path(source).resolve()
+
+
+def _beginning(config: Config) -> TransferConfig:
+    """What a run is begun with, once: all that is said of its transfer but how it learns."""
+    return replace(config.transfer, freeze_policy=False)
+
+
+def _said(config: Config) -> str:
+    begun, source = config.transfer, _source(config)
+    if source is None:
+        return "nothing"
+    parts = [str(source)]
+    parts += [f"relabelled ({begun.updates} updates)"] if begun.relabel else []
+    parts += [f"without its {' and '.join(begun.reset)}"] if begun.reset else []
+    return ", ".join(parts)
 
 
 def provenance(config: Config, runtime: RuntimeConfig) -> dict[str, Any]:

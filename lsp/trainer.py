@@ -69,7 +69,11 @@ class Trainer:
         force: bool = False,
     ):
         with ExitStack() as opened:
-            self._open(config.resolved(), folder, runtime, source, force, opened)
+            try:
+                self._open(config.resolved(), folder, runtime, source, force, opened)
+            except BaseException:
+                folder.discard()
+                raise
             self._opened = opened.pop_all()
 
     def _open(

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from own_tasks import Reach
 
 import lsp
 from lsp.adaptation import begin, relabelled, reward_function, transferred
@@ -20,7 +22,7 @@ from lsp.config import (
 )
 from lsp.envs import make_env
 from lsp.envs.dmc import load_control
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError
 from lsp.planner import standard_plan
 from lsp.run import RunFolder
 from lsp.trainer import Trainer
@@ -274,6 +276,11 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
     run = tmp_path / "run"
     refused("not a run", tmp_path / "nowhere", "walker_run", run, 100)
     refused("no skills", source("dreamer"), "walker_run", run, 100, skill_length=30)
+    refused("plans nothing", source("dreamer"), "walker_run", run, 100, horizon=30)
+    refused("plans nothing", source("hiro"), "walker_run", run, 100, horizon=30)
+    refused("no setting 'speed'", source(), "walker_run", run, 100, speed=3)
+    relabel = {"transfer": TransferConfig(relabel=True), "skill_length": 4}
+    refused("were skills for 10 agent", source("hiro"), "walker_run", run, 100, **relabel)
     refused("module:function", source(), "walker_run", run, 100, reward="height")
     refused("no 'nothing'", source(), "walker_run", run, 100, reward="test_adaptation:nothing")
     refused(
@@ -287,6 +294,26 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
     with pytest.raises(UserError, match=r"need a transfer\.source"):
         validated(Config(transfer=TransferConfig(relabel=True)))
     assert not run.exists()
+
+
+def test_mistakes_of_a_program_without_type_checks_are_one_line(source, tmp_path):
+    jaxtyping.config.update("jaxtyping_disable", True)
+    refused("be a TransferConfig", source(), "walker_run", tmp_path, 9, transfer={"updates": 3})
+    refused("steps must be a whole number", source(), "walker_run", tmp_path / "run", "9")
+    assert not (tmp_path / "run").exists()
+
+
+def test_planned_actions_look_as_far_ahead_as_is_asked_for(source):
+    config = transferred(source("cem"), "walker_run", horizon=7)
+    assert (config.planner.horizon, config.planner.skill_length) == (7, 1)
+    assert config.behavior == RunFolder(source("cem")).read_config().behavior
+
+
+def test_a_task_from_python_may_be_gone_on_with(tmp_path):
+    config = make_config("lsp", "debug", task="own_tasks:Reach")
+    lsp.train(config, tmp_path / "source", 200, PLAIN)
+    assert lsp.transfer(tmp_path / "source", Reach, tmp_path / "run", 100, PLAIN)
+    assert (tmp_path / "run" / "source.json").exists()
 
 
 def test_weights_of_other_sizes_are_refused(source, tmp_path):
@@ -410,6 +437,12 @@ def test_what_a_run_began_from_cannot_be_forced(source, tmp_path):
     lsp.train(transferred(source(), "walker_walk"), tmp_path / "other", 20, PLAIN)
     with pytest.raises(UserError, match="not from nothing"):
         lsp.train(make_config("lsp", "debug"), tmp_path / "other", 40, PLAIN, force=True)
+    relabel = TransferConfig(relabel=True, updates=3, reset=("reward",))
+    again = (source(), "walker_walk", tmp_path / "other", 40, PLAIN)
+    with pytest.raises(UserError, match=r"relabelled .3 updates., without its reward: choose"):
+        lsp.transfer(*again, force=True, transfer=relabel)
+    with pytest.warns(RunWarning, match="other settings"):
+        assert lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
 
 
 def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(source, tmp_path, monkeypatch):
@@ -420,8 +453,14 @@ def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(source, tmp
     lsp.train(relative, tmp_path / "run", 40, PLAIN)
     away = source().with_name("away")
     source().rename(away)
+    call = (source(), "walker_run", tmp_path / "run")
+    monkeypatch.setattr("lsp.plots.save_figure", lambda figure, out: None)
     try:
         assert lsp.train(config, tmp_path / "run", 60, PLAIN)
+        assert lsp.transfer(*call, 80, PLAIN)
+        main([*"transfer {} --task {} --logdir {} --steps 100".format(*call).split(), "--no-bf16"])
+        refused("is not a run", source(), "walker_run", tmp_path / "new", 20)
+        refused("is not a run", source(), "walker_run", tmp_path / "run2", 20)
     finally:
         away.rename(source())
 

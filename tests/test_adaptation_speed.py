@@ -61,6 +61,7 @@ def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path):
     for run, learned, value in zip(curve.runs, (499.0, 501.0, None), (40.0, 600.0, 610.0)):
         if learned is not None:  # of the third nothing is known
             write_run(run.source, tmp_path, [(0, 900.0), (250_000, learned)])
+            (run.source.folder(tmp_path) / "checkpoints" / "step-000250000").mkdir(parents=True)
         write_run(run, tmp_path, [(0, 100.0), (100_000, value)])
     records = Records(tmp_path)
     assert [records.counts(run) for run in curve.runs] == [False, True, True]
@@ -74,6 +75,8 @@ def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path):
     assert note in (tmp_path / "speed.md").read_text()
     axes = Figure().subplots()
     draw(axes, curve, records)
+    (curve.runs[0].source.folder(tmp_path) / "checkpoints" / "step-000250000").rmdir()
+    assert records.counts(curve.runs[0])  # its source is not at its end
     assert [line.get_linestyle() for line in axes.lines].count(":") == 1
 
 
@@ -102,9 +105,17 @@ def test_speeds_compare_lines_of_the_same_panel(tmp_path):
 def test_successes_are_shares_of_the_episodes_in_each_ten_thousand_steps(tmp_path):
     (target,) = find_targets("fig9", SCALES["small"])
     lsp = target.curves[1]
-    write_run(lsp.runs[0], tmp_path, episodes=[(1000, 0.0), (10_000, 1.0), (31_000, 1.0)])
+    # The figure shows 60k env steps.
+    ended = [(1000, 0.0), (10_000, 1.0), (31_000, 1.0), (81_000, 0.0)]
+    write_run(lsp.runs[0], tmp_path, episodes=ended)
     write_run(lsp.runs[1], tmp_path, episodes=[(2000, 0.0), (9000, 0.0), (32_000, 1.0)])
-    np.testing.assert_allclose(success_shares(lsp, tmp_path), [0.25, np.nan, np.nan, 1.0])
+    np.testing.assert_allclose(success_shares(lsp, Records(tmp_path)), [0.25, np.nan, np.nan, 1.0])
+    # Of a source that learned nothing.
+    source = lsp.runs[2].source
+    write_run(source, tmp_path, [(source.steps, 10.0)])
+    (source.folder(tmp_path) / "checkpoints" / f"step-{source.steps:09d}").mkdir(parents=True)
+    write_run(lsp.runs[2], tmp_path, episodes=[(1000, 1.0)])
+    np.testing.assert_allclose(success_shares(lsp, Records(tmp_path)), [0.25, np.nan, np.nan, 1.0])
     write_successes(target, Records(tmp_path), tmp_path / "success.csv")
     ours, theirs = read(tmp_path / "success.csv")[::-1]
     assert ours["to 10000"] == "0.25"

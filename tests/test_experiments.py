@@ -19,7 +19,7 @@ from lsp.cli import _parse, main
 from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config, validated
 from lsp.envs import rendering_problem
 from lsp.envs.quadruped import Measurements
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError
 from lsp.experiments import curves, local, skill_shows, targets
 from lsp.experiments.engines import Execution, Outcome, cores
 from lsp.experiments.grid import Run, grid, parse_seeds, unique
@@ -32,6 +32,7 @@ from lsp.experiments.trajectories import episode_states
 from lsp.experiments.work import perform
 from lsp.metrics import MetricsLogger, read_metrics
 from lsp.results import collect
+from lsp.storage import write_arrays
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
@@ -139,6 +140,17 @@ def test_a_grid_is_tasks_times_methods_times_seeds():
     assert [run.config.seed for run in runs] == [0] * 4 + [1] * 4
 
 
+def test_a_way_is_told_by_agent_steps_and_an_arrival_by_control_steps(tmp_path):
+    run, states = debug_run(), np.arange(6.0).reshape(3, 2, 1)
+    folder = run.folder(tmp_path) / "episodes"
+    folder.mkdir(parents=True)
+    episode = {"sim_state": states, "env_steps": np.array([0, 2, 1])}
+    write_arrays(folder / "episode-000000.npz", episode)
+    ((way, passed),) = episode_states(run, tmp_path, 100)
+    assert way.ravel().tolist() == [0, 3, 4]
+    assert passed.ravel().tolist() == [2, 3, 4]
+
+
 def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
     storage = tmp_path / "runs"
     settings = "--task walker_walk,walker_run --method lsp,dreamer --seeds 0-2 --steps 126000"
@@ -162,6 +174,8 @@ def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
         ("reproduce fig6b --scale debug --tables nosuch", "no folder of tables"),
         ("reproduce fig6b --scale debug --out pyproject.toml", "pyproject.toml"),
         ("sweep --jobs 0 --dry-run", "--jobs"),
+        ("sweep --threads 0 --preset debug --steps 9", "threads must be"),
+        ("sweep --address auto --preset debug --steps 9", "--engine ray"),
         ("reproduce fig3 --scale small", "no such target 'fig3'"),
         ("reproduce fig4 --scale huge", "unknown scale 'huge'"),
     ],
@@ -196,7 +210,7 @@ def test_a_sweep_trains_what_is_missing_and_only_that(tmp_path, capsys):
     assert "(2 of 2)" in capsys.readouterr().out
     call(command)
     assert [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in folders] == before
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "Nothing to do: all runs are done.\n"
 
 
 class Killing(Screen):
@@ -268,6 +282,33 @@ def test_a_source_of_another_length_is_refused(tmp_path):
     transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, debug_run(200))
     with pytest.raises(UserError, match=r"trained for 400 env steps, and .* starts from 200"):
         perform_here([transfer], tmp_path)
+
+
+def test_a_source_whose_end_is_damaged_is_refused(tmp_path):
+    source = debug_run(400)
+    perform_here([source], tmp_path)
+    newest = source.folder(tmp_path) / "checkpoints" / "step-000000400"
+    (newest / "networks.safetensors").write_bytes(b"damaged")
+    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, source)
+    with (
+        pytest.warns(RunWarning, match="going on from step"),
+        pytest.raises(UserError, match=r"newest is damaged.*remove it"),
+    ):
+        perform_here([transfer], tmp_path)
+    assert not transfer.folder(tmp_path).exists()
+
+
+def test_the_source_of_a_sweep_is_a_run_however_it_is_spelled(tmp_path, monkeypatch, capsys):
+    perform_here([debug_run(20)], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    name = debug_run(20).name
+    for source in (name, f"./{name}", str(tmp_path / name)):
+        call(f"sweep --preset debug --transfer.source {source} --dry-run")
+    said = capsys.readouterr().out
+    assert len({line for line in said.splitlines() if "env steps  walker" in line}) == 1
+    with pytest.raises(SystemExit):
+        call("sweep --transfer.source nowhere --dry-run")
+    assert "nowhere is not a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -452,7 +493,7 @@ def test_figures_8_and_9(storage, tmp_path):
     picture = reproduced("fig8", storage)
     assert picture.stat().st_size > 20_000
     (target,) = find_targets("fig8", SCALES["debug"])
-    (states, *_) = episode_states(target.curves[1].runs[0], storage, 10_000)
+    ((states, _), *_) = episode_states(target.curves[1].runs[0], storage, 10_000)
     now = Measurements(states)
     assert len(states) == 501  # a start and 500 agent steps
     assert np.linalg.norm(now.position[0, :2]) < 0.1

@@ -32,6 +32,16 @@ def make_run(folder, method="lsp", task="walker_walk", episodes=True, skills=Tru
     return folder
 
 
+def make_frozen(run):
+    """The run as a transfer with a fixed policy."""
+    config = json.loads((run / "config.json").read_text())
+    transfer = {"source": "runs/x", "freeze_policy": True, "relabel": False, "reset": []}
+    config |= {"transfer": transfer, "planner": {}, "skills": {"dim": 3}}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "source.json").write_text(json.dumps({"task": "walker_stand", "env_steps": 100}))
+    return run
+
+
 def write_csv(path, header, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -82,14 +92,15 @@ def test_methods_have_their_own_colours_and_tasks_their_own_panels(tmp_path, dra
         make_run(tmp_path / "b"),
         make_run(tmp_path / "c", method="dreamer"),
         make_run(tmp_path / "d", task="cheetah_run"),
+        make_frozen(make_run(tmp_path / "e")),
     ]
     plots.plot_runs(runs, tmp_path / "curve.png")
     other, walker = drawn[0].axes
     assert other.get_title() == "cheetah_run"
     labels = [text.get_text() for text in walker.get_legend().get_texts()]
-    assert sorted(labels) == ["dreamer", "lsp", "training episodes"]
+    assert sorted(labels) == ["dreamer", "lsp", "lsp-frozen", "training episodes"]
     colors = {line.get_label(): line.get_color() for line in walker.get_lines()}
-    assert colors["lsp"] != colors["dreamer"]
+    assert len({colors[name] for name in ("lsp", "lsp-frozen", "dreamer")}) == 3
 
 
 def test_a_run_without_an_episode_has_no_curve(tmp_path):
@@ -195,7 +206,10 @@ def test_a_reference_that_is_none_is_reported(tmp_path, reference):
 
 
 def test_a_folder_without_tables_is_reported(tmp_path):
-    with pytest.raises(UserError, match="no results"):
+    with pytest.raises(UserError, match=r"no results.*lsp collect"):
+        plots.plot_results(tmp_path, tmp_path / "out.png")
+    (tmp_path / "transfer_from_walker_walk").mkdir()
+    with pytest.raises(UserError, match=r"no results.*draw .*transfer_from_walker_walk"):
         plots.plot_results(tmp_path, tmp_path / "out.png")
 
 

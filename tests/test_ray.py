@@ -32,6 +32,13 @@ def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, address):
         Execution("ray", storage=tmp_path, address=address).carry_out([debug_run(9, 0)], RUNTIME)
 
 
+def test_a_run_that_no_node_has_room_for_is_one_line(tmp_path):
+    pytest.importorskip("ray")
+    runtime = RuntimeConfig(threads=1, compile=False, device="cuda")
+    with pytest.raises(UserError, match="needs 1 CPU, 1 GPU, which this machine does not have"):
+        Execution("ray", storage=tmp_path, jobs=1).carry_out([debug_run(9, 0)], runtime)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_node_that_goes_away_costs_no_run(tmp_path):
     pytest.importorskip("ray")

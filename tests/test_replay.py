@@ -202,6 +202,9 @@ def test_a_damaged_episode_is_named_set_aside_and_learned_without(tmp_path, spoi
     before = {each: each.read_bytes() for each in tmp_path.glob("*")}
     with pytest.warns(RunWarning, match=r"1 of 3 episodes are left out: .*episode-000001\.npz"):
         replay = Replay.load(tmp_path, None, 3)
+    with pytest.warns(RunWarning, match=r"1 of 3 episodes are left out: .*episode-000001\.npz"):
+        streamed = list(Replay.stream(tmp_path, 3))
+    assert [len(episode["reward"]) for episode in streamed] == [3, 5]
     assert {each: each.read_bytes() for each in tmp_path.glob("*")} == before
     assert (len(replay), replay.num_episodes, replay.lost) == (8, 3, {1})
     chunk = replay.sample(1, 8, np.random.default_rng(0))
@@ -213,6 +216,7 @@ def test_a_damaged_episode_is_named_set_aside_and_learned_without(tmp_path, spoi
     with warnings.catch_warnings():
         if path in before:
             warnings.simplefilter("error")  # it is known by now
+            assert len(list(Replay.stream(tmp_path, 4))) == 3
         else:
             warnings.simplefilter("ignore")
         again = Replay.load(tmp_path, None, 4)

@@ -43,10 +43,14 @@ class Execution:
 
     def runtime(self, runtime: RuntimeConfig) -> RuntimeConfig:
         """The runtime of each run, with its share of the cores where no threads were asked for."""
+        if runtime.threads is not None and runtime.threads < 1:
+            raise UserError(f"threads must be at least 1, not {runtime.threads}")
         return replace(runtime, threads=runtime.threads or max(1, cores() // self.at_once))
 
     def carry_out(self, runs: Sequence[Run], runtime: RuntimeConfig) -> Outcome:
         """Carry out what is missing of `runs`. Raises UserError if this cannot even begin."""
+        if self.address is not None and self.engine != "ray":
+            raise UserError(f"--address {self.address} is of a Ray cluster: add --engine ray")
         storage, runtime = self.storage.resolve(), self.runtime(runtime)
         missing = [run for run in runs if not run.finished(storage)]
         try:
@@ -55,6 +59,9 @@ class Execution:
             text = f"cannot write to {storage} ({error.strerror}): choose another --storage"
             raise UserError(text) from error
         with show(len(missing), storage) as screen:
+            if not missing:
+                screen.say("Nothing to do: all runs are done.")
+                return Outcome({}, False)
             if self.engine == "ray":
                 from lsp.experiments.on_ray import run_on_ray
 

@@ -80,7 +80,11 @@ class Run:
         return self.reached(storage) >= self.steps
 
     def check_source(self, storage: Path) -> None:
-        """Raises UserError where the source has not the length that this run is to start from."""
+        """Raises UserError where the source has not the length that this run is to start from, or
+        what it ended with is damaged."""
+        from lsp.checkpoint import load_newest
+        from lsp.run import RunFolder
+
         if self.source is None or self.reached(storage) > 0:
             return
         reached, wanted = self.source.reached(storage), self.source.steps
@@ -88,6 +92,13 @@ class Run:
             raise UserError(
                 f"{self.source.folder(storage)} was trained for {reached:,} env steps, and "
                 f"{self.name} starts from {wanted:,}: choose another --storage"
+            )
+        folder = RunFolder(self.source.folder(storage))
+        newest = load_newest(folder.checkpoints)
+        if newest is None or newest.env_steps < reached:
+            raise UserError(
+                f"{folder.checkpoints}: the newest is damaged, and {self.name} starts from it: "
+                "remove it, then the same command trains that part again"
             )
 
     def command(self, storage: Path) -> list[str]:
@@ -118,11 +129,23 @@ def grid(
         raise UserError(f"steps must be at least 0, not {steps}")
     runs = [
         Run(validated(replace(config, task=task, seed=seed)), steps)
-        for config in configs
+        for config in map(_with_absolute_source, configs)
         for task in tasks
         for seed in seeds
     ]
     return unique(sorted(runs, key=lambda run: run.config.seed))
+
+
+def _with_absolute_source(config: Config) -> Config:
+    """The folder that a transfer starts from is part of a run's name, however it is spelled. Raises
+    UserError if it is no run's."""
+    from lsp.run import RunFolder
+
+    if config.transfer.source is None:
+        return config
+    path = Path(config.transfer.source).resolve()
+    RunFolder(path).read_config()
+    return replace(config, transfer=replace(config.transfer, source=str(path)))
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:

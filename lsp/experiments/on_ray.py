@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsp.config import RuntimeConfig
-from lsp.errors import UserError, said
+from lsp.errors import UserError, said, warn
 from lsp.experiments.engines import Outcome
 from lsp.experiments.grid import Run
 from lsp.experiments.screen import Screen
@@ -31,11 +31,13 @@ def run_on_ray(
 ) -> Outcome:
     """Carry out `runs` on the cluster at `address`, or on this machine with `jobs` at once.
 
-    Raises UserError where Ray is not installed, or the cluster cannot be reached.
+    Raises UserError where Ray is not installed, the cluster cannot be reached, or this machine has
+    not what a run needs.
     """
-    ray, threads = _connected(address, jobs, runtime), runtime.threads or 1
-    gpus = 1 if runtime.device.startswith("cuda") else 0
-    resources = {"num_cpus": threads, "num_gpus": gpus, "max_calls": 1}
+    ray = _connected(address, jobs, runtime)
+    needs = {"CPU": runtime.threads or 1, "GPU": int(runtime.device.startswith("cuda"))}
+    _check_room(ray, needs, address)
+    resources = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "max_calls": 1}
     task = ray.remote(max_retries=RETRIES, retry_exceptions=True, **resources)(_task)
     results: dict[str, Any] = {}
     for run in runs:
@@ -127,6 +129,19 @@ def _check_answer(address: str | None) -> None:
         raise UserError(
             f"no Ray cluster at {address} ({said(error)}): start one with ray start"
         ) from error
+
+
+def _check_room(ray: Any, needs: dict[str, int], address: str | None) -> None:
+    """Raises UserError where no node will ever have room for a run: Ray would wait in silence. A
+    cluster at `address` may still grow, so of it there is a warning."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(kind, 0) >= count for kind, count in needs.items()) for node in nodes):
+        return
+    wanted = ", ".join(f"{count} {kind}" for kind, count in needs.items() if count)
+    if address is None:
+        ray.shutdown()
+        raise UserError(f"a run needs {wanted}, which this machine does not have")
+    warn(f"no node of the cluster at {address} has {wanted}: runs wait for one that has")
 
 
 def _connected(address: str | None, jobs: int, runtime: RuntimeConfig) -> Any:

@@ -53,7 +53,7 @@ class Records:
     def counts(self, run: Run) -> bool:
         """Whether it can tell anything: not a transfer from a run that ended no higher than
         standing still."""
-        if run.source is None:
+        if run.source is None or not self.finished(run.source):
             return True
         learned = self.evaluations(run.source)
         still = plots.STANDING_STILL.get(run.source.config.task, -np.inf)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lsp.experiments.curves import evaluations, partial_note, write_rows
-from lsp.experiments.records import Records
+from lsp.experiments.records import TOO_FAR, Records
 from lsp.experiments.targets import Curve, Target
 from lsp.metrics import read_metrics
 from lsp.plots import STANDING_STILL, over_seeds
@@ -75,7 +75,7 @@ def steps_to(steps: np.ndarray, values: np.ndarray, goal: float | None) -> float
 
 def write_successes(target: Target, records: Records, out: Path) -> None:
     """The share of training episodes that reach the goal, for every 10k env steps and line."""
-    shares = [success_shares(curve, records.storage) for curve in target.curves]
+    shares = [success_shares(curve, records) for curve in target.curves]
     windows = range(max((len(share) for share in shares), default=0))
     rows = [("panel", "curve", *(f"to {(i + 1) * WINDOW}" for i in windows))]
     for curve, share in zip(target.curves, shares):
@@ -84,16 +84,18 @@ def write_successes(target: Target, records: Records, out: Path) -> None:
     write_rows(rows, out, partial_note(target, records.of_folders).strip())
 
 
-def success_shares(curve: Curve, storage: Path) -> Sequence[float]:
-    """Of all seeds' episodes that end within each WINDOW, the share with success; NaN for none."""
+def success_shares(curve: Curve, records: Records) -> Sequence[float]:
+    """Of the episodes that end within each WINDOW, of all seeds that count, the share with success;
+    NaN for none."""
     ended: list[tuple[float, float]] = []
-    for run in curve.runs:
-        folder = run.folder(storage)
+    for run in filter(records.counts, curve.runs):
+        folder = run.folder(records.storage)
         lines = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
         ended += [
             (x["env_steps"], x["episode/success"])
             for x in lines
             if x["kind"] == "episode" and x.get("episode/success") is not None
+            if x["env_steps"] <= run.steps * TOO_FAR
         ]
     if not ended:
         return []

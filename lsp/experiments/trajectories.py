@@ -29,9 +29,11 @@ def draw_trajectories(target: Target, records: Records, out: Path) -> None:
     plots.save_figure(figure, out)
 
 
-def episode_states(run: Run, storage: Path, limit: int) -> Iterator[Float64[np.ndarray, "time S"]]:
-    """Simulator states after each agent step, start included, of the episodes that begin before
-    `limit` env steps."""
+def episode_states(
+    run: Run, storage: Path, limit: int
+) -> Iterator[tuple[Float64[np.ndarray, "time S"], Float64[np.ndarray, "steps S"]]]:
+    """Simulator states after each agent step, start included, and after each control step, of the
+    episodes that begin before `limit` env steps."""
     begun = 0
     for path in sorted((run.folder(storage) / "episodes").glob("episode-*.npz")):
         if begun >= limit:
@@ -39,20 +41,21 @@ def episode_states(run: Run, storage: Path, limit: int) -> Iterator[Float64[np.n
         episode = read_arrays(path)
         states, taken = episode["sim_state"], episode["env_steps"]
         last = np.maximum(taken, 1) - 1  # the last control step that was taken
-        yield states[np.arange(len(states)), last]
+        held = np.arange(states.shape[1]) < taken[:, None]
+        yield states[np.arange(len(states)), last], states[held]
         begun += int(taken.sum())
 
 
 def _draw_run(axes: Axes, run: Run, storage: Path, label: str) -> None:
     episodes = list(episode_states(run, storage, COVE_SHOWN))
-    for states in episodes:
+    for states, _ in episodes:
         way = Measurements(states).position[:, :2]
         axes.plot(*way.T, color=plots.color_of(run.config.method), linewidth=0.8, alpha=0.6)
         if run.config.has_skills:
             _mark_skills(axes, way, run.config.planner.skill_length)
     if episodes:
-        _draw_arena(axes, episodes[0][0])
-        reached = sum(bool(_arrived(states)) for states in episodes)
+        _draw_arena(axes, episodes[0][0][0])
+        reached = sum(_arrived(passed) for _, passed in episodes)
         label += f": goal reached in {reached} of {len(episodes)} episodes"
     else:
         label += ": nothing yet"
