@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +48,8 @@ def train(
     Raises UserError if a setting makes no sense, the task is unknown or none for LSP, `logdir`
     holds another run, is in use, damaged beyond what a run survives, or cannot be written.
     """
-    if not isinstance(steps, int) or steps < 0:
-        raise UserError(f"steps must be a whole number of at least 0, not {steps!r}")
+    if not isinstance(steps, Real) or steps < 0:
+        raise UserError(f"steps must be a number of at least 0, not {steps!r}")
     settings, source = _settings(task, config)
     runtime = runtime or default_runtime(settings.preset)
     prepare_torch(runtime)

@@ -299,7 +299,7 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
 def test_mistakes_of_a_program_without_type_checks_are_one_line(source, tmp_path):
     jaxtyping.config.update("jaxtyping_disable", True)
     refused("be a TransferConfig", source(), "walker_run", tmp_path, 9, transfer={"updates": 3})
-    refused("steps must be a whole number", source(), "walker_run", tmp_path / "run", "9")
+    refused("steps must be a number", source(), "walker_run", tmp_path / "run", "9")
     assert not (tmp_path / "run").exists()
 
 
