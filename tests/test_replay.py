@@ -236,8 +236,14 @@ def test_a_replay_of_which_nothing_is_left_is_an_error(tmp_path):
     fill(Replay(tmp_path, None), [3, 4])
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of 2 episodes in .*episode-000000\.npz is damaged"):
+    none = r"none of 2 episodes in .*episode-000000\.npz is damaged"
+    with pytest.raises(UserError, match=none):
         Replay.load(tmp_path, None, 2)
+    (tmp_path / "damaged").mkdir()
+    known = tmp_path / "episode-000001.npz"
+    known.rename(tmp_path / "damaged" / known.name)
+    with pytest.raises(UserError, match=none):
+        list(Replay.stream(tmp_path, 2))
 
 
 def test_an_episode_longer_than_the_capacity_is_refused_before_it_is_written(tmp_path):
