@@ -1,6 +1,7 @@
 """The headline's numbers, from runs whose curves are known."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,9 @@ def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path):
     assert note in (tmp_path / "speed.md").read_text()
     axes = Figure().subplots()
     draw(axes, curve, records)
+    alone = Figure().subplots()
+    draw(alone, replace(curve, runs=curve.runs[:1]), records)
+    assert [line.get_label() for line in alone.lines][1:] == ["dreamer: none counts"]
     (curve.runs[0].source.folder(tmp_path) / "checkpoints" / "step-000250000").rmdir()
     assert records.counts(curve.runs[0])  # its source is not at its end
     assert [line.get_linestyle() for line in axes.lines].count(":") == 1

@@ -88,9 +88,13 @@ def draw(axes: Axes, curve: Curve, records: Records) -> None:
     """One line of a panel."""
     seeds = evaluations(curve, records)
     style: dict[str, Any] = {"color": plots.color_of(curve.label)} | _STYLES.get(curve.label, {})
-    for run in curve.runs:
-        if not records.counts(run) and (seen := records.evaluations(run)):
-            axes.plot(*seen, **style | {"linewidth": 0.8, "alpha": 0.6, "linestyle": ":"})
+    apart = [x for run in curve.runs if not records.counts(run) and (x := records.evaluations(run))]
+    dotted = style | {"linewidth": 0.8, "alpha": 0.6, "linestyle": ":"}
+    for shown in apart:
+        axes.plot(*shown, **dotted)
+    if apart and not seeds:
+        axes.plot([], [], label=f"{curve.label}: none counts", **dotted)
+        return
     if not seeds:
         axes.plot([], [], color="#CCCCCC", label=f"{curve.label}: nothing yet")
         return
