@@ -303,6 +303,16 @@ def test_mistakes_of_a_program_without_type_checks_are_one_line(source, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_cannot_be_opened_leaves_no_folder(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise UserError("no workers")
+
+    monkeypatch.setattr(Trainer, "_environments", fail)
+    with pytest.raises(UserError, match="no workers"):
+        open_trainer(tmp_path / "run", make_config("lsp", "debug"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_planned_actions_look_as_far_ahead_as_is_asked_for(source):
     config = transferred(source("cem"), "walker_run", horizon=7)
     assert (config.planner.horizon, config.planner.skill_length) == (7, 1)
