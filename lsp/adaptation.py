@@ -8,15 +8,19 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from lsp.checkpoint import load_newest
-from lsp.config import Config, TransferConfig, named_code
+from lsp.config import Config, TransferConfig, shortest_sequence
+from lsp.envs.action_repeat import ActionRepeat
 from lsp.envs.dmc import DMControlEnv
+from lsp.envs.user import Task, UserEnv
 from lsp.errors import UserError
 from lsp.methods import AnyNetworks
 from lsp.networks import Networks
 from lsp.replay import Episode, Replay
 from lsp.run import RunFolder
+from lsp.spaces import spaces_of
 from lsp.trainer import Trainer, count_episodes, env_maker
 
 
@@ -38,6 +42,8 @@ def transferred(
     run, a method is given K or H that has none, or something cannot be changed.
     """
     _check_changes(source, transfer, changes)
+    if logdir is not None and logdir.resolve() == source.resolve():
+        raise UserError(f"{logdir} is the run to start from: choose another --logdir")
     config = source_settings(source, logdir)
     transfer = replace(transfer or TransferConfig(), source=str(source))
     # The source's own reward is neither this task's nor known to be harmless code.
@@ -47,13 +53,16 @@ def transferred(
         return config
     if skill_length is not None and not config.has_skills:
         raise UserError(f"{config.method} has no skills: leave out the skill length")
-    looks_ahead = config.plans_actions or (config.has_skills and config.method != "hiro")
+    looks_ahead = config.plans_actions or (config.plans_skills and config.method != "hiro")
     if horizon is not None and not looks_ahead:
         raise UserError(f"{config.method} plans nothing: leave out the horizon")
     planner = config.planner
     length = planner.skill_length if skill_length is None else skill_length
     ahead = planner.horizon if horizon is None else horizon
     config = replace(config, planner=replace(planner, skill_length=length, horizon=ahead))
+    if config.method == "hiro":
+        rows = max(config.replay.length, shortest_sequence(length))
+        return replace(config, replay=replace(config.replay, length=rows))
     if not config.has_skills:
         return config
     return replace(config, behavior=replace(config.behavior, horizon=length))
@@ -69,26 +78,28 @@ def _check_changes(source: Path, transfer: object, changes: dict[str, Any]) -> N
         return
     if not isinstance(transfer, TransferConfig):
         raise UserError(f"transfer must be a TransferConfig, not {type(transfer).__name__}")
-    if transfer.source not in (None, str(source)):
+    if transfer.source is not None and Path(transfer.source) != source:
         raise UserError(f"two sources: {source} and {transfer.source}")
 
 
 def source_settings(source: Path, logdir: Path | None = None) -> Config:
     """Those of the run in `source`. Where it is gone, a transfer from it that is under way in
     `logdir` goes on with its own. Raises UserError where neither is there."""
-    if logdir is not None and not source.exists() and RunFolder(logdir).has_checkpoint:
-        own = RunFolder(logdir).read_config()
-        if own.transfer.source and Path(own.transfer.source).resolve() == source.resolve():
-            return own
-    return RunFolder(source).read_config()
+    own = None if logdir is None else RunFolder(logdir)
+    try:
+        return RunFolder(source).read_config()
+    except UserError:
+        if own is None or not own.has_checkpoint or not own.started_from(source):
+            raise
+        return own.read_config()
 
 
-def check(config: Config) -> None:
-    """Raises UserError, with both spaces, where the source's task has others than this one; and
+def check(config: Config, task: Task) -> None:
+    """Raises UserError, with both spaces, where the source's task has others than `task`; and
     where its replay is to be relabelled, and has another body, another action repeat or other
     goals."""
-    # What it was paid does not matter here, and its function may be out of reach.
-    source = replace(_source(config).read_config(), reward=None)
+    folder = _source(config)
+    source, noted = folder.read_config(), folder.read_spaces()
     relabel, held = config.transfer.relabel, (source.action_repeat, config.action_repeat)
     if relabel and held[0] != held[1]:
         raise UserError(
@@ -100,23 +111,17 @@ def check(config: Config) -> None:
             f"{config.transfer.source}: its goals were {' for '.join(_goals(source))} agent steps, "
             f"not {' for '.join(_goals(config))}: keep them, or do not relabel its replay"
         )
-    if source.task.startswith("python:") or config.task.startswith("python:"):
-        return  # made from Python: the weights will tell
-    if set(named_code(source)) - set(named_code(config)) and not _source(config).is_own:
-        return  # nobody has said that the source's code may run: the weights will tell
-    pairs, bodies = [], []
-    for each in (source, config):
-        env = env_maker(each, each.task)()
-        pairs.append((env.observation_space, env.action_space))
-        bodies.append(getattr(env.unwrapped, "domain", None))
-        env.close()
-    if pairs[0] != pairs[1]:
-        theirs, ours = (f"{observed}, {acted}" for observed, acted in pairs)
+    if noted is None:
+        return  # the weights will tell
+    env = env_maker(config, task)()
+    spaces = spaces_of(env)
+    env.close()
+    if not noted.fits(spaces):
         raise UserError(
             f"nothing can be carried over from {source.task} to {config.task}, which observe or do "
-            f"different things: {theirs} against {ours}"
+            f"different things: {noted} against {spaces}"
         )
-    if relabel and bodies[0] != bodies[1]:
+    if relabel and noted.body != spaces.body:
         raise UserError(
             f"{source.task} has another body than {config.task}, which cannot pay its states: do "
             "not relabel its replay"
@@ -141,7 +146,7 @@ def begin(trainer: Trainer) -> None:
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
-    trainer.folder.write_source(folder.read_config(), checkpoint.env_steps)
+    trainer.folder.write_source(folder.path, folder.read_config(), checkpoint.env_steps)
     trainer.collector.random = False
     if config.transfer.relabel:
         _take_over_replay(trainer, folder, count_episodes(checkpoint, folder))
@@ -179,7 +184,7 @@ def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: 
             shape = "missing" if weight is None else list(weight.shape)
             raise UserError(
                 f"{source}: its weights are not those of this run's settings ({name} is {shape}, "
-                f"not {list(fresh[name].shape)})"
+                f"not {list(fresh[name].shape)}): lsp transfer takes the source's own"
             )
     networks.load_state_dict(fresh | taken)
     if not isinstance(networks, Networks) or networks.config.plans_actions:
@@ -197,15 +202,24 @@ def _reset_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
                 head.get_parameter(f"{last}.{part}").copy_(fresh[f"{name}.{last}.{part}"])
 
 
+_SAME_REWARD = (ActionRepeat, UserEnv, TimeLimit, OrderEnforcing, PassiveEnvChecker)
+"""Wrappers that pay what is inside them, for the states that it has."""
+
 Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(states `[time, S]`, actions `[time, A]`) → rewards `[time]`."""
 
 
 def reward_function(env: gymnasium.Env[Any, Any], task: str) -> Rewards:
-    """What `env` pays for stored states. Raises UserError for a task whose states are unknown."""
-    inner = env.unwrapped
+    """What `env` pays for stored states. Raises UserError for a task whose states are unknown, or
+    in a wrapper that may pay something else for them."""
+    inner = env
+    while isinstance(inner, _SAME_REWARD):
+        inner = inner.env
     if not isinstance(inner, DMControlEnv):
-        raise UserError(f"{task}: relabelling needs a dm_control task or one of ours")
+        raise UserError(
+            f"{task}: relabelling needs a dm_control task or one of ours, and not in a wrapper of "
+            f"your own: this is {type(inner).__name__}"
+        )
     return inner.reward_at
 
 

@@ -23,6 +23,7 @@ from lsp.evaluation import evaluate as evaluate_networks
 from lsp.methods import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.networks import Networks
 from lsp.run import RunFolder
+from lsp.spaces import spaces_of
 from lsp.trainer import Progress, Trainer, env_maker
 from lsp.video import VideoWriter
 
@@ -48,7 +49,7 @@ def train(
     Raises UserError if a setting makes no sense, the task is unknown or none for LSP, `logdir`
     holds another run, is in use, damaged beyond what a run survives, or cannot be written.
     """
-    if not isinstance(steps, Real) or steps < 0:
+    if not isinstance(steps, Real) or not steps >= 0:  # NaN neither
         raise UserError(f"steps must be a number of at least 0, not {steps!r}")
     settings, source = _settings(task, config)
     runtime = runtime or default_runtime(settings.preset)
@@ -56,12 +57,12 @@ def train(
     settings = validated(settings)
     folder, transfers = RunFolder(Path(logdir)), settings.transfer.source is not None
     if transfers and not folder.has_checkpoint:  # later the source may have gone away
-        check(settings)  # before there is a folder
+        check(settings, source)  # before there is a folder
     trainer = Trainer(settings, folder, runtime, source, force)
     try:
-        if transfers and trainer.fresh:
-            _begin(trainer)
         with _stopping_on_signals(trainer):
+            if transfers and trainer.fresh:
+                _begin(trainer)
             trainer.run(steps, listen)
     finally:
         trainer.close()
@@ -180,16 +181,23 @@ def load_networks(
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     made = _env_maker(config, env)()
-    networks = build_networks(made, config, device)
+    networks, spaces = build_networks(made, config, device), spaces_of(made)
     made.close()
+    noted = folder.read_spaces()
+    if noted is not None and not noted.fits(spaces):
+        raise _not_its_task(folder, f": {noted} against {spaces}")
     try:
         networks.load_state_dict(checkpoint.tensors["networks"])
     except RuntimeError as error:
-        raise UserError(
-            f"{folder.path} was trained on {config.task} with other observations or actions than "
-            "this environment's: give the environment that it was trained on"
-        ) from error
+        raise _not_its_task(folder) from error
     return networks
+
+
+def _not_its_task(folder: RunFolder, spaces: str = "") -> UserError:
+    return UserError(
+        f"{folder.path} was trained with other observations or actions than this environment's"
+        f"{spaces}: give the environment that it was trained on"
+    )
 
 
 def _runtime_of(networks: AnyNetworks) -> RuntimeConfig:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import Positional, Suppress, arg
 
-from lsp.config import Config, RuntimeConfig, TransferConfig
+from lsp.config import Config, RuntimeConfig, TransferConfig, to_dict
 from lsp.errors import UserError
 from lsp.experiments.engines import Execution, Outcome
 
@@ -91,11 +91,11 @@ class Transfer:
     run: Positional[Path]
     """The run to start from."""
     task: str
-    """The task to go on with: the same body and observations."""
+    """The task to go on with: one that is observed and acted in as the run's own."""
     steps: int = 100_000
     """Env steps on the new task."""
     logdir: Path | None = None
-    """The new run's folder; without it runs/TASK-from-RUN."""
+    """The new run's folder; without it runs/TASK-from-RUN, and what the flags change."""
     freeze_policy: bool = False
     """Neither policy nor χ learns any more (section 4.3)."""
     relabel: bool = False
@@ -120,24 +120,32 @@ class Transfer:
 
     @property
     def folder(self) -> Path:
+        from lsp.results import variant
         from lsp.tasks import plain_name
 
-        return self.logdir or Path("runs") / f"{plain_name(self.task)}-from-{self.run.name}"
+        name = f"{plain_name(self.task)}-from-{self.run.resolve().name}"
+        name += variant(to_dict(self.transfer), self.reward)
+        changed = {"k": self.skill_length, "h": self.horizon, "seed": self.seed}
+        name += "".join(f"-{key}{x}" for key, x in changed.items() if x is not None)
+        return self.logdir or Path("runs") / name
 
-    def main(self) -> None:
-        from lsp.adaptation import transferred
-
-        transfer = TransferConfig(
+    @property
+    def transfer(self) -> TransferConfig:
+        return TransferConfig(
             freeze_policy=self.freeze_policy,
             relabel=self.relabel,
             updates=self.updates,
             reset=self.reset,
         )
+
+    def main(self) -> None:
+        from lsp.adaptation import transferred
+
         changes = {} if self.seed is None else {"seed": self.seed}
         config = transferred(
             self.run,
             self.task,
-            transfer,
+            self.transfer,
             self.skill_length,
             self.horizon,
             logdir=self.folder,

@@ -90,8 +90,11 @@ class Run:
         """The columns that only a transfer has."""
         if not self.source:
             return {}
-        planner = self.config["planner"] if self.config["skills"]["dim"] else {}
-        values = self.source["env_steps"], planner.get("skill_length"), planner.get("horizon")
+        planner, skills = self.config["planner"], self.config["skills"]["dim"]
+        length = planner.get("skill_length") if skills else None
+        plans = skills or planner.get("over") == "actions"
+        horizon = planner.get("horizon") if plans else None
+        values = self.source["env_steps"], length, horizon
         return {key: _number(value, 0) for key, value in zip(START, values)}
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
@@ -106,13 +109,16 @@ def table_path(config: Mapping[str, Any], source: str | None = None) -> Path:
     folder, transfer = Path(plain_name(config["task"])), {}
     if source is not None:
         folder, transfer = folder / f"{TRANSFERS}{plain_name(source)}", config["transfer"]
-    name = config["method"]
-    name += "-frozen" if transfer.get("freeze_policy") else ""
-    name += "-relabel" if transfer.get("relabel") else ""
+    return folder / f"{config['method']}{variant(transfer, config.get('reward'))}.csv"
+
+
+def variant(transfer: Mapping[str, Any], reward: str | None) -> str:
+    """How a run differs from the method's plain one, for names of files: "-frozen-relabel"."""
+    text = "-frozen" if transfer.get("freeze_policy") else ""
+    text += "-relabel" if transfer.get("relabel") else ""
     reset = sorted(transfer.get("reset", ()))
-    name += f"-{plain_name('-'.join(['reset', *map(str, reset)]))}" if reset else ""
-    name += f"-paid-by-{plain_name(config['reward'])}" if config.get("reward") else ""
-    return folder / f"{name}.csv"
+    text += f"-{plain_name('-'.join(['reset', *map(str, reset)]))}" if reset else ""
+    return text + (f"-paid-by-{plain_name(reward)}" if reward else "")
 
 
 def read_run(folder: Path) -> Run:
@@ -292,7 +298,7 @@ def _heading(run: Run) -> str:
     if not run.source:
         return heading
     steps, length, horizon = run.start.values()
-    planned = f", K {length}, H {horizon}" if length else ""
+    planned = (f", K {length}" if length else "") + (f", H {horizon}" if horizon else "")
     return f"{heading}, after {steps} env steps of {run.source['task']}{planned}"
 
 

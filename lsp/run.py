@@ -17,6 +17,7 @@ from lsp.config import Config, RuntimeConfig, TransferConfig, differences, from_
 from lsp.errors import UserError, warn
 from lsp.lock import Lock
 from lsp.seal import seal, sealed
+from lsp.spaces import Spaces
 from lsp.storage import read_json, write_json
 
 PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
@@ -25,9 +26,10 @@ PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
 class RunFolder:
     """Paths inside a run's folder.
 
-    config.json and its seal, run.json (provenance), source.json (of a transfer), metrics.jsonl,
-    tensorboard/, episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from pixels),
-    video.mp4, lock, not_finite.npz (what learning or acting made NaN of)
+    config.json and its seal, run.json (provenance), spaces.json (what its agent observes and does),
+    source.json (of a transfer), metrics.jsonl, tensorboard/, episodes/, checkpoints/, curve.png,
+    skills.png, open_loop.gif (from pixels), video.mp4, lock, not_finite.npz (what learning or
+    acting made NaN of)
     """
 
     def __init__(self, path: Path):
@@ -81,12 +83,50 @@ class RunFolder:
         """Whether its settings are as this user's own training wrote them."""
         return sealed(self.path / "config.json")
 
-    def write_source(self, config: Config, env_steps: int) -> None:
-        """Note what a transfer started from: another run's settings, and how far it was. That run
-        may go on later, or away. Raises OSError."""
+    def read_spaces(self) -> Spaces | None:
+        """What its agent observes and does; None where that was not noted, or cannot be read."""
+        try:
+            noted = read_json(self.path / "spaces.json")
+            return Spaces(**noted)
+        except (UserError, TypeError):
+            return None
+
+    def note_spaces(self, spaces: Spaces, force: bool = False) -> None:
+        """Note what its agent observes and does. Raises UserError where that was something else
+        before, unless by `force`, and OSError."""
+        before = self.read_spaces()
+        if before is not None and not before.fits(spaces) and not force:
+            raise UserError(
+                f"{self.path} has learned from {before}, and this task has {spaces}: give it the "
+                "task that it was trained on, or choose another --logdir"
+            )
+        if before != spaces:
+            write_json(self.path / "spaces.json", spaces._asdict())
+
+    def write_source(self, folder: Path, config: Config, env_steps: int) -> None:
+        """Note what a transfer started from: another run, its settings, and how far it was. That
+        run may go on later, or away. Raises OSError."""
         keys = ("task", "method", "preset", "seed")
         source = {key: getattr(config, key) for key in keys}
-        write_json(self.path / "source.json", source | {"env_steps": env_steps})
+        source |= {"env_steps": env_steps, "folder": str(folder.resolve())}
+        write_json(self.path / "source.json", source)
+
+    def started_from(self, source: str | Path | None) -> bool:
+        """Whether that is what this run's settings name as its start: spelled alike, or, as it is
+        spelled now, the same folder."""
+        before = self.read_config().transfer.source
+        if before is None or source is None:
+            return before is source
+        path = Path(source).resolve()
+        return before == str(source) or path in (Path(before).resolve(), self._began_in)
+
+    @property
+    def _began_in(self) -> Path | None:
+        """The folder that a transfer took over from, wherever it was called from."""
+        try:
+            return Path(read_json(self.path / "source.json")["folder"])
+        except (UserError, KeyError, TypeError):  # not begun yet, or before it was noted
+            return None
 
     def open(self, config: Config, runtime: RuntimeConfig, force: bool = False) -> None:
         """Make the folder for a new run, or check that it holds this very run; nobody else can
@@ -134,11 +174,11 @@ class RunFolder:
                 raise UserError(f"{error}: --force goes on with this command's settings") from error
             warn(f"{self.path} goes on with this command's settings ({error})")
             return
-        if _source(before) == _source(config):  # however it is spelled
+        if self.started_from(config.transfer.source):  # however it is spelled
             before = replace(
                 before, transfer=replace(before.transfer, source=config.transfer.source)
             )
-        if force and self.has_checkpoint and _beginning(before) != _beginning(config):
+        if self.has_checkpoint and _beginning(before) != _beginning(config):
             raise UserError(
                 f"{self.path} began from {_said(before)}, not from {_said(config)}: "
                 "choose another --logdir"
@@ -154,22 +194,16 @@ class RunFolder:
         warn(f"{self.path} goes on with other settings ({'; '.join(changed)})")
 
 
-def _source(config: Config) -> Path | None:
-    """The folder that a transfer starts from."""
-    source = config.transfer.source
-    return None if source is None else Path(source).resolve()
-
-
 def _beginning(config: Config) -> TransferConfig:
     """What a run is begun with, once: all that is said of its transfer but how it learns."""
     return replace(config.transfer, freeze_policy=False)
 
 
 def _said(config: Config) -> str:
-    begun, source = config.transfer, _source(config)
-    if source is None:
+    begun = config.transfer
+    if begun.source is None:
         return "nothing"
-    parts = [str(source)]
+    parts = [str(Path(begun.source).resolve())]
     parts += [f"relabelled ({begun.updates} updates)"] if begun.relabel else []
     parts += [f"without its {' and '.join(begun.reset)}"] if begun.reset else []
     return ", ".join(parts)

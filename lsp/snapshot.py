@@ -94,7 +94,15 @@ class Snapshot:
         force: bool,
     ) -> None:
         facts = {"owes_evaluation": False} | dict(facts)  # of which older ones know nothing
-        self.networks.load_state_dict(tensors["networks"])
+        weights = dict(tensors["networks"])
+        if force:  # the ζ that all states share is as long as K and H have it
+            own = self.networks.state_dict()
+            weights |= {
+                name: own[name]
+                for name in own
+                if name.startswith("shared_") and own[name].shape != weights[name].shape
+            }
+        self.networks.load_state_dict(weights)
         for name, optimizer in self.learner.optimizers.items():
             state = _state_of(name, tensors["optimizers"])
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -26,6 +26,7 @@ from lsp.prediction import has_images, write_film
 from lsp.replay import Replay
 from lsp.run import RunFolder
 from lsp.snapshot import Counters, Snapshot
+from lsp.spaces import spaces_of
 from lsp.storage import write_arrays
 
 
@@ -98,6 +99,7 @@ class Trainer:
         self.networks = build_networks(self.env, config, runtime.device)
         opened.callback(folder.close)
         folder.open(config, runtime, force)  # now: what cannot be learned leaves no folder behind
+        folder.note_spaces(spaces_of(self.env), force)
         self.learner = build_learner(self.networks, config.seed, runtime)
         self.sampler = np.random.default_rng([config.seed, 2])
         self.agent = build_agent(

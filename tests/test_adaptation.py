@@ -1,17 +1,23 @@
 """Transfer: what is carried over, what starts anew, and old episodes paid for another task."""
 
+import shutil
+import signal
 from dataclasses import replace
+from pathlib import Path
 
+import gymnasium
 import jaxtyping
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Dict
 from own_tasks import Reach
 
 import lsp
+from lsp import adaptation
 from lsp.adaptation import begin, relabelled, reward_function, transferred
 from lsp.checkpoint import load_newest
-from lsp.cli import main
+from lsp.cli import _parse_in_one_line, main
 from lsp.config import (
     Config,
     RuntimeConfig,
@@ -25,6 +31,7 @@ from lsp.envs.dmc import load_control
 from lsp.errors import RunWarning, UserError
 from lsp.planner import standard_plan
 from lsp.run import RunFolder
+from lsp.spaces import spaces_of
 from lsp.trainer import Trainer
 
 PLAIN = RuntimeConfig(compile=False, bf16=False)
@@ -243,14 +250,42 @@ def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["transfer", str(source()), "--task", "walker_run", "--freeze-policy", "--relabel"]
     main([*arguments, "--updates", "2", "--steps", "400", "--no-compile", "--seed", "5"])
-    run = tmp_path / "runs" / f"walker_run-from-{source().name}"
+    run = tmp_path / "runs" / f"walker_run-from-{source().name}-frozen-relabel-seed5"
     assert "Evaluation after 400 env steps" in capsys.readouterr().out
     config = RunFolder(run).read_config()
     assert (config.task, config.seed, config.transfer.source) == ("walker_run", 5, str(source()))
     main([*arguments, "--updates", "2", "--steps", "500", "--no-compile", "--seed", "5"])
     with pytest.raises(SystemExit):
         main([*arguments, "--updates", "3", "--steps", "500", "--no-compile", "--seed", "5"])
-    assert "holds another run (transfer.updates: 2 → 3)" in capsys.readouterr().err
+    assert "relabelled (2 updates), not from" in capsys.readouterr().err
+
+
+def test_each_command_has_a_folder_of_its_own(source):
+    def folder(*flags):
+        return _parse_in_one_line(
+            ["transfer", str(source()), "--task", "walker_run", *flags]
+        ).folder
+
+    flags = [
+        "",
+        "--freeze-policy",
+        "--relabel",
+        "--reset value",
+        "--reset value reward",
+        "--seed 1",
+    ]
+    flags += ["--skill-length 5", "--horizon 5", "--reward a.b:c", "--reward a.b:d"]
+    folders = [folder(*each.split()) for each in flags]
+    assert len(set(folders)) == len(flags)
+    assert folders[0] == Path("runs") / f"walker_run-from-{source().name}"
+    # What only says how long, or how it is computed, goes on in the same one.
+    assert folder("--steps", "7", "--video", "--threads", "1") == folders[0]
+
+
+def test_a_run_is_called_what_its_folder_is_called(source, monkeypatch):
+    monkeypatch.chdir(source())
+    command = _parse_in_one_line(["transfer", ".", "--task", "walker_run"])
+    assert command.folder.name == f"walker_run-from-{source().name}"
 
 
 def test_a_transfer_is_computed_as_its_sources_preset_has_it(source, tmp_path, monkeypatch):
@@ -278,10 +313,14 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
     refused("no skills", source("dreamer"), "walker_run", run, 100, skill_length=30)
     refused("plans nothing", source("dreamer"), "walker_run", run, 100, horizon=30)
     refused("plans nothing", source("hiro"), "walker_run", run, 100, horizon=30)
+    refused("plans nothing", source("random_skills"), "walker_run", run, 100, horizon=30)
+    refused("is the run to start from", source(), "walker_run", source(), 100)
+    refused("seed must be below", source(), "walker_run", run, 100, seed=2**32)
     refused("no setting 'speed'", source(), "walker_run", run, 100, speed=3)
     relabel = {"transfer": TransferConfig(relabel=True), "skill_length": 4}
     refused("were skills for 10 agent", source("hiro"), "walker_run", run, 100, **relabel)
-    refused("module:function", source(), "walker_run", run, 100, reward="height")
+    for reward in ("height", ":height", "..tests:height", "test_adaptation:"):
+        refused("module:function", source(), "walker_run", run, 100, reward=reward)
     refused("no 'nothing'", source(), "walker_run", run, 100, reward="test_adaptation:nothing")
     refused(
         "needs a policy",
@@ -299,7 +338,8 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
 def test_mistakes_of_a_program_without_type_checks_are_one_line(source, tmp_path):
     jaxtyping.config.update("jaxtyping_disable", True)
     refused("be a TransferConfig", source(), "walker_run", tmp_path, 9, transfer={"updates": 3})
-    refused("steps must be a number", source(), "walker_run", tmp_path / "run", "9")
+    for steps in ("9", float("nan"), -1):
+        refused("steps must be a number", source(), "walker_run", tmp_path / "run", steps)
     assert not (tmp_path / "run").exists()
 
 
@@ -326,10 +366,56 @@ def test_a_task_from_python_may_be_gone_on_with(tmp_path):
     assert (tmp_path / "run" / "source.json").exists()
 
 
+class Elsewhere(Reach):
+    """It observes as many numbers, which mean something else."""
+
+    def __init__(self):
+        super().__init__()
+        spaces = dict(self.observation_space.spaces)
+        self.observation_space = Dict(spaces | {"wind": spaces.pop("goal")})
+
+    def observe(self):
+        seen = super().observe()
+        return seen | {"wind": seen.pop("goal")}
+
+
+def test_observations_that_only_fit_by_their_number_are_refused(tmp_path):
+    """Of tasks passed from Python too: in transfer, on resuming, and in load."""
+    run, both = tmp_path / "source", r"'goal' \[2\].*(against|this task has).*'wind' \[2\]"
+    lsp.train(Reach(), run, 200, PLAIN, config=make_config("lsp", "debug"))
+    assert RunFolder(run).read_spaces() == spaces_of(make_env(Reach()))
+    for task in (Elsewhere(), Elsewhere):
+        refused(both, run, task, tmp_path / "run", 100)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=both):
+        lsp.load(run, env=Elsewhere())
+    Elsewhere.__qualname__ = Reach.__qualname__
+    Elsewhere.__module__, module = Reach.__module__, Elsewhere.__module__
+    try:
+        with pytest.raises(UserError, match=both):
+            lsp.train(Elsewhere(), run, 300, PLAIN, config=make_config("lsp", "debug"))
+    finally:
+        Elsewhere.__qualname__, Elsewhere.__module__ = "Elsewhere", module
+
+
+@pytest.mark.parametrize("noted", [None, "[]", '{"observations": 3}', "\0"])
+def test_where_the_spaces_were_not_noted_the_weights_tell(source, tmp_path, noted):
+    old = tmp_path / "old"
+    shutil.copytree(source(), old)
+    (old / "spaces.json").unlink()
+    if noted is not None:
+        (old / "spaces.json").write_text(noted)
+    assert lsp.transfer(old, "walker_run", tmp_path / "run", 20, PLAIN)
+    refused("weights are not those", old, "cheetah_run", tmp_path / "other", 20)
+    assert not (tmp_path / "other").exists()
+    assert lsp.train(RunFolder(old).read_config(), old, 1210, PLAIN)
+    assert RunFolder(old).read_spaces() == RunFolder(source()).read_spaces()
+
+
 def test_weights_of_other_sizes_are_refused(source, tmp_path):
     config = transferred(source(), "walker_run")
     config = replace(config, model=replace(config.model, deter=20))
-    with pytest.raises(UserError, match=r"weights are not those.*rssm"):
+    with pytest.raises(UserError, match=r"weights are not those.*rssm.*lsp transfer takes"):
         lsp.train(config, tmp_path / "run", 100, PLAIN)
 
 
@@ -337,15 +423,34 @@ def wrong_shape(states, actions):
     return 1.0
 
 
-def test_a_reward_function_must_return_a_number_for_each_state(source, tmp_path):
-    refused(
-        "must return",
-        source(),
-        "walker_run",
-        tmp_path / "run",
-        100,
-        reward="test_adaptation:wrong_shape",
-    )
+def enormous(states, actions):
+    return np.full(len(states), 1e30)
+
+
+def imaginary(states, actions):
+    return np.full(len(states), 1j)
+
+
+@pytest.mark.parametrize("reward", ["wrong_shape", "enormous", "imaginary"])
+def test_a_reward_function_must_return_a_number_for_each_state(source, tmp_path, reward):
+    call = (source(), "walker_run", tmp_path / "run", 100)
+    refused("must return one finite number", *call, reward=f"test_adaptation:{reward}")
+
+
+class Doubled(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return 2 * reward
+
+
+def test_what_a_wrapper_pays_is_not_what_stored_states_are_paid(source, tmp_path):
+    def limited():
+        return gymnasium.make("lsp/walker_run-v0", max_episode_steps=50)
+
+    relabel = {"transfer": TransferConfig(relabel=True, updates=1)}
+    assert lsp.transfer(source(), limited, tmp_path / "run", 20, PLAIN, **relabel)
+    call = (source(), lambda: Doubled(limited()), tmp_path / "other", 20)
+    refused("not in a wrapper of your own: this is Doubled", *call, **relabel)
+    assert not (tmp_path / "other").exists()
 
 
 def meddling(states, actions):
@@ -449,8 +554,10 @@ def test_what_a_run_began_from_cannot_be_forced(source, tmp_path):
         lsp.train(make_config("lsp", "debug"), tmp_path / "other", 40, PLAIN, force=True)
     relabel = TransferConfig(relabel=True, updates=3, reset=("reward",))
     again = (source(), "walker_walk", tmp_path / "other", 40, PLAIN)
-    with pytest.raises(UserError, match=r"relabelled .3 updates., without its reward: choose"):
-        lsp.transfer(*again, force=True, transfer=relabel)
+    for force in (False, True):
+        why = r"relabelled .3 updates., without its reward: choose another --logdir$"
+        with pytest.raises(UserError, match=why):
+            lsp.transfer(*again, force=force, transfer=relabel)
     with pytest.warns(RunWarning, match="other settings"):
         assert lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
 
@@ -467,12 +574,61 @@ def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(source, tmp
     monkeypatch.setattr("lsp.plots.save_figure", lambda figure, out: None)
     try:
         assert lsp.train(config, tmp_path / "run", 60, PLAIN)
+        source().mkdir()  # something else has taken its place
+        assert lsp.transfer(*call, 70, PLAIN)
+        source().rmdir()
         assert lsp.transfer(*call, 80, PLAIN)
         main([*"transfer {} --task {} --logdir {} --steps 100".format(*call).split(), "--no-bf16"])
         refused("is not a run", source(), "walker_run", tmp_path / "new", 20)
         refused("is not a run", source(), "walker_run", tmp_path / "run2", 20)
     finally:
         away.rename(source())
+
+
+def test_a_transfer_goes_on_from_any_folder(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source().parent)
+    name = source().name
+    assert lsp.transfer(name, "walker_run", tmp_path / "run", 20, PLAIN)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(source(), tmp_path / "another")
+    refused("began from", "another", "walker_run", "run", 40)
+    shutil.copytree(source(), tmp_path / name)  # the project was moved, as it was
+    assert lsp.transfer(name, "walker_run", "run", 40, PLAIN)
+    assert lsp.transfer(source(), "walker_run", "run", 60, PLAIN)
+
+
+def test_a_source_may_be_named_twice(source, tmp_path):
+    transfer = TransferConfig(source=f"{source()}/")
+    assert transferred(source(), "walker_run", transfer).transfer.source == str(source())
+
+
+def test_longer_skills_get_longer_sequences_where_they_are_needed(source, tmp_path):
+    config = transferred(source("hiro"), "walker_run", skill_length=30)
+    assert config.replay.length == 60
+    assert lsp.train(config, tmp_path / "run", 20, PLAIN)
+    assert transferred(source("hiro"), "walker_run", skill_length=5).replay.length == 20
+
+
+def test_force_goes_on_with_other_k_and_h(source, tmp_path):
+    call = (source(), "walker_run", tmp_path / "run")
+    assert lsp.transfer(*call, 20, PLAIN)
+    refused("--force", *call, 40, skill_length=4, horizon=12)
+    with pytest.warns(RunWarning, match=r"planner.skill_length: \d+ → 4"):
+        assert lsp.transfer(*call, 40, PLAIN, force=True, skill_length=4, horizon=12)
+    assert lsp.transfer(*call, 60, PLAIN, skill_length=4, horizon=12)
+
+
+def test_a_signal_while_the_replay_is_relabelled_saves_and_stops(source, tmp_path, monkeypatch):
+    def stopped(trainer, *arguments):
+        take_over(trainer, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    take_over = adaptation._take_over_replay
+    monkeypatch.setattr(adaptation, "_take_over_replay", stopped)
+    transfer = TransferConfig(relabel=True, updates=50)
+    call = (source(), "walker_run", tmp_path / "run", 100, PLAIN)
+    assert not lsp.transfer(*call, transfer=transfer)
+    assert load_newest(RunFolder(tmp_path / "run").checkpoints).facts["updates"] == 0
 
 
 def test_a_source_may_have_been_paid_by_what_is_out_of_reach(source, tmp_path):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "lsp"
 LAYERS = (
     {"errors", "machine", "memory", "tasks"},
     {"config", "storage", "lock"},
-    {"seal"},
+    {"seal", "spaces"},
     {
         "nets",
         "adam",

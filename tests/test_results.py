@@ -99,14 +99,15 @@ def test_commands_are_kept_once_a_run(tmp_path):
     assert "--task walker_walk --seed 2\n" not in path.read_text()
 
 
-def make_transfer(folder, *, seed=0, length=10, **transfer):
-    """A run of lsp on quadruped_reach that another one on quadruped_walk came before."""
-    config = make_config("lsp", "fast", task="quadruped_reach", seed=seed)
+def make_transfer(folder, *, seed=0, length=10, method="lsp", **transfer):
+    """A run on quadruped_reach that another one on quadruped_walk came before."""
+    config = make_config(method, "fast", task="quadruped_reach", seed=seed)
     planner = replace(config.planner, skill_length=length, horizon=4 * length)
     config = replace(config, transfer=TransferConfig("gone", **transfer), planner=planner)
     make_run(folder, [(100, 1.0)], seed=seed)
     (folder / "config.json").write_text(json.dumps(to_dict(config)))
-    RunFolder(folder).write_source(make_config("lsp", "fast", task="quadruped_walk"), 250_000)
+    before = make_config(method, "fast", task="quadruped_walk")
+    RunFolder(folder).write_source(folder.with_name("gone"), before, 250_000)
     return folder
 
 
@@ -140,6 +141,16 @@ def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path):
         collect([run], tmp_path)
     (table,) = tmp_path.glob("quadruped_reach/*/lsp.csv")
     assert [row["horizon"] for row in read_table(table)] == ["40", "120"]
+
+
+@pytest.mark.parametrize(("method", "noted"), [("cem", ("", "12")), ("dreamer", ("", ""))])
+def test_what_a_method_does_not_plan_is_left_out(tmp_path, method, noted):
+    collect([make_transfer(tmp_path / "run", method=method, length=3)], tmp_path)
+    (table,) = tmp_path.glob("quadruped_reach/*/*.csv")
+    (row,) = read_table(table)
+    assert (row["skill_length"], row["horizon"]) == noted
+    heading = f"after 250000 env steps of quadruped_walk{', H 12' if noted[1] else ''}\n"
+    assert heading in table.with_name("commands.md").read_text()
 
 
 def test_what_another_reward_pays_has_a_table_of_its_own(tmp_path):

@@ -1,6 +1,6 @@
 """All settings of a run: what there is, the presets and methods made of it, and its checks."""
 
-from lsp.config.checks import validated
+from lsp.config.checks import shortest_sequence, validated
 from lsp.config.methods import METHODS, make_config
 from lsp.config.presets import PRESETS, default_runtime
 from lsp.config.serialization import differences, from_dict, to_dict
@@ -42,6 +42,7 @@ __all__ = [
     "from_dict",
     "make_config",
     "named_code",
+    "shortest_sequence",
     "to_dict",
     "validated",
 ]

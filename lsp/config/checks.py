@@ -6,6 +6,8 @@ from lsp.config.serialization import from_dict, to_dict
 from lsp.config.settings import Config, TransferConfig
 from lsp.errors import UserError
 
+_SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
+
 
 def validated(config: Config) -> Config:
     """The same, with what may be spelled in several ways spelled in one. Raises UserError in one
@@ -58,6 +60,8 @@ def _problems(config: Config) -> list[str]:
     }
     found = [f"{k} must be at least 1, not {v}" for k, v in at_least_one.items() if v < 1]
     found += [f"{k} must be at least 0, not {v}" for k, v in at_least_zero.items() if v < 0]
+    if config.seed >= _SEEDS:
+        found.append(f"seed must be below {_SEEDS:,}, not {config.seed}")
     if planner.num_elites > planner.num_candidates:
         found.append(
             f"planner.num_elites (M = {planner.num_elites}) must not exceed "
@@ -110,6 +114,12 @@ def _problems(config: Config) -> list[str]:
     return found + (_hiro_problems(config) if config.method == "hiro" else [])
 
 
+def shortest_sequence(skill_length: int) -> int:
+    """Agent steps that a sequence of HIRO's replay needs: wherever it begins, a whole segment and a
+    step after it must lie in it."""
+    return max(2 * skill_length, skill_length + 2)
+
+
 def _hiro_problems(config: Config) -> list[str]:
     """What is wrong with `config` for HIRO alone."""
     hiro, length, found = config.hiro, config.planner.skill_length, []
@@ -126,8 +136,7 @@ def _hiro_problems(config: Config) -> list[str]:
         found.append(f"hiro.layers needs sizes of at least 1, not {hiro.layers}")
     if hiro.goal_range <= 0:
         found.append(f"hiro.goal_range must be above 0, not {hiro.goal_range}")
-    # Wherever a sequence begins, a whole segment and a step after it must lie in it.
-    least = max(2 * length, length + 2)
+    least = shortest_sequence(length)
     if config.replay.length < least:
         found.append(
             f"replay.length must be at least {least} for segments of {length} steps "

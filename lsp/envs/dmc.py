@@ -16,6 +16,7 @@ from jaxtyping import Float, Float64, UInt8
 
 from lsp.envs import arena
 from lsp.envs.rendering import rendering_problem
+from lsp.envs.user import LARGEST_REWARD
 from lsp.errors import UserError, said
 
 # The suite's own models use an attribute that MuJoCo will drop; nobody who runs them can mend that.
@@ -224,15 +225,17 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         assert self._pay is not None
         try:
             # Copies: what it does to them must not reach the replay, or the robot.
-            rewards = np.asarray(self._pay(states.copy(), actions.copy()), np.float64)
+            rewards = np.asarray(self._pay(states.copy(), actions.copy()))
         except Exception as error:  # anything may go wrong in a user's code
             raise UserError(f"{self.task}: the reward function failed ({said(error)})") from error
-        if rewards.shape != (len(states),) or not np.isfinite(rewards).all():
+        fits = rewards.dtype.kind in "fiub" and rewards.shape == (len(states),)
+        if not fits or not (np.abs(rewards.astype(np.float64)) < LARGEST_REWARD).all():
             raise UserError(
                 f"{self.task}: the reward function must return one finite number for each of "
-                f"{len(states)} states, not shape {rewards.shape}: {rewards.ravel()[:3]}"
+                f"{len(states)} states, smaller than {LARGEST_REWARD:g}, not {rewards.dtype} of "
+                f"shape {rewards.shape}: {rewards.ravel()[:3]}"
             )
-        return rewards
+        return rewards.astype(np.float64)
 
     def _suite_reward(self, sim_state: np.ndarray, action: np.ndarray) -> float:
         if self._reward_physics is None:

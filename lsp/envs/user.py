@@ -28,6 +28,7 @@ IMAGE_SIZE = 64  # pixels a side that the agent sees
 CHANNELS = (1, 3, 4)
 MIN_GREY_SIZE = 16  # pixels a side; a smaller matrix of bytes is no image
 MAX_OPEN_STEPS = 10_000  # control steps of an episode that nothing is known to limit
+LARGEST_REWARD = 1e15  # sums of squares of smaller ones are still float32
 _UNLIMITED = 1e10  # an action's bound from here on is none
 
 
@@ -83,7 +84,7 @@ def find_reward(reference: str) -> Callable[..., Any]:
       UserError: there is no such function.
     """
     module, _, name = reference.partition(":")
-    if not name:
+    if not module or module.startswith(".") or not name:
         raise UserError(f"reward '{reference}': write it as package.module:function.")
     _make_folder_importable()
     return _find(module, name, f"reward '{reference}'", "a function of (states, actions)")
@@ -147,7 +148,7 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, paid, terminated, truncated, info = self.env.step(self._to_control(action))
         reward, ended = float(paid), bool(terminated or truncated)
         self._steps += 1
-        if not np.isfinite(reward):
+        if not abs(reward) < LARGEST_REWARD:  # NaN neither
             raise UserError(
                 f"{self.task}: the reward is {reward} at step {self._steps} of an episode: mend "
                 "the environment."
