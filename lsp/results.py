@@ -88,18 +88,21 @@ class Run:
     @property
     def start(self) -> dict[str, str]:
         """The columns that only a transfer has."""
-        if not self.source:
-            return {}
-        planner, skills = self.config["planner"], self.config["skills"]["dim"]
-        length = planner.get("skill_length") if skills else None
-        plans = skills or planner.get("over") == "actions"
-        horizon = planner.get("horizon") if plans else None
-        values = self.source["env_steps"], length, horizon
-        return {key: _number(value, 0) for key, value in zip(START, values)}
+        return start(self.config, self.source["env_steps"]) if self.source else {}
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The metrics of one kind: "train", "episode" or "eval"."""
         return [line for line in self.metrics if line["kind"] == kind]
+
+
+def start(config: Mapping[str, Any], source_steps: int) -> dict[str, str]:
+    """The columns that only a transfer has, from its settings as nested dictionaries: K of methods
+    with skills, H of those that plan."""
+    planner, skills = config["planner"], config["skills"]["dim"]
+    length = planner.get("skill_length") if skills else None
+    plans = skills or planner.get("over") == "actions"
+    horizon = planner.get("horizon") if plans else None
+    return {key: _number(x, 0) for key, x in zip(START, (source_steps, length, horizon))}
 
 
 def table_path(config: Mapping[str, Any], source: str | None = None) -> Path:

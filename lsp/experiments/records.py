@@ -10,7 +10,7 @@ from lsp.config import to_dict
 from lsp.errors import UserError
 from lsp.experiments.grid import Run
 from lsp.metrics import read_metrics
-from lsp.results import START, Row, read_table, table_path
+from lsp.results import Row, read_table, start, table_path
 
 TOO_FAR = 1.01  # another figure may have trained a run further than this one shows
 
@@ -76,13 +76,11 @@ class Records:
 
 def _rows(tables: Path, run: Run) -> list[Row]:
     """Those of a run in its table; evaluations without a return left out."""
-    config = run.config
+    config, settings = run.config, to_dict(run.config)
     source = None if run.source is None else run.source.config.task
-    path = tables / table_path(to_dict(config), source)
+    path = tables / table_path(settings, source)
     wanted = {"obs": config.obs, "preset": config.preset, "seed": str(config.seed)}
     if run.source is not None:
-        length, horizon = config.planner.skill_length, config.planner.horizon
-        planned = (str(length), str(horizon)) if config.has_skills else ("", "")
-        wanted |= dict(zip(START, (str(run.source.steps), *planned)))
+        wanted |= start(settings, run.source.steps)
     rows = read_table(path) if path.is_file() else []
     return [x for x in rows if x["eval_return"] and wanted.items() <= x.items()]
