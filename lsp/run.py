@@ -112,13 +112,12 @@ class RunFolder:
         write_json(self.path / "source.json", source)
 
     def started_from(self, source: str | Path | None) -> bool:
-        """Whether that is what this run's settings name as its start: spelled alike, or, as it is
-        spelled now, the same folder."""
+        """Whether that is what this run's settings name as its start, however it is spelled, and
+        wherever it was spelled from."""
         before = self.read_config().transfer.source
         if before is None or source is None:
             return before is source
-        path = Path(source).resolve()
-        return before == str(source) or path in (Path(before).resolve(), self._began_in)
+        return Path(source).resolve() in (Path(before).resolve(), self._began_in)
 
     @property
     def _began_in(self) -> Path | None:
