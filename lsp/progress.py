@@ -20,7 +20,7 @@ def show_progress(total_steps: int) -> Iterator[Callable[[Now], None]]:
         return
     columns: list[Column] = [BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn()]
     with Progress(*columns, console=Console()) as bar:
-        task = bar.add_task("collecting random episodes", total=total_steps)
+        task = bar.add_task("collecting the first episodes", total=total_steps)
 
         def show(now: Now) -> None:
             bar.update(task, completed=now.env_steps, description=str(Text(describe(now))))
@@ -41,6 +41,9 @@ def say(line: str) -> None:
 def describe(now: Now) -> str:
     """`12,000/30,000 env steps · return 213 (eval 250) · 41 steps/s · 7 min left`"""
     parts = [f"{now.env_steps:,}/{now.total_steps:,} env steps"]
+    if now.first_updates is not None:
+        made, count = now.first_updates
+        return f"{parts[0]} · {made:,} of the first {count:,} updates"
     if now.episode_return is not None:
         evaluated = "" if now.eval_return is None else f" (eval {now.eval_return:.0f})"
         parts.append(f"return {now.episode_return:.0f}{evaluated}")

@@ -29,15 +29,19 @@ from lsp.snapshot import Counters, Snapshot
 from lsp.spaces import spaces_of
 from lsp.storage import write_arrays
 
+_FIRST_UPDATES_TOLD = 100  # of those that come at once, between two reports
+
 
 class Progress(NamedTuple):
-    """What a listener is told at every log line."""
+    """What a listener is told at every log line, and while the first updates are made."""
 
     env_steps: int
     total_steps: int
     episode_return: float | None
     eval_return: float | None
     steps_per_second: float
+    first_updates: tuple[int, int] | None = None
+    """How many of how many are made, while no env steps are taken."""
 
 
 def env_maker(config: Config, source: Task) -> Callable[[], gymnasium.Env[Any, Any]]:
@@ -170,6 +174,8 @@ class Trainer:
             # Update step c = 1..C
             while self._updates_due() > 0 and not self.stopping:
                 self._learn()
+                if made := self._first_updates_to_tell():
+                    listen(self._progress(steps, first_updates=made))
             if self.stopping:
                 break
             # Environment interaction; whole episodes join the dataset
@@ -198,10 +204,19 @@ class Trainer:
         """Updates owed by now: one for every `update_every` env steps since learning began."""
         if self.counters.learning_since is None:
             return 0
-        schedule, transfer = self.config.schedule, self.config.transfer
-        owed = (self.env_steps - self.counters.learning_since) // schedule.update_every
-        first = transfer.updates if transfer.relabel else schedule.pretrain
-        return first + owed - self.counters.updates
+        every = self.config.schedule.update_every
+        owed = (self.env_steps - self.counters.learning_since) // every
+        return self._first_updates + owed - self.counters.updates
+
+    @property
+    def _first_updates(self) -> int:
+        """Made at once, when learning begins."""
+        transfer = self.config.transfer
+        return transfer.updates if transfer.relabel else self.config.schedule.pretrain
+
+    def _first_updates_to_tell(self) -> tuple[int, int] | None:
+        made, count = self.counters.updates, self._first_updates
+        return (made, count) if made < count and made % _FIRST_UPDATES_TOLD == 0 else None
 
     def _learn(self) -> None:
         batch = self.draw_batch()
@@ -261,7 +276,13 @@ class Trainer:
         if self.save_seconds is not None:
             values["save_seconds"], self.save_seconds = self.save_seconds, None
         self.metrics.write("train", self.env_steps, values)
-        return Progress(self.env_steps, steps, counters.last_return, counters.eval_return, rate)
+        return self._progress(steps, rate)
+
+    def _progress(
+        self, steps: int, rate: float = 0.0, first_updates: tuple[int, int] | None = None
+    ) -> Progress:
+        returns = self.counters.last_return, self.counters.eval_return
+        return Progress(self.env_steps, steps, *returns, rate, first_updates)
 
     def evaluate(self) -> None:
         """Evaluate and write an `eval` line, and from pixels a film of what the model foresees.

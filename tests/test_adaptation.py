@@ -30,6 +30,7 @@ from lsp.envs import make_env
 from lsp.envs.dmc import load_control
 from lsp.errors import RunWarning, UserError
 from lsp.planner import standard_plan
+from lsp.progress import describe
 from lsp.run import RunFolder
 from lsp.spaces import spaces_of
 from lsp.trainer import Trainer
@@ -645,6 +646,14 @@ def test_pixels_of_another_body_are_not_relabelled(source, tmp_path):
     lsp.train(config, tmp_path / "seen", 20, PLAIN)
     transfer = TransferConfig(relabel=True)
     refused("another body", tmp_path / "seen", "cheetah_run", tmp_path / "run", transfer=transfer)
+
+
+def test_the_updates_before_the_first_step_are_told_of(source, tmp_path):
+    told, transfer = [], TransferConfig(relabel=True, updates=250)
+    call = (source(), "walker_run", tmp_path / "run", 40, PLAIN)
+    assert lsp.transfer(*call, listen=told.append, transfer=transfer)
+    assert [now.first_updates for now in told] == [(100, 250), (200, 250)]
+    assert describe(told[0]) == "0/40 env steps · 100 of the first 250 updates"
 
 
 def test_stopping_in_the_updates_before_the_first_step_saves_them(source, tmp_path, monkeypatch):
