@@ -86,10 +86,10 @@ class RunFolder:
     def read_spaces(self) -> Spaces | None:
         """What its agent observes and does; None where that was not noted, or cannot be read."""
         try:
-            noted = read_json(self.path / "spaces.json")
-            return Spaces(**noted)
+            noted = Spaces(**read_json(self.path / "spaces.json"))
         except (UserError, TypeError):
             return None
+        return noted if isinstance(noted.observations, dict) else None
 
     def note_spaces(self, spaces: Spaces, force: bool = False) -> None:
         """Note what its agent observes and does. Raises UserError where that was something else

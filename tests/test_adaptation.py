@@ -399,7 +399,9 @@ def test_observations_that_only_fit_by_their_number_are_refused(tmp_path):
         Elsewhere.__qualname__, Elsewhere.__module__ = "Elsewhere", module
 
 
-@pytest.mark.parametrize("noted", [None, "[]", '{"observations": 3}', "\0"])
+@pytest.mark.parametrize(
+    "noted", [None, "[]", '{"actions": 3}', '{"observations": 3, "actions": 3, "body": 3}', "\0"]
+)
 def test_where_the_spaces_were_not_noted_the_weights_tell(source, tmp_path, noted):
     old = tmp_path / "old"
     shutil.copytree(source(), old)
