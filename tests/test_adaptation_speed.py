@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lsp.experiments.curves import draw, evaluations
+from lsp.experiments.curves import draw_line, evaluations
 from lsp.experiments.records import Records
 from lsp.experiments.reproduce import find_targets
 from lsp.experiments.speed import (
@@ -75,9 +75,9 @@ def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path):
     note = "not counted: 1 from a source that learned nothing"
     assert note in (tmp_path / "speed.md").read_text()
     axes = Figure().subplots()
-    draw(axes, curve, records)
+    draw_line(axes, curve, records)
     alone = Figure().subplots()
-    draw(alone, replace(curve, runs=curve.runs[:1]), records)
+    draw_line(alone, replace(curve, runs=curve.runs[:1]), records)
     assert [line.get_label() for line in alone.lines][1:] == ["dreamer: none counts"]
     (curve.runs[0].source.folder(tmp_path) / "checkpoints" / "step-000250000").rmdir()
     assert records.counts(curve.runs[0])  # its source is not at its end

@@ -37,7 +37,7 @@ def draw_curves(target: Target, records: Records, out: Path) -> None:
     for panel, each in zip(panels, axes):
         shown = [curve for curve in target.curves if curve.panel == panel]
         for curve in shown:
-            draw(each, curve, records)
+            draw_line(each, curve, records)
         plots.mark_standing_still(each, shown[0].runs[0].config.task)
         _set_range(each, shown, records)
         plots.finish(each, panel, **_LEGEND)
@@ -84,7 +84,7 @@ def evaluations(curve: Curve, records: Records) -> list[plots.Curve]:
     return [x for x in map(records.evaluations, counted) if x is not None]
 
 
-def draw(axes: Axes, curve: Curve, records: Records) -> None:
+def draw_line(axes: Axes, curve: Curve, records: Records) -> None:
     """One line of a panel."""
     seeds = evaluations(curve, records)
     style: dict[str, Any] = {"color": plots.color_of(curve.label)} | _STYLES.get(curve.label, {})
