@@ -195,7 +195,7 @@ class RunFolder:
 
 def _beginning(config: Config) -> TransferConfig:
     """What a run is begun with, once: all that is said of its transfer but how it learns."""
-    return replace(config.transfer, freeze_policy=False)
+    return replace(config.transfer, freeze_policy=False, freeze_model=False)
 
 
 def _said(config: Config) -> str:
