@@ -98,8 +98,6 @@ class Transfer:
     """The new run's folder; without it runs/TASK-from-RUN, and what the flags change."""
     freeze_policy: bool = False
     """Neither policy nor χ learns any more (section 4.3)."""
-    freeze_model: bool = False
-    """Encoder and RSSM learn no more, so that states stay what a policy knows them as."""
     relabel: bool = False
     """Start from the run's replay, paid anew for the new task (section 4.3)."""
     updates: int = 1000
@@ -135,7 +133,6 @@ class Transfer:
     def transfer(self) -> TransferConfig:
         return TransferConfig(
             freeze_policy=self.freeze_policy,
-            freeze_model=self.freeze_model,
             relabel=self.relabel,
             updates=self.updates,
             reset=self.reset,

@@ -46,11 +46,10 @@ class Learner:
         self.generator = torch.Generator(networks.device).manual_seed(seed)
         twin = self.fast.twin
         # Of each part: what is learned, what computes its gradient, and the learning rate.
-        model, frozen = networks.world_model, config.transfer.freeze_policy
-        learned = model.readout if config.transfer.freeze_model else model
         parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
-            "model": (learned, learned, config.model.learning_rate),
+            "model": (networks.world_model, networks.world_model, config.model.learning_rate),
         }
+        frozen = config.transfer.freeze_policy
         if not config.plans_actions:
             parts["value"] = networks.value, twin.value, config.value.learning_rate
         if not config.plans_actions and not frozen:

@@ -1,6 +1,6 @@
 """From run folders to the CSV files that are committed: results/<task>/<method>.csv, and for
 transfers results/<task>/transfer_from_<source>/<method>[-frozen][-relabel].csv; further endings
-name a frozen model, what began anew, and a reward of your own.
+name what began anew, and a reward of your own.
 
 Beside the tables of a folder, `commands.md` holds the exact command of each run in them.
 """
@@ -118,7 +118,6 @@ def table_path(config: Mapping[str, Any], source: str | None = None) -> Path:
 def variant(transfer: Mapping[str, Any], reward: str | None) -> str:
     """How a run differs from the method's plain one, for names of files: "-frozen-relabel"."""
     text = "-frozen" if transfer.get("freeze_policy") else ""
-    text += "-frozen-model" if transfer.get("freeze_model") else ""
     text += "-relabel" if transfer.get("relabel") else ""
     reset = sorted(transfer.get("reset", ()))
     text += f"-{plain_name('-'.join(['reset', *map(str, reset)]))}" if reset else ""

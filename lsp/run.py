@@ -194,8 +194,7 @@ class RunFolder:
 
 
 def _beginning(config: Config) -> TransferConfig:
-    """What a run is begun with, once: all that is said of its transfer, but whether the policy
-    learns on. (The optimiser of a model that does not has fewer weights.)"""
+    """What a run is begun with, once: all that is said of its transfer but how it learns."""
     return replace(config.transfer, freeze_policy=False)
 
 
@@ -205,7 +204,6 @@ def _said(config: Config) -> str:
         return "nothing"
     parts = [str(Path(begun.source).resolve())]
     parts += [f"relabelled ({begun.updates} updates)"] if begun.relabel else []
-    parts += ["its model frozen"] if begun.freeze_model else []
     parts += [f"without its {' and '.join(begun.reset)}"] if begun.reset else []
     return ", ".join(parts)
 

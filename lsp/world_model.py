@@ -160,12 +160,6 @@ class WorldModel(nn.Module):
         if config.termination:
             self.termination_head = MLP(self.features, config.reward, 1, norm)
 
-    @property
-    def readout(self) -> nn.ModuleList:
-        """What tells something of states, without a part in what they are."""
-        heads = [self.termination_head] if self.config.termination else []
-        return nn.ModuleList([self.decoder, self.reward_head, *heads])
-
     def encode(self, observation: Observation) -> Float[Tensor, "*batch embedding"]:
         return self.encoder(self.preprocess(observation))
 

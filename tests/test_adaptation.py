@@ -124,22 +124,6 @@ def test_a_frozen_policy_stays_the_same_bit_for_bit(source, tmp_path, method):
         assert any(name.startswith(part) for name in moved), part
 
 
-FAST = replace(PLAIN, compile=True)  # the kernels, where there is a compiler
-
-
-@pytest.mark.parametrize("runtime", [PLAIN, FAST], ids=["eager", "kernels"])
-@pytest.mark.parametrize("method", ["lsp", "dreamer", "cem"])
-def test_a_frozen_model_stays_the_same_bit_for_bit(source, tmp_path, method, runtime):
-    config = transferred(source(method), "walker_run", TransferConfig(freeze_model=True))
-    lsp.train(config, tmp_path / "run", 1200, runtime)
-    moved = changed(weights_of(source(method)), weights_of(tmp_path / "run"))
-    assert not any(name.startswith(("world_model.rssm", "world_model.encoder")) for name in moved)
-    parts = ["world_model.reward_head", "world_model.decoder"]
-    parts += [] if method == "cem" else ["policy.", "value.", "slow_value."]
-    for part in parts:
-        assert any(name.startswith(part) for name in moved), part
-
-
 def test_the_planner_chooses_otherwise_for_another_task(source, tmp_path):
     """The policy is the same, the reward is not: re-planning is what adapts."""
     transfer = TransferConfig(freeze_policy=True, relabel=True, updates=150)
@@ -244,10 +228,8 @@ def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
     trainer.close()
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_transferred_run_resumes_exactly(source, tmp_path, frozen):
-    transfer = TransferConfig(relabel=True, updates=3, freeze_model=frozen)
-    config = transferred(source(), "walker_run", transfer)
+def test_a_transferred_run_resumes_exactly(source, tmp_path):
+    config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3))
     for path, stops in (("whole", [900]), ("broken", [300, 900])):
         for stop in stops:
             lsp.train(config, tmp_path / path, stop, PLAIN)
@@ -288,8 +270,6 @@ def test_each_command_has_a_folder_of_its_own(source):
     flags = [
         "",
         "--freeze-policy",
-        "--freeze-model",
-        "--freeze-policy --freeze-model",
         "--relabel",
         "--reset value",
         "--reset value reward",
@@ -562,9 +542,6 @@ def test_what_a_transfer_cannot_change_is_refused(source, tmp_path):
         config = make_config(method, "debug", transfer=replace(transfer, source="runs/x"))
         with pytest.raises(UserError, match=why):
             validated(config)
-    frozen = TransferConfig("runs/x", freeze_model=True)
-    with pytest.raises(UserError, match="freeze_model needs a world model"):
-        validated(make_config("hiro", "debug", transfer=frozen))
     twice = Config(transfer=with_reset(["value", "reward", "value"]))
     assert validated(twice).transfer.reset == ("reward", "value")
     assert not run.exists()
@@ -580,14 +557,10 @@ def test_what_a_run_began_from_cannot_be_forced(source, tmp_path):
         lsp.train(make_config("lsp", "debug"), tmp_path / "other", 40, PLAIN, force=True)
     relabel = TransferConfig(relabel=True, updates=3, reset=("reward",))
     again = (source(), "walker_walk", tmp_path / "other", 40, PLAIN)
-    others = {
-        r"relabelled .3 updates., without its reward": relabel,
-        "its model frozen": TransferConfig(freeze_model=True),
-    }
     for force in (False, True):
-        for why, transfer in others.items():
-            with pytest.raises(UserError, match=f"{why}: choose another --logdir$"):
-                lsp.transfer(*again, force=force, transfer=transfer)
+        why = r"relabelled .3 updates., without its reward: choose another --logdir$"
+        with pytest.raises(UserError, match=why):
+            lsp.transfer(*again, force=force, transfer=relabel)
     with pytest.warns(RunWarning, match="other settings"):
         assert lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
 

@@ -103,8 +103,6 @@ def _problems(config: Config) -> list[str]:
         found.append("transfer.freeze_policy needs a policy, and this method plans actions")
     if config.transfer.freeze_policy and config.method == "hiro":
         found.append("transfer.freeze_policy needs a planner that adapts, which hiro lacks")
-    if config.transfer.freeze_model and config.method == "hiro":
-        found.append("transfer.freeze_model needs a world model, which hiro lacks")
     if planner.scope == "shared" and not config.plans_skills:
         found.append("planner.scope = shared needs skills that are planned")
     if config.plans_actions and config.has_skills:

@@ -32,7 +32,6 @@ _ADDED: dict[type, dict[str, Any]] = {
     SkillsConfig: {"source": "planned", "intrinsic": True},
     PlannerConfig: {"over": "skills"},
     ModelConfig: {"decoded_images": None},
-    TransferConfig: {"freeze_model": False},
     ValueConfig: {"states": "imagined"},
 }
 """Settings that earlier versions did not record, and what they amounted to."""

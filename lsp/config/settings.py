@@ -264,9 +264,6 @@ class TransferConfig:
     """Folder of that run; None learns from nothing. All weights carry over."""
     freeze_policy: bool = False
     """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
-    freeze_model: bool = False
-    """Encoder and RSSM learn no more: states stay what a policy knows them as, and what it does
-    with them (docs/findings.md). Decoder, reward and termination go on learning (ours)."""
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What starts anew besides the optimisers: the reward head, the value's output for the task.
     The paper names neither. Keeping them served `lsp` in four transfers of four, `dreamer` in one
