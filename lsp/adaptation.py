@@ -118,8 +118,8 @@ def check(config: Config, task: Task) -> None:
     env.close()
     if not noted.fits(spaces):
         raise UserError(
-            f"nothing can be carried over from {source.task} to {config.task}, which observe or do "
-            f"different things: {noted} against {spaces}"
+            f"{folder.path}: nothing can be carried over from {source.task} to {config.task}, "
+            f"which observe or do different things: {noted} against {spaces}"
         )
     if relabel and noted.body != spaces.body:
         raise UserError(

@@ -185,18 +185,18 @@ def load_networks(
     made.close()
     noted = folder.read_spaces()
     if noted is not None and not noted.fits(spaces):
-        raise _not_its_task(folder, f": {noted} against {spaces}")
+        raise _not_its_task(folder, config, f": {noted} against {spaces}")
     try:
         networks.load_state_dict(checkpoint.tensors["networks"])
     except RuntimeError as error:
-        raise _not_its_task(folder) from error
+        raise _not_its_task(folder, config) from error
     return networks
 
 
-def _not_its_task(folder: RunFolder, spaces: str = "") -> UserError:
+def _not_its_task(folder: RunFolder, config: Config, spaces: str = "") -> UserError:
     return UserError(
-        f"{folder.path} was trained with other observations or actions than this environment's"
-        f"{spaces}: give the environment that it was trained on"
+        f"{folder.path} was trained on {config.task} with other observations or actions than this "
+        f"environment's{spaces}: give the environment that it was trained on"
     )
 
 

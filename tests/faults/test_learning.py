@@ -88,7 +88,7 @@ def test_row_14_force_does_not_go_on_where_it_cannot(run, capsys):
     for changes, word in (
         ({"model__deter": 20}, "does not fit these settings"),
         ({"method": "dreamer"}, "does not fit these settings"),
-        ({"planner__skill_length": 5}, "does not fit these settings: RuntimeError"),
+        ({"skills__dim": 5}, "does not fit these settings: RuntimeError"),
         ({"task": "cartpole_balance"}, "does not fit these settings"),
     ):
         before = (run / "config.json").read_bytes(), steps_saved(run)
