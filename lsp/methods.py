@@ -14,6 +14,7 @@ from lsp.baselines.hiro_agent import HiroAgent
 from lsp.config import Config, RuntimeConfig
 from lsp.learner import Learner
 from lsp.networks import Networks
+from lsp.spaces import spaces_of
 
 AnyNetworks = Networks | HiroNetworks
 AnyLearner = Learner | HiroLearner
@@ -24,12 +25,10 @@ def build_networks(
     env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu"
 ) -> AnyNetworks:
     """Networks for the spaces of `env`. Raises UserError where the method cannot see them."""
-    spaces = env.observation_space
-    assert isinstance(spaces, gymnasium.spaces.Dict)
-    shapes = {key: space.shape or () for key, space in spaces.items()}
-    assert env.action_space.shape is not None
+    spaces = spaces_of(env)
+    shapes = {key: tuple(shape) for key, shape in spaces.observations.items()}
     kind = HiroNetworks if config.method == "hiro" else Networks
-    return kind(shapes, env.action_space.shape[0], config.resolved()).to(device)
+    return kind(shapes, spaces.actions, config.resolved()).to(device)
 
 
 def build_learner(networks: AnyNetworks, seed: int, runtime: RuntimeConfig) -> AnyLearner:

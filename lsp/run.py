@@ -91,16 +91,18 @@ class RunFolder:
             return None
         return noted if isinstance(noted.observations, dict) else None
 
-    def note_spaces(self, spaces: Spaces, force: bool = False) -> None:
-        """Note what its agent observes and does. Raises UserError where that was something else
-        before, unless by `force`, and OSError."""
+    def check_spaces(self, spaces: Spaces) -> None:
+        """Raises UserError where its agent observed or did something else before."""
         before = self.read_spaces()
-        if before is not None and not before.fits(spaces) and not force:
+        if before is not None and not before.fits(spaces):
             raise UserError(
                 f"{self.path} has learned from {before}, and this task has {spaces}: give it the "
                 "task that it was trained on, or choose another --logdir"
             )
-        if before != spaces:
+
+    def write_spaces(self, spaces: Spaces) -> None:
+        """Note what its agent observes and does. Raises OSError."""
+        if self.read_spaces() != spaces:
             write_json(self.path / "spaces.json", spaces._asdict())
 
     def write_source(self, folder: Path, config: Config, env_steps: int) -> None:

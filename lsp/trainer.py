@@ -103,7 +103,8 @@ class Trainer:
         self.networks = build_networks(self.env, config, runtime.device)
         opened.callback(folder.close)
         folder.open(config, runtime, force)  # now: what cannot be learned leaves no folder behind
-        folder.note_spaces(spaces_of(self.env), force)
+        if not force:
+            folder.check_spaces(spaces_of(self.env))
         self.learner = build_learner(self.networks, config.seed, runtime)
         self.sampler = np.random.default_rng([config.seed, 2])
         self.agent = build_agent(
@@ -130,6 +131,7 @@ class Trainer:
             self.snapshot.restore(checkpoint, folder.checkpoints, force)
         self.metrics.truncate(self.collector.env_steps)
         folder.record(config, runtime)
+        folder.write_spaces(spaces_of(self.env))
         self.fresh = checkpoint is None
         self.saved_at = self.evaluated_at = self.collector.env_steps if checkpoint else -1
         self.saved_updates = self.counters.updates
