@@ -20,7 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lsp.errors import UserError, warn
-from lsp.storage import read_arrays, read_json, sync, write_arrays, write_bytes, write_json
+from lsp.storage import entries, read_arrays, read_json, sync, write_arrays, write_bytes, write_json
 
 SCHEMA = 2
 _OLDEST_SCHEMA = 1  # its manifest has no sum of its own
@@ -67,7 +67,8 @@ def load_newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that verifies, or None where none was ever written; damaged ones are
     named in a warning.
 
-    Raises UserError if there are checkpoints and all of them are damaged.
+    Raises UserError if there are checkpoints and all of them are damaged, or `folder` cannot be
+    read.
     """
     problems = []
     for path in _candidates(folder):
@@ -155,7 +156,7 @@ def _with_sum(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _candidates(folder: Path) -> list[Path]:
     """Finished checkpoints, newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+    return entries(folder, "step-*")[::-1]
 
 
 def _discard(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lsp.errors import UserError, warn
-from lsp.storage import read_arrays, write_arrays
+from lsp.storage import entries, read_arrays, write_arrays
 
 Episode = dict[str, np.ndarray]
 
@@ -372,4 +372,4 @@ def _path(directory: Path, index: int) -> Path:
 
 
 def _episode_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("episode-*[0-9].npz"))
+    return entries(directory, "episode-*[0-9].npz")

@@ -18,7 +18,7 @@ from lsp.errors import UserError, warn
 from lsp.lock import Lock
 from lsp.seal import seal, sealed
 from lsp.spaces import Spaces
-from lsp.storage import read_json, write_json
+from lsp.storage import entries, read_json, write_json
 
 PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
 
@@ -75,8 +75,8 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is one, readable or not."""
-        return any(self.checkpoints.glob("step-*"))
+        """Whether there is one, readable or not. Raises UserError where that cannot be seen."""
+        return bool(entries(self.checkpoints, "step-*"))
 
     @property
     def is_own(self) -> bool:

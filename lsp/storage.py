@@ -4,6 +4,7 @@ Reading runs no code from a file, takes no more memory than the file has bytes, 
 but UserError, whatever the bytes are.
 """
 
+import fnmatch
 import io
 import json
 import os
@@ -89,6 +90,20 @@ def _array(data: bytes) -> np.ndarray:
     if file.tell() != len(data):
         raise ValueError("an array is followed by something else")
     return array
+
+
+def entries(folder: Path, pattern: str) -> list[Path]:
+    """What in `folder` is named by `pattern`, in order; nothing where there is no such folder.
+
+    Raises UserError where there is one that cannot be read: it is not empty for that.
+    """
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror})") from error
+    return [folder / name for name in sorted(fnmatch.filter(names, pattern))]
 
 
 def sync(path: Path) -> None:

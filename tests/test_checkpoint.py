@@ -186,3 +186,9 @@ def test_where_all_are_damaged_the_error_names_each_file(tmp_path):
         load_newest(tmp_path)
     for env_steps in (100, 200):
         assert f"step-{env_steps:09d}/networks.safetensors" in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UserError, match="checkpoints cannot be read"):
+        load_newest(tmp_path / "checkpoints")
