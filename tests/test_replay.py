@@ -320,3 +320,12 @@ def test_not_more_episodes_wait_than_memory_is_meant_for(tmp_path, monkeypatch):
 
 def full_disk(path, arrays):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("lsp.storage.os.listdir", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        Replay.load(tmp_path, None, num_episodes=1)
