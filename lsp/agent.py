@@ -1,6 +1,7 @@
 """Acting: filter the latent from observations, re-plan the skill every K agent steps (MPC in z)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,8 @@ class Agent:
     `collect` explores: skills drawn from the planned ζ with noise on its mean, actions sampled
     from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
     mode. Each agent has its own seeded random generator. `fast`, which is in full precision, is
-    what it filters, plans and acts with.
+    what it filters, plans and acts with. `skills` are planned or drawn from N(0, I), whatever the
+    settings say.
     """
 
     def __init__(
@@ -32,8 +34,12 @@ class Agent:
         num_envs: int | None = None,
         seed: int = 0,
         fast: FastPath | None = None,
+        skills: Literal["planned", "prior"] | None = None,
     ):
-        self.networks, self.config, self.mode = networks, networks.config, mode
+        config = networks.config
+        if skills is not None:
+            config = replace(config, skills=replace(config.skills, source=skills))
+        self.networks, self.config, self.mode = networks, config, mode
         self.fast = fast or FastPath(networks)
         self.batched = num_envs is not None
         self.count = num_envs or 1
@@ -112,8 +118,16 @@ class Agent:
             fresh = self.plan.mean[:, 0]
         else:
             zeta = noisy_plan(self.plan, self.config, self.generator)
-            fresh = zeta.sample(self._noise(*zeta.mean.shape))[:, 0]
+            fresh = self._some_from_prior(zeta.sample(self._noise(*zeta.mean.shape))[:, 0])
         self.skill = torch.where(self._column(due), fresh, self.skill)
+
+    def _some_from_prior(self, skill: Tensor) -> Tensor:
+        """Each with the chance of `policy.prior_share` from N(0, I) in place of what is planned."""
+        share = self.config.policy.prior_share
+        if share == 0 or not self.config.plans_skills:
+            return skill
+        chances = torch.rand(self.count, 1, generator=self.generator, device=skill.device)
+        return torch.where(chances < share, self._noise(*skill.shape), skill)
 
     def _replan(self, due: np.ndarray) -> None:
         """Update ζ of the envs that are due; the literal Algorithm 1 takes the learner's ζ."""

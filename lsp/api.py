@@ -265,15 +265,15 @@ def evaluate(
         raise UserError(f"episodes must be at least 1, not {episodes}")
     networks = load_networks(logdir, device, env, trust)
     config = networks.config
-    if skills is not None:
-        if not isinstance(networks, Networks) or not config.has_skills:
-            raise UserError(f"{config.method} has no skills: leave out the choice of them")
-        networks.config = replace(config, skills=replace(config.skills, source=skills))
+    if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
+        raise UserError(f"{config.method} has no skills: leave out the choice of them")
     make, runtime = _env_maker(config, env), _runtime_of(networks)
     if video is None:
-        return evaluate_networks(networks, make, episodes, config.seed, runtime)
+        return evaluate_networks(networks, make, episodes, config.seed, runtime, skills=skills)
     probe = make()
     frames_per_second = (probe.metadata.get("render_fps") or 30) / config.action_repeat
     probe.close()
     with VideoWriter(video, frames_per_second) as writer:
-        return evaluate_networks(networks, make, episodes, config.seed, runtime, writer.add)
+        return evaluate_networks(
+            *(networks, make, episodes, config.seed, runtime, writer.add), skills=skills
+        )

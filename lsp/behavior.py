@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lsp.config import Config
@@ -50,6 +50,38 @@ def repeat_plan(zeta: Plan, times: int) -> Plan:
     return Plan(*(x.repeat_interleave(times, 0) for x in zeta))
 
 
+class SkillSources(NamedTuple):
+    """Which rollouts of an update have skills from N(0, I), spread evenly over its starts, and
+    which have planned ones; row numbers, known before any of them is imagined."""
+
+    prior: Int[Tensor, " prior"]
+    planned: Int[Tensor, " planned"]
+
+    @property
+    def value_weight(self) -> Float[Tensor, " batch"]:
+        """Of each rollout in what v learns, 1 on average: v is the value of planned skills."""
+        count = len(self.prior) + len(self.planned)
+        weight = torch.zeros(count, device=self.planned.device)
+        return weight.index_fill(0, self.planned, count / len(self.planned))
+
+
+def skill_sources(count: int, config: Config, device: torch.device) -> SkillSources:
+    """The share `behavior.prior_share` of `count` rollouts, rounded down, and the others."""
+    share = config.behavior.prior_share if config.mixes_skills else 0.0
+    reached = (torch.arange(count + 1, dtype=torch.float64) * share).floor()
+    from_prior = reached.diff() > 0
+    rows = (torch.nonzero(mask).flatten().to(device) for mask in (from_prior, ~from_prior))
+    return SkillSources(*rows)
+
+
+def draw_skills(
+    zeta: Plan, sources: SkillSources, generator: torch.Generator
+) -> Float[Tensor, "batch plan skill"]:
+    """Plans from ζ, and from N(0, I) where `sources` says so."""
+    draws = torch.randn(zeta.mean.shape, generator=generator, device=zeta.mean.device)
+    return zeta.sample(draws).index_copy(0, sources.prior, draws[sources.prior])
+
+
 class Estimates(NamedTuple):
     """What a rollout is worth. Index t belongs to s_t, t = 0..H-1."""
 
@@ -69,8 +101,9 @@ def estimate_values(
     networks: Networks,
     feature: Float[Tensor, "states batch features"],
     intrinsic: Float[Tensor, "horizon batch"] | None,
+    lambda_: float | None = None,
 ) -> Estimates:
-    """Returns from every state of a rollout.
+    """Returns from every state of a rollout; λ is behaviour's where none is given.
 
     A value that covers the intrinsic reward does not know how far a skill has got, and pays the
     next one before it can have ended: v(s_H) promises two to four times too much
@@ -81,7 +114,8 @@ def estimate_values(
     discount = config.behavior.discount * going_on
     if intrinsic is not None and config.value.covers == "total":
         reward, intrinsic = reward + intrinsic, None
-    target = lambda_return(reward, value, discount, config.behavior.lambda_)
+    lambda_ = config.behavior.lambda_ if lambda_ is None else lambda_
+    target = lambda_return(reward, value, discount, lambda_)
     if intrinsic is None:
         return Estimates(target, target, discount)
     return Estimates(target + discounted_sum(intrinsic, discount), target, discount)
@@ -130,11 +164,13 @@ def score_plans(
     noise: RolloutNoise,
     generator: torch.Generator,
 ) -> Float[Tensor, "candidates starts"]:
-    """V_g of Algorithm 2: the task return of each plan (plus weighted intrinsic return).
+    """V_g of Algorithm 2: the task return of each plan (plus weighted intrinsic return, plus the
+    weighted log prior of its skills).
 
     `noise` is `[horizon, candidates, starts, ...]`, in any axis but the first possibly expanded.
     """
-    weight = networks.config.planner.intrinsic_weight
+    config = networks.config
+    weight = config.planner.intrinsic_weight
     count, num_starts = candidates.shape[:2]
     rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts))
     flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
@@ -143,7 +179,19 @@ def score_plans(
     intrinsic = None
     if weight > 0:
         intrinsic = weight * recognise_skills(networks, feature, plans, generator).reward
-    return estimate_values(networks, feature, intrinsic).returns[0].reshape(count, num_starts)
+    estimates = estimate_values(networks, feature, intrinsic, config.planning_lambda)
+    scores = estimates.returns[0].reshape(count, num_starts)
+    if config.planner.prior_weight > 0:
+        used = candidates[:, :, : config.skills_ahead]
+        scores = scores + config.planner.prior_weight * networks.return_size * log_prior(used)
+    return scores
+
+
+def log_prior(
+    plans: Float[Tensor, "candidates starts plan skill"],
+) -> Float[Tensor, "candidates starts"]:
+    """log p_0(z) of whole plans (A.5, eq. 6), less the constant: it is 0 for the skill 0."""
+    return -0.5 * plans.square().sum((-1, -2))
 
 
 @torch.no_grad()
@@ -203,8 +251,8 @@ def value_loss(
     loss = 0.5 * (estimates.weight[:states] * weight * error).mean()
     return loss, {
         "value/loss": loss,
-        "value/mean": value.mean(),
-        "value/target": estimates.target[:states].mean(),
+        "value/mean": (weight * value).mean(),
+        "value/target": (weight * estimates.target[:states]).mean(),
     }
 
 
@@ -241,19 +289,21 @@ def skill_loss(
     plans: Float[Tensor, "batch plan skill"],
     zeta: Plan,
     weight: Float[Tensor, " batch"],
+    planned: Int[Tensor, " planned"],
 ) -> tuple[Float[Tensor, ""], Metrics]:
     """Minus log q_χ(z | {s}, s0) of the imagined segments, of which there is at least one.
 
-    Metrics: the mutual information estimated as log q(z | {s}, s0) minus the log density of z
-    under the batch's own skill distribution; and minus log p(z | s0), the plan's own density.
+    Metrics, over the rollouts with `planned` skills: the mutual information estimated as
+    log q(z | {s}, s0) minus the log density of z under the batch's own skill distribution; and
+    minus log p(z | s0), the plan's own density.
     """
     scores = torch.stack(log_q)
     loss = -(weight * scores).mean()
-    count = len(log_q)
-    skills = plans[:, :count]
+    count, scores = len(log_q), scores[:, planned]
+    skills = plans[planned, :count]
     batch = batch_density(skills.flatten(0, 1)).log_prob(skills).mean()
     # A single elite leaves no spread at all.
-    density = Normal(zeta.mean[:, :count], zeta.std[:, :count].clamp(min=1e-3))
+    density = Normal(zeta.mean[planned, :count], zeta.std[planned, :count].clamp(min=1e-3))
     given_start = density.log_prob(skills).mean()
     return loss, {
         "skills/loss": loss,

@@ -1,7 +1,7 @@
 """Evaluation: plan mean, policy mode, no noise; up to 100 episodes side by side in one batch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -46,8 +46,11 @@ def evaluate(
     runtime: RuntimeConfig | None = None,
     on_frame: Callable[[np.ndarray], None] | None = None,
     on_step: Callable[[], None] = lambda: None,
+    skills: Literal["planned", "prior"] | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes with agents of their own, which `seed` seeds and `runtime` speeds up.
+
+    `skills` are planned or drawn from N(0, I), whatever the settings say.
 
     `on_frame` is given a picture of the first episode at every agent step. `on_step` is
     called there too, and may raise to end the evaluation.
@@ -58,7 +61,7 @@ def evaluate(
         part = seeds[first : first + MOST_AT_ONCE]
         envs = [make_env() for _ in part]
         try:
-            agent = build_agent(networks, "evaluate", len(part), seed, runtime)
+            agent = build_agent(networks, "evaluate", len(part), seed, runtime, skills)
             parts.append(_run(agent, envs, part, on_frame if first == 0 else None, on_step))
         finally:
             for env in envs:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from lsp.acceleration import FastPath
 from lsp.adam import Adam
 from lsp.behavior import (
+    SkillSources,
+    draw_skills,
     draw_starts,
     estimate_values,
     noisy_plan,
@@ -21,6 +23,7 @@ from lsp.behavior import (
     skill_effect,
     skill_information,
     skill_loss,
+    skill_sources,
     value_loss,
 )
 from lsp.draws import take_up
@@ -61,6 +64,7 @@ class Learner:
         for name, (module, computing, rate) in parts.items():
             self.optimizers[name] = Adam(module.parameters(), rate, config.optimizer.epsilon)
             self.computing[name] = list(computing.parameters())
+        self._sources: SkillSources | None = None
         self._starts: Latent | None = None
         self._learn = self.fast.record(self.learn, self.generator)
 
@@ -91,9 +95,9 @@ class Learner:
         starts = repeat_starts(starts, config.behavior.rollouts_per_start)
         zeta = repeat_plan(zeta, config.behavior.rollouts_per_start)
 
-        # Imagine with skills from ζ
-        draws = torch.randn(zeta.mean.shape, generator=generator, device=networks.device)
-        plans, rows = zeta.sample(draws), starts.weight.shape[0]
+        # Imagine with skills from ζ, some from N(0, I)
+        rows, sources = starts.weight.shape[0], self.sources(starts.weight.shape[0])
+        plans = draw_skills(zeta, sources, generator)
         noise = twin.draw_noise(config.behavior_horizon, rows, generator=generator)
         rollout = twin.imagine(starts.latent, plans, noise)
 
@@ -110,21 +114,30 @@ class Learner:
         metrics |= about_plan | about_policy
         if "policy" in self.optimizers:
             metrics |= self.descend("policy", loss, again=evidence is not None)
-        loss, about_value = value_loss(twin, rollout, estimates, starts.weight)
+        value_weight = starts.weight * sources.value_weight
+        loss, about_value = value_loss(twin, rollout, estimates, value_weight)
         if config.value.states == "observed":
             replayed, about_replayed = replayed_value_loss(twin, latents, data)
             loss, about_value = loss + replayed, about_value | about_replayed
         metrics |= about_value | self.descend("value", loss)
         if evidence is not None:
-            loss, about_skills = skill_loss(evidence.log_q, plans, zeta, starts.weight)
+            loss, about_skills = skill_loss(
+                evidence.log_q, plans, zeta, starts.weight, sources.planned
+            )
             metrics |= about_skills
             if "skills" in self.optimizers:
                 metrics |= self.descend("skills", loss)
         networks.update_slow_value()
-        networks.track_return_size(estimates.target)
+        networks.track_return_size(estimates.target, sources.value_weight)
         every = config.behavior.rollouts_per_start
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}
+
+    def sources(self, rollouts: int) -> SkillSources:
+        """Of the skills of an update; the same each time, and made once."""
+        if self._sources is None:
+            self._sources = skill_sources(rollouts, self.config, self.networks.device)
+        return self._sources
 
     def probe_skills(self) -> Metrics:
         """Whether skills matter, at start states of the last update; empty without skills.

@@ -44,9 +44,11 @@ def build_agent(
     num_envs: int | None = None,
     seed: int = 0,
     runtime: RuntimeConfig | None = None,
+    skills: Literal["planned", "prior"] | None = None,
 ) -> AnyAgent:
-    """An agent of its own generator, seeded with `seed`; it plans as `runtime` allows."""
+    """An agent of its own generator, seeded with `seed`; it plans as `runtime` allows. `skills` are
+    planned or drawn from N(0, I), whatever the settings say; HIRO's manager chooses its own."""
     if isinstance(networks, HiroNetworks):
         return HiroAgent(networks, mode, num_envs, seed)
     fast = None if runtime is None else acting_path(networks, runtime)
-    return Agent(networks, mode, num_envs, seed, fast)
+    return Agent(networks, mode, num_envs, seed, fast, skills)

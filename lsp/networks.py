@@ -119,6 +119,8 @@ class Networks(nn.Module):
         torch._foreach_lerp_(slow, fast, self.config.value.slow_rate)
 
     @torch.no_grad()
-    def track_return_size(self, returns: Float[Tensor, "*batch"]) -> None:
+    def track_return_size(
+        self, returns: Float[Tensor, "time batch"], weight: Float[Tensor, " batch"]
+    ) -> None:
         """Follow the mean absolute value of imagined task returns."""
-        self.return_size.lerp_(returns.abs().mean(), 0.01)
+        self.return_size.lerp_((weight * returns.abs()).mean(), 0.01)

@@ -30,6 +30,7 @@ HEADER = (
     "eval_std",
     "success",
     "episodes",
+    "prior_return",
     "wall_hours",
     "threads",
     "commit",
@@ -48,7 +49,7 @@ Row = dict[str, str]
 _NUMBERS: tuple[tuple[tuple[str, ...], type, bool], ...] = (
     (("seed", "env_steps"), int, False),
     (START, int, True),
-    (("eval_return", "eval_std", "success", "wall_hours"), float, True),
+    (("eval_return", "eval_std", "success", "prior_return", "wall_hours"), float, True),
 )
 """Columns that hold numbers, of which kind, and whether they may be empty."""
 
@@ -225,6 +226,7 @@ def _row(run: Run, line: dict[str, Any]) -> Row:
         "eval_std": _number(line.get("eval/std"), 2),
         "success": _number(line.get("eval/success"), 3),
         "episodes": _number(line.get("eval/episodes"), 0),
+        "prior_return": _number(line.get("eval/prior_return"), 2),
         "wall_hours": _number(line.get("wall_hours"), 4),
         "threads": str(run.info["threads"]),
         "commit": _commit(run),

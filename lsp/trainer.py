@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -17,7 +17,7 @@ from lsp.envs import make_env
 from lsp.envs.user import Task
 from lsp.envs.workers import Environments, Failure, InProcess, Workers
 from lsp.errors import NotFinite, UserError, warn
-from lsp.evaluation import evaluate
+from lsp.evaluation import Evaluation, evaluate
 from lsp.interaction import Collector, EpisodeSummary
 from lsp.means import Means
 from lsp.methods import build_agent, build_learner, build_networks
@@ -292,23 +292,31 @@ class Trainer:
         Training is not touched by it. Where it is told to stop, the resumed run evaluates.
         """
         seconds = time.monotonic()
-        episodes, seed = self.config.schedule.eval_episodes, self.config.seed
         self.counters.owes_evaluation = True
         try:
-            outcome = evaluate(
-                *(self.networks, self.make_env, episodes, seed, self.runtime),
-                on_step=self._raise_if_stopping,
-            )
+            values = self._evaluated().metrics()
+            if self.config.plans_skills and self.config.schedule.prior_episodes:
+                values["eval/prior_return"] = float(self._evaluated("prior").returns.mean())
         except _Stopped:
             return
         self.counters.owes_evaluation = False
-        values = outcome.metrics() | {"wall_hours": self.counters.seconds / 3600}
+        values["wall_hours"] = self.counters.seconds / 3600
         values["eval/seconds"] = time.monotonic() - seconds
         self.metrics.write("eval", self.env_steps, values)
         self.counters.eval_return, self.evaluated_at = values["eval/return"], self.env_steps
         memory.give_back()
         if has_images(self.networks):
             write_film(self.networks, self.replay, self.folder.open_loop)
+
+    def _evaluated(self, skills: Literal["prior"] | None = None) -> Evaluation:
+        """With the run's own skills, or a few episodes under skills from N(0, I)."""
+        schedule = self.config.schedule
+        episodes = schedule.eval_episodes if skills is None else schedule.prior_episodes
+        return evaluate(
+            *(self.networks, self.make_env, episodes, self.config.seed, self.runtime),
+            on_step=self._raise_if_stopping,
+            skills=skills,
+        )
 
     def _raise_if_stopping(self) -> None:
         if self.stopping:

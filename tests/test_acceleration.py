@@ -162,7 +162,7 @@ def test_the_twin_follows_the_weights(dtype):
     with torch.no_grad():
         for weight in networks.parameters():
             weight.add_(0.1)
-    networks.track_return_size(torch.linspace(-90, 90, 100))
+    networks.track_return_size(torch.linspace(-90, 90, 100)[None], torch.ones(100))
     assert torch.equal(fast.twin.return_size, networks.return_size)
     assert same_weights(fast.twin, networks) == shared
     fast.refresh()

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lsp.agent import Agent
 from lsp.behavior import (
     Starts,
+    draw_skills,
     draw_starts,
     estimate_values,
     intrinsic_scale,
@@ -19,13 +20,15 @@ from lsp.behavior import (
     replayed_value_loss,
     score_plans,
     skill_information,
+    skill_sources,
     value_loss,
 )
 from lsp.config import make_config, validated
 from lsp.distributions import softly_clamped_std
 from lsp.errors import UserError
 from lsp.learner import Learner
-from lsp.networks import Networks
+from lsp.networks import Judgement, Networks
+from lsp.planner import Plan
 from lsp.world_model import Latent
 
 SHAPES = {"position": (5,)}
@@ -483,7 +486,134 @@ def test_a_nat_is_worth_a_share_of_the_task_return():
     networks = make_networks()
     networks.return_size.fill_(1.0)
     for _ in range(2000):
-        networks.track_return_size(torch.tensor([-50.0, 30.0]))
+        networks.track_return_size(torch.tensor([[-50.0, 30.0]]), torch.ones(2))
     assert networks.return_size.item() == pytest.approx(40, rel=1e-3)
     scale = networks.config.skills.intrinsic_scale
     assert float(intrinsic_scale(networks)) == pytest.approx(40 * scale, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("share", "rows"), [(0.25, [3, 7]), (0.5, [1, 3, 5, 7]), (0.1, []), (0.0, [])]
+)
+def test_a_share_of_the_rollouts_has_skills_from_n_0_1(share, rows):
+    networks = make_networks(behavior={"prior_share": share})
+    sources = skill_sources(8, networks.config, networks.device)
+    assert sources.prior.tolist() == rows
+    assert sorted([*rows, *sources.planned.tolist()]) == list(range(8))
+    zeta = Plan(torch.full((8, 2, 3), 9.0), torch.full((8, 2, 3), 1e-3))
+    skills = draw_skills(zeta, sources, seeded())
+    planned = (skills - 9).abs().amax((1, 2)) < 0.1
+    assert planned.tolist() == [row not in rows for row in range(8)]
+    assert skills[rows].abs().max() < 5 if rows else True
+
+
+def test_each_start_has_one_of_four_skills_from_n_0_1_in_the_default_preset():
+    config = make_config()
+    starts, times = config.behavior.num_starts, config.behavior.rollouts_per_start
+    sources = skill_sources(starts * times, config, torch.device("cpu"))
+    assert (sources.prior // times).tolist() == list(range(starts))
+    assert make_config(preset="paper").behavior.prior_share == 0
+    assert not len(skill_sources(8, make_config("random_skills"), torch.device("cpu")).prior)
+
+
+def test_v_learns_nothing_from_rollouts_under_skills_from_n_0_1():
+    networks = make_networks(value={"states": "imagined"})
+    rollout, estimates, _ = imagine(networks)
+    config = change(networks.config, behavior={"prior_share": 0.5})
+    sources = skill_sources(6, config, networks.device)
+    changed = estimates.target.clone()
+    changed[:, sources.prior] += 100
+    others = estimates._replace(target=changed)
+    weight = sources.value_weight
+    same = value_loss(networks, rollout, estimates, weight)[0]
+    assert torch.equal(value_loss(networks, rollout, others, weight)[0], same)
+    changed[:, sources.planned] += 100
+    assert not torch.equal(value_loss(networks, rollout, others, weight)[0], same)
+    # The mean over planned rollouts, not a smaller one.
+    planned = [x[:, sources.planned] for x in (rollout.feature, rollout.action)]
+    alone = rollout._replace(feature=planned[0], action=planned[1])
+    some = estimates._replace(
+        **{k: getattr(estimates, k)[:, sources.planned] for k in ("returns", "target", "discount")}
+    )
+    expected = value_loss(networks, alone, some, torch.ones(3))[0]
+    torch.testing.assert_close(same, expected)
+
+
+def test_an_update_imagines_a_quarter_of_its_rollouts_under_n_0_1(monkeypatch):
+    """Planned skills are put far away, so that it shows which are not."""
+    networks = make_networks(behavior={"num_starts": 4, "rollouts_per_start": 4})
+    learner = Learner(networks, seed=0)
+    seen = []
+    imagine_rollout = learner.fast.twin.imagine
+
+    def watch(start, plan, noise):
+        seen.append(plan)
+        return imagine_rollout(start, plan, noise)
+
+    monkeypatch.setattr(learner.fast.twin, "imagine", watch)
+    far = Plan(torch.full((4, 1, 3), 50.0), torch.full((4, 1, 3), 0.1))
+    monkeypatch.setattr(learner, "plan", lambda starts: (far, {}))
+    networks.shapes = SHAPES
+    learner.update(make_batch(networks))
+    (plans,) = seen
+    near = plans.abs().amax((1, 2)) < 10
+    assert near.tolist() == [row % 4 == 3 for row in range(16)]
+
+
+def test_the_prior_of_skills_counts_in_a_plans_score_in_units_of_returns():
+    """With nothing paid and nothing promised a score is its prior alone: -|z|²/2 for each skill."""
+    parts = {"horizon": 20, "skill_length": 10, "prior_weight": 0.5}
+    networks = make_networks(planner=parts, behavior={"horizon": 30})
+    silence_reward_and_value(networks)
+    networks.return_size.fill_(8.0)
+    starts = make_starts(networks, 1).latent
+    candidates = torch.zeros(3, 1, 3, 3)
+    candidates[1, 0, 0, 0] = 2.0
+    candidates[2, 0, 1] = 1.0
+    candidates[:, :, 2] = 7.0  # beyond the horizon, which a score does not depend on
+    noise = networks.draw_noise(20, 1, 1, generator=seeded())
+    scores = score_plans(networks, starts, candidates, noise, seeded())
+    torch.testing.assert_close(scores[:, 0], torch.tensor([0.0, -8.0, -6.0]))
+
+
+@pytest.mark.parametrize(
+    ("horizon", "chosen", "expected"),
+    [(10, None, 0.95), (15, None, 0.95), (16, None, 1.0), (120, None, 1.0), (120, 0.95, 0.95)],
+)
+def test_long_plans_are_scored_with_a_lambda_of_one(horizon, chosen, expected):
+    config = make_config("lsp", "fast")
+    config = change(config, planner={"horizon": horizon, "lambda_": chosen})
+    assert config.planning_lambda == expected
+
+
+def test_a_reward_at_step_120_counts_with_a_lambda_of_one(monkeypatch):
+    def score(lambda_):
+        networks = make_networks(planner={"horizon": 120, "lambda_": lambda_})
+        last = torch.zeros(120, 2)
+        last[-1] = 1.0
+        nothing = torch.zeros(120, 2)
+        networks.judge = lambda feature: Judgement(last, nothing + 1, nothing)
+        starts = make_starts(networks, 2).latent
+        noise = networks.draw_noise(120, 1, 2, generator=seeded())
+        plans = torch.zeros(1, 2, networks.config.plan_length, 3)
+        return score_plans(networks, starts, plans, noise, seeded())
+
+    discount = make_networks().config.behavior.discount
+    torch.testing.assert_close(score(None), torch.full((1, 2), discount**119))
+    assert (score(0.95) < 0.003 * score(None)).all()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"behavior": {"prior_share": 1.0}},
+        {"behavior": {"prior_share": -0.1}},
+        {"policy": {"prior_share": 1.5}},
+        {"planner": {"lambda_": 2.0}},
+        {"planner": {"prior_weight": -1.0}},
+    ],
+)
+def test_shares_and_weights_out_of_bounds_are_refused(parts):
+    (section,) = parts
+    with pytest.raises(UserError, match=f"{section}.{next(iter(parts[section]))}"):
+        make_networks(**parts)

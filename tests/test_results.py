@@ -10,7 +10,10 @@ from lsp.metrics import MetricsLogger
 from lsp.results import collect, read_table
 from lsp.run import RunFolder
 
-HEADER = "obs,preset,seed,env_steps,eval_return,eval_std,success,episodes,wall_hours,threads,commit"
+HEADER = (
+    "obs,preset,seed,env_steps,eval_return,eval_std,success,episodes,prior_return,wall_hours,"
+    "threads,commit"
+)
 EVAL = {"eval/return": 400.256, "eval/std": 20.0, "eval/success": None, "eval/episodes": 10}
 
 
@@ -40,8 +43,8 @@ def test_the_table_has_the_agreed_header_and_one_row_an_evaluation(tmp_path):
     collect([run], tmp_path / "out")
     assert (tmp_path / "out" / "walker_walk" / "lsp.csv").read_text().splitlines() == [
         HEADER,
-        "proprio,fast,0,10000,400.26,20.00,,10,0.2500,1,abc123",
-        "proprio,fast,0,20000,450.00,20.00,,10,0.2500,1,abc123",
+        "proprio,fast,0,10000,400.26,20.00,,10,,0.2500,1,abc123",
+        "proprio,fast,0,20000,450.00,20.00,,10,,0.2500,1,abc123",
     ]
 
 
@@ -127,7 +130,7 @@ def test_transfers_have_tables_of_their_own(tmp_path):
     assert sorted(path.stem for path in folder.glob("*.csv")) == tables
     assert (folder / "lsp-frozen.csv").read_text().splitlines() == [
         HEADER + ",source_steps,skill_length,horizon",
-        "proprio,fast,0,100,1.00,20.00,,10,0.2500,1,abc123,250000,10,40",
+        "proprio,fast,0,100,1.00,20.00,,10,,0.2500,1,abc123,250000,10,40",
     ]
     commands = (folder / "commands.md").read_text()
     heading = "## lsp-frozen, proprio, fast, seed 0, after 250000 env steps of quadruped_walk"
@@ -234,17 +237,17 @@ def test_a_foreign_table_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ("proprio,fast,0,10000,much,20.00,,10,0.2500,1,abc", "'much' is no number"),
-        ("proprio,fast,first,10000,400,20.00,,10,0.2500,1,abc", "'first' is no number"),
-        ("proprio,fast,0,1e4,400,20.00,,10,0.2500,1,abc", "'1e4' is no number"),
+        ("proprio,fast,0,10000,much,20.00,,10,,0.2500,1,abc", "'much' is no number"),
+        ("proprio,fast,first,10000,400,20.00,,10,,0.2500,1,abc", "'first' is no number"),
+        ("proprio,fast,0,1e4,400,20.00,,10,,0.2500,1,abc", "'1e4' is no number"),
         ("proprio,fast,0,10000,400", "more or fewer columns"),
-        ("proprio,fast,0,10000,400,20.00,,10,0.2500,1,abc,more", "more or fewer columns"),
+        ("proprio,fast,0,10000,400,20.00,,10,,0.2500,1,abc,more", "more or fewer columns"),
     ],
 )
 def test_a_row_that_was_edited_badly_is_named(tmp_path, row, complaint):
     table = tmp_path / "walker_walk" / "lsp.csv"
     table.parent.mkdir()
-    table.write_text(f"{HEADER}\nproprio,fast,3,20000,,,,10,0.2500,1,abc\n{row}\n")
+    table.write_text(f"{HEADER}\nproprio,fast,3,20000,,,,10,,0.2500,1,abc\n{row}\n")
     with pytest.raises(UserError, match=complaint) as error:
         read_table(table)
     assert "lsp.csv, proprio seed" in str(error.value)

@@ -57,9 +57,20 @@ def _problems(config: Config) -> list[str]:
         "schedule.prefill": schedule.prefill,
         "schedule.pretrain": schedule.pretrain,
         "schedule.eval_every": schedule.eval_every,
+        "schedule.prior_episodes": schedule.prior_episodes,
+        "planner.prior_weight": planner.prior_weight,
+    }
+    shares = {
+        "behavior.prior_share": config.behavior.prior_share,
+        "policy.prior_share": config.policy.prior_share,
+        "planner.lambda_": planner.lambda_ or 0.0,
     }
     found = [f"{k} must be at least 1, not {v}" for k, v in at_least_one.items() if v < 1]
     found += [f"{k} must be at least 0, not {v}" for k, v in at_least_zero.items() if v < 0]
+    wrong = {name: x for name, x in shares.items() if not 0 <= x <= 1}
+    found += [f"{name} must lie between 0 and 1, not {x}" for name, x in wrong.items()]
+    if config.behavior.prior_share == 1:
+        found.append("behavior.prior_share must be below 1: v learns from planned skills alone")
     if config.seed >= _SEEDS:
         found.append(f"seed must be below {_SEEDS:,}, not {config.seed}")
     if planner.num_elites > planner.num_candidates:
@@ -103,6 +114,8 @@ def _problems(config: Config) -> list[str]:
         found.append("transfer.freeze_policy needs a policy, and this method plans actions")
     if config.transfer.freeze_policy and config.method == "hiro":
         found.append("transfer.freeze_policy needs a planner that adapts, which hiro lacks")
+    if planner.prior_weight > 0 and not config.plans_skills:
+        found.append("planner.prior_weight needs skills that are planned")
     if planner.scope == "shared" and not config.plans_skills:
         found.append("planner.scope = shared needs skills that are planned")
     if config.plans_actions and config.has_skills:

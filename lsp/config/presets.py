@@ -50,6 +50,7 @@ def _fast() -> Config:
             # As above, but slower than the model learns: otherwise it is soon where the model has
             # seen little (docs/findings.md).
             learning_rate=4e-4,
+            prior_share=0.1,  # and other skills in the replay, for the model
         ),
         value=ValueConfig(
             layers=(64,),
@@ -70,6 +71,9 @@ def _fast() -> Config:
         behavior=BehaviorConfig(
             num_starts=32,  # planning from all 512 states would be nine tenths of the time
             rollouts_per_start=4,
+            # One of the four: a policy that meets planned skills alone forgets all others, which a
+            # new task needs (docs/findings.md).
+            prior_share=0.25,
         ),
         optimizer=OptimizerConfig(epsilon=1e-5),  # steadier at small gradients
         replay=ReplayConfig(batch=16, length=32),
@@ -91,13 +95,13 @@ def _debug() -> Config:
             layer_norm=True,
             obs_transform="symlog",
         ),
-        policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0),
+        policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0, prior_share=0.1),
         value=ValueConfig(layers=(16,), covers="task", states="observed", slow_rate=0.02),
         skills=SkillsConfig(layers=(16,), intrinsic_unit="return"),
         planner=PlannerConfig(
             num_candidates=4, num_elites=2, num_iterations=2, rollout_noise="common"
         ),
-        behavior=BehaviorConfig(num_starts=4, rollouts_per_start=2),
+        behavior=BehaviorConfig(num_starts=4, rollouts_per_start=2, prior_share=0.25),
         replay=ReplayConfig(batch=4, length=8),
         schedule=ScheduleConfig(
             prefill=200,
@@ -106,6 +110,7 @@ def _debug() -> Config:
             log_every=200,
             eval_every=1000,
             eval_episodes=1,
+            prior_episodes=1,
             save_every=1000,
         ),
     )

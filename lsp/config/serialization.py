@@ -5,10 +5,13 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lsp.config.settings import (
+    BehaviorConfig,
     Config,
     HiroConfig,
     ModelConfig,
     PlannerConfig,
+    PolicyConfig,
+    ScheduleConfig,
     SkillsConfig,
     TransferConfig,
     ValueConfig,
@@ -30,9 +33,12 @@ _ADDED: dict[type, dict[str, Any]] = {
         "hiro": to_dict(HiroConfig()),
     },
     SkillsConfig: {"source": "planned", "intrinsic": True},
-    PlannerConfig: {"over": "skills"},
+    PlannerConfig: {"over": "skills", "prior_weight": 0.0, "lambda_": None},
     ModelConfig: {"decoded_images": None},
     ValueConfig: {"states": "imagined"},
+    PolicyConfig: {"prior_share": 0.0},
+    BehaviorConfig: {"prior_share": 0.0},
+    ScheduleConfig: {"prior_episodes": 0},
 }
 """Settings that earlier versions did not record, and what they amounted to."""
 

@@ -72,6 +72,8 @@ class PolicyConfig:
     """The mode is the likeliest of this many samples (Dreamer v1); 0 takes tanh(mean)."""
     exploration_noise: float = 0.3
     """Std of the Gaussian added to actions while collecting (Dreamer v1)."""
+    prior_share: float = 0.0
+    """Share of the skills drawn from N(0, I) while collecting, where skills are planned (ours)."""
     learning_rate: float = 8e-5
     """Adam, policy (Dreamer v1)."""
 
@@ -146,6 +148,12 @@ class PlannerConfig:
     """Std of ε, added to the planned mean in training and collecting (A.3)."""
     intrinsic_weight: float = 0.0
     """Weight of the intrinsic return beside the task return in a plan's score (ours)."""
+    prior_weight: float = 0.0
+    """Weight of log p_0(z), p_0 = N(0, I), in a plan's score (A.5, eq. 6), in units of the running
+    size of returns. It keeps plans among the skills that the policy has learned (ours)."""
+    lambda_: float | None = None
+    """λ of a plan's score. None: behaviour's, or 1 for a horizon beyond 15, of which λ = 0.95 would
+    see the first twenty steps alone (PlaNet and TD-MPC2: 1)."""
     scope: Literal["per_state", "shared"] = "per_state"
     """One ζ for each start state, or one for all of an update (ours, the literal Algorithm 1)."""
     rollout_noise: Literal["independent", "common"] = "independent"
@@ -164,6 +172,9 @@ class BehaviorConfig:
     """Start states drawn from the batch's posteriors; None takes all (Dreamer v1)."""
     rollouts_per_start: int = 1
     """Rollouts from each start, each with its own skill and noise (ours)."""
+    prior_share: float = 0.0
+    """Share of the rollouts whose skills are drawn from N(0, I), where skills are planned. The
+    policy learns in all of them, v in the others alone (ours)."""
     discount: float = 0.99
     """γ per agent step (Dreamer v1)."""
     lambda_: float = 0.95
@@ -252,6 +263,8 @@ class ScheduleConfig:
     """Env steps between evaluations; 0 evaluates at the end alone."""
     eval_episodes: int = 10
     """Episodes of an evaluation."""
+    prior_episodes: int = 3
+    """Episodes under skills from N(0, I) in each evaluation, where skills are planned (ours)."""
     save_every: int = 10000
     """Env steps between checkpoints."""
 
@@ -347,6 +360,12 @@ class Config:
         return self.has_skills and self.skills.source == "planned"
 
     @property
+    def mixes_skills(self) -> bool:
+        """Whether some rollouts learn under skills from N(0, I) beside the planned ones."""
+        learns = not self.transfer.freeze_policy
+        return self.plans_skills and learns and self.behavior.prior_share > 0
+
+    @property
     def has_intrinsic(self) -> bool:
         """Whether χ is there, and pays."""
         return self.has_skills and self.skills.intrinsic
@@ -356,6 +375,18 @@ class Config:
         """⌊H/K⌋, complete segments that behaviour learning imagines; 0 where nothing is paid for
         them."""
         return self.behavior_horizon // self.planner.skill_length if self.has_intrinsic else 0
+
+    @property
+    def skills_ahead(self) -> int:
+        """⌈H/K⌉ of the planner: the skills that a plan's score depends on."""
+        return ceil(self.planner.horizon / self.planner.skill_length)
+
+    @property
+    def planning_lambda(self) -> float:
+        """λ of a plan's score."""
+        if self.planner.lambda_ is not None:
+            return self.planner.lambda_
+        return self.behavior.lambda_ if self.planner.horizon <= 15 else 1.0
 
     @property
     def plan_length(self) -> int:
