@@ -43,7 +43,8 @@ class FastPath:
 
     `twin` is a copy of the networks with its weights in `dtype`, for planning and behaviour
     learning. Its world model is frozen: behaviour learning differentiates through it, never with
-    respect to it. `model` is the world model that learns and filters, and `scan` its filter.
+    respect to it. `model` is the world model that learns and filters, and `scan` its filter;
+    `anchor_scan` is that of a transfer's anchor.
     `record` makes functions of tensors faster.
     """
 
@@ -57,6 +58,8 @@ class FastPath:
         self.twin = twin_of(networks, dtype)
         self.model = networks.world_model
         self.scan: Scan = self.model.rssm.scan
+        anchor = self.twin.anchor
+        self.anchor_scan: Scan | None = None if anchor is None else anchor.rssm.scan
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -82,6 +85,8 @@ class NativePath(FastPath):
         twin.judge = Judge(networks, dtype)
         self.model = _same_weights(networks.world_model)
         self.scan = Filter(self.model.rssm, dtype)
+        if networks.anchor is not None:
+            self.anchor_scan = Filter(networks.anchor.rssm, dtype)
         for mine, theirs in zip(_mlps(twin), _mlps(networks), strict=True):
             mine.faster = NativeMLP(theirs, dtype, learned=mine)
         for mlp in _mlps(self.model):

@@ -1,6 +1,6 @@
 """Starting from what another run has learned, on another task with the same body (section 4.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from lsp.checkpoint import load_newest
-from lsp.config import Config, TransferConfig, shortest_sequence
+from lsp.config import Config, TransferConfig, on_another_task
 from lsp.envs.action_repeat import ActionRepeat
 from lsp.envs.dmc import DMControlEnv
 from lsp.envs.user import Task, UserEnv
@@ -35,44 +35,25 @@ def transferred(
     **changes: Any,
 ) -> Config:
     """The settings of a run on `task`, in `logdir`, that starts from the run in `source`: that
-    run's own, with K and H changed where they are given; `changes` replace top-level fields, but
-    none that decides what its weights are.
+    run's own, with K and H changed where they are given; `changes` are the other settings of
+    `on_another_task` and top-level fields, but none that decides what its weights are.
 
-    Behaviour learning imagines one skill where K or H is given. Raises UserError if `source` is no
-    run, a method is given K or H that has none, or something cannot be changed.
+    Raises UserError if `source` is no run, or something cannot be changed.
     """
     _check_changes(source, transfer, changes)
     if logdir is not None and logdir.resolve() == source.resolve():
         raise UserError(f"{logdir} is the run to start from: choose another --logdir")
-    config = source_settings(source, logdir)
     transfer = replace(transfer or TransferConfig(), source=str(source))
-    # The source's own reward is neither this task's nor known to be harmless code.
-    changes = {"reward": None} | changes
-    config = replace(config, task=task, transfer=transfer, **changes)
-    if skill_length is None and horizon is None:
-        return config
-    if skill_length is not None and not config.has_skills:
-        raise UserError(f"{config.method} has no skills: leave out the skill length")
-    looks_ahead = config.plans_actions or (config.plans_skills and config.method != "hiro")
-    if horizon is not None and not looks_ahead:
-        raise UserError(f"{config.method} plans nothing: leave out the horizon")
-    planner = config.planner
-    length = planner.skill_length if skill_length is None else skill_length
-    ahead = planner.horizon if horizon is None else horizon
-    config = replace(config, planner=replace(planner, skill_length=length, horizon=ahead))
-    if config.method == "hiro":
-        rows = max(config.replay.length, shortest_sequence(length))
-        return replace(config, replay=replace(config.replay, length=rows))
-    if not config.has_skills:
-        return config
-    return replace(config, behavior=replace(config.behavior, horizon=length))
+    own = source_settings(source, logdir)
+    return on_another_task(own, task, transfer, skill_length, horizon, **changes)
 
 
 def _check_changes(source: Path, transfer: object, changes: dict[str, Any]) -> None:
     """Raises UserError for what a transfer cannot change, or nothing has."""
     for name in sorted({"method", "preset", "obs"} & set(changes)):
         raise UserError(f"a transfer keeps its source's {name}: leave it out")
-    for name in sorted(set(changes) - {each.name for each in fields(Config)}):
+    known = {each.name for each in fields(Config)} | {"prior_weight", "plan_lambda", "min_std"}
+    for name in sorted(set(changes) - known):
         raise UserError(f"a transfer has no setting {name!r}")
     if transfer is None:
         return
@@ -148,24 +129,59 @@ def begin(trainer: Trainer) -> None:
     carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
     trainer.folder.write_source(folder.path, folder.read_config(), checkpoint.env_steps)
     trainer.collector.random = False
+    count = count_episodes(checkpoint, folder)
     if config.transfer.relabel:
-        _take_over_replay(trainer, folder, count_episodes(checkpoint, folder))
+        _take_over_replay(trainer, folder, count)
         trainer.counters.learning_since = 0
+    if config.transfer.keep_replay:
+        trainer.kept = _kept_replay(trainer, folder, count)
+
+
+def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
+    """The first `count` episodes of the source, copied into the run's folder, paid anew where the
+    new task's rewards can be known."""
+    rewards = _rewards_of_states(trainer, source)
+    kept = Replay(trainer.folder.source_episodes, None)
+    for episode in _episodes(source, count):
+        paid = rewards is not None and "sim_state" in episode
+        if rewards is not None and paid:
+            episode = relabelled(episode, rewards, source.path)
+        kept.add(episode | {"is_paid": np.full(len(episode["reward"]), paid)})
+    _refuse_too_few(kept, trainer.config, source)
+    return kept
+
+
+def _rewards_of_states(trainer: Trainer, source: RunFolder) -> "Rewards | None":
+    """What the new task pays for the source's states; None where that cannot be known."""
+    noted, spaces = source.read_spaces(), spaces_of(trainer.env)
+    same_body = noted is not None and noted.body == spaces.body
+    same_repeat = source.read_config().action_repeat == trainer.config.action_repeat
+    if not (same_body and same_repeat and isinstance(_paying(trainer.env), DMControlEnv)):
+        return None
+    return reward_function(trainer.env, trainer.config.task)
+
+
+def _episodes(source: RunFolder, count: int) -> Iterator[Episode]:
+    if not source.episodes.is_dir():
+        raise UserError(f"{source.path} has no episodes to learn from: restore {source.episodes}")
+    return Replay.stream(source.episodes, count)
+
+
+def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:
+    rows, needed = len(replay), config.replay.length
+    if rows < needed:
+        raise UserError(
+            f"{source.path} has {rows} agent steps of whole episodes, too few for sequences of "
+            f"{needed}: train it further, or neither relabel nor keep its replay"
+        )
 
 
 def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
     """The first `count` episodes of the source, paid anew."""
-    if not source.episodes.is_dir():
-        raise UserError(f"{source.path} has no episodes to relabel: restore {source.episodes}")
     rewards = reward_function(trainer.env, trainer.config.task)
-    for episode in Replay.stream(source.episodes, count):
+    for episode in _episodes(source, count):
         trainer.replay.add(relabelled(episode, rewards, source.path))
-    rows, needed = len(trainer.replay), trainer.config.replay.length
-    if rows < needed:
-        raise UserError(
-            f"{source.path} has {rows} agent steps of whole episodes to relabel, too few for "
-            f"sequences of {needed}: train it further, or do not relabel its replay"
-        )
+    _refuse_too_few(trainer.replay, trainer.config, source)
 
 
 def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: Path) -> None:
@@ -173,6 +189,7 @@ def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: 
 
     Raises UserError naming a weight that does not fit.
     """
+    weights = weights | _anchor_weights(networks, weights)
     fresh = {name: x.clone() for name, x in networks.state_dict().items()}
     # ζ of the literal Algorithm 1 has a length that K and H decide.
     kept = {name for name in fresh if name.startswith("shared_")}
@@ -193,6 +210,17 @@ def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: 
         _reset_value(networks, fresh)
 
 
+def _anchor_weights(
+    networks: AnyNetworks, weights: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Those of the anchor: the source's own model and policy as they are now."""
+    if networks.config.transfer.anchor == 0:
+        return {}
+    names = [n.removeprefix("anchor.") for n in networks.state_dict() if n.startswith("anchor.")]
+    homes = {n: n if n.startswith("policy.") else f"world_model.{n}" for n in names}
+    return {f"anchor.{n}": weights[home] for n, home in homes.items() if home in weights}
+
+
 def _reset_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
     """The last layer of the value and of its slow copy."""
     last = f"net.{len(networks.value.net) - 1}"
@@ -209,12 +237,17 @@ Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(states `[time, S]`, actions `[time, A]`) → rewards `[time]`."""
 
 
+def _paying(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """The innermost environment that decides about rewards."""
+    while isinstance(env, _SAME_REWARD):
+        env = env.env
+    return env
+
+
 def reward_function(env: gymnasium.Env[Any, Any], task: str) -> Rewards:
     """What `env` pays for stored states. Raises UserError for a task whose states are unknown, or
     in a wrapper that may pay something else for them."""
-    inner = env
-    while isinstance(inner, _SAME_REWARD):
-        inner = inner.env
+    inner = _paying(env)
     if not isinstance(inner, DMControlEnv):
         raise UserError(
             f"{task}: relabelling needs a dm_control task or one of ours, and not in a wrapper of "

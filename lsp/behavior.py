@@ -14,7 +14,7 @@ from lsp.networks import Networks
 from lsp.planner import Plan, candidate_noise, plan, standard_plan
 from lsp.returns import discounted_sum, lambda_return
 from lsp.skills import batch_density, intrinsic_reward, segments
-from lsp.world_model import Latent, Metrics
+from lsp.world_model import Latent, Metrics, Scan
 
 
 class Starts(NamedTuple):
@@ -236,6 +236,28 @@ def policy_loss(
         "policy/return": estimates.returns.mean(),
         "policy/action_magnitude": rollout.action.abs().mean(),
     }
+
+
+def anchor_loss(
+    networks: Networks,
+    latents: Latent,
+    batch: Mapping[str, Tensor],
+    noise: Float[Tensor, "batch time stoch"],
+    generator: torch.Generator,
+    scan: Scan | None = None,
+) -> tuple[Float[Tensor, ""], Metrics]:
+    """KL(policy ‖ source's policy), on average over the posteriors `[batch, time]` of replayed
+    sequences, each under a skill from N(0, I); the gradient reaches the policy alone.
+
+    The source's policy reads the same observations through its own model, sampled with the same
+    `noise`: as long as nothing has been learned the two are the same.
+    """
+    assert networks.anchor is not None
+    states = latents.detach().flatten().feature
+    size = states.shape[0], networks.config.skills.dim
+    skill = torch.randn(size, generator=generator, device=states.device)
+    kl = networks.policy(states, skill).kl(networks.anchor(batch, skill, noise, scan)).mean()
+    return kl, {"policy/anchor_kl": kl}
 
 
 def value_loss(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Positional, Suppress, arg
@@ -101,7 +101,13 @@ class Transfer:
     relabel: bool = False
     """Start from the run's replay, paid anew for the new task (section 4.3)."""
     updates: int = 1000
-    """With --relabel: updates before the first step."""
+    """With --relabel: updates before the first step, which leave the policy as it is."""
+    keep_replay: bool = False
+    """Half of each batch comes from the run's episodes, for the model alone."""
+    anchor: float = 0.0
+    """Hold the policy to what the run's own does, by this weight of their KL."""
+    anchor_steps: int | None = None
+    """Env steps over which that weight falls to zero; without it stays."""
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What starts anew besides the optimisers: the reward head, the value's output for the task."""
     reward: str | None = None
@@ -110,6 +116,12 @@ class Transfer:
     """K on the new task; without it the run's own."""
     horizon: int | None = None
     """H, agent steps planned on the new task; without it the run's own."""
+    prior_weight: float | None = None
+    """Weight of the prior of skills in a plan's score; without it 0.05 where skills are planned."""
+    plan_lambda: float | None = None
+    """λ of a plan's score; without it the policy's own, or 1 for a horizon beyond 15."""
+    min_std: float | None = None
+    """Least standard deviation of the policy; without it the run's own."""
     seed: int | None = None
     """Without it the run's own."""
     video: bool = False
@@ -125,7 +137,8 @@ class Transfer:
 
         name = f"{plain_name(self.task)}-from-{self.run.resolve().name}"
         name += variant(to_dict(self.transfer), self.reward)
-        changed = {"k": self.skill_length, "h": self.horizon, "seed": self.seed}
+        changed = {"k": self.skill_length, "h": self.horizon, "prior": self.prior_weight}
+        changed |= {"lambda": self.plan_lambda, "minstd": self.min_std, "seed": self.seed}
         name += "".join(f"-{key}{x}" for key, x in changed.items() if x is not None)
         return self.logdir or Path("runs") / name
 
@@ -136,12 +149,15 @@ class Transfer:
             relabel=self.relabel,
             updates=self.updates,
             reset=self.reset,
+            keep_replay=self.keep_replay,
+            anchor=self.anchor,
+            anchor_steps=self.anchor_steps,
         )
 
     def main(self) -> None:
         from lsp.adaptation import transferred
 
-        changes = {} if self.seed is None else {"seed": self.seed}
+        changes: dict[str, Any] = {} if self.seed is None else {"seed": self.seed}
         config = transferred(
             self.run,
             self.task,
@@ -149,6 +165,9 @@ class Transfer:
             self.skill_length,
             self.horizon,
             logdir=self.folder,
+            prior_weight=self.prior_weight,
+            plan_lambda=self.plan_lambda,
+            min_std=self.min_std,
             reward=self.reward,
             **changes,
         )

@@ -56,6 +56,10 @@ class TanhNormal(NamedTuple):
         """tanh of the mean: the median of each coordinate."""
         return torch.tanh(self.mean)
 
+    def kl(self, other: "TanhNormal") -> Float[Tensor, "*batch"]:
+        """KL(self ‖ other) in nats: that of the Normals, since both are squashed alike."""
+        return Normal(self.mean, self.std).kl(Normal(other.mean, other.std))
+
     def likeliest(self, noise: Float[Tensor, "samples *batch dim"]) -> Float[Tensor, "*batch dim"]:
         """The sample of highest density among `samples` (Dreamer v1's mode)."""
         before = self.mean + self.std * noise

@@ -1,6 +1,7 @@
 """The inner loop of Algorithm 1: one update of everything."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from lsp.acceleration import FastPath
 from lsp.adam import Adam
 from lsp.behavior import (
     SkillSources,
+    anchor_loss,
     draw_skills,
     draw_starts,
     estimate_values,
@@ -52,10 +54,10 @@ class Learner:
         parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
             "model": (networks.world_model, networks.world_model, config.model.learning_rate),
         }
-        frozen = config.transfer.freeze_policy
+        frozen, anchored = config.transfer.freeze_policy, config.transfer.anchor > 0
         if not config.plans_actions:
             parts["value"] = networks.value, twin.value, config.value.learning_rate
-        if not config.plans_actions and not frozen:
+        if not config.plans_actions and (anchored or not frozen):
             parts["policy"] = networks.policy, twin.policy, config.policy.learning_rate
         if config.has_intrinsic and not frozen:
             skills = networks.skill_predictor, twin.skill_predictor
@@ -66,27 +68,38 @@ class Learner:
             self.computing[name] = list(computing.parameters())
         self._sources: SkillSources | None = None
         self._starts: Latent | None = None
-        self._learn = self.fast.record(self.learn, self.generator)
+        self.anchor_weight = torch.zeros((), device=networks.device)
+        self._learn, self._learn_around = (
+            self.fast.record(function, self.generator)
+            for function in (self.learn, partial(self.learn, hold_policy=True))
+        )
 
-    def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:
+    def update(
+        self, batch: Mapping[str, np.ndarray], env_steps: int = 0, hold_policy: bool = False
+    ) -> Metrics:
         """One step of model and behaviour learning on replayed sequences `[batch, time, ...]`.
 
-        Metrics come back as tensors on the device, so that nothing waits for them.
+        The run has taken `env_steps`, with which an anchor fades. `hold_policy` leaves policy and χ
+        as they are. Metrics come back as tensors on the device, so that nothing waits for them.
         """
-        device = self.networks.device
-        return self._learn({key: _to_device(x, device) for key, x in batch.items()})
+        self.anchor_weight.fill_(self.config.transfer.anchor_at(env_steps))
+        learn, device = self._learn_around if hold_policy else self._learn, self.networks.device
+        return learn({key: _to_device(x, device) for key, x in batch.items()})
 
-    def learn(self, data: dict[str, Tensor]) -> Metrics:
-        """`update` on a batch that is on the device."""
+    def learn(self, data: dict[str, Tensor], hold_policy: bool = False) -> Metrics:
+        """`update` on a batch that is on the device. The first `own_sequences` of it are the run's
+        own; from any others the model learns alone."""
         networks, twin = self.networks, self.fast.twin
         config, generator = self.config, self.generator
 
         # Model learning: compute model states s_t, update θ
-        loss, latents, metrics = self.fast.model.loss(data, generator, self.fast.scan)
+        noise = networks.world_model.posterior_noise(data, generator)
+        loss, latents, metrics = self.fast.model.loss(data, generator, self.fast.scan, noise)
         metrics |= self.descend("model", loss)
         if config.plans_actions:
             return {name: value.detach() for name, value in metrics.items()}
         self.fast.refresh()
+        latents, data = self.own_rows(latents, data)
 
         # Behaviour learning: ζ = CEM(S, ...), μ ← μ + ε
         is_terminal = data["is_terminal"]
@@ -98,8 +111,8 @@ class Learner:
         # Imagine with skills from ζ, some from N(0, I)
         rows, sources = starts.weight.shape[0], self.sources(starts.weight.shape[0])
         plans = draw_skills(zeta, sources, generator)
-        noise = twin.draw_noise(config.behavior_horizon, rows, generator=generator)
-        rollout = twin.imagine(starts.latent, plans, noise)
+        draws = twin.draw_noise(config.behavior_horizon, rows, generator=generator)
+        rollout = twin.imagine(starts.latent, plans, draws)
 
         # Rewards R and intrinsic rewards r_i form the value estimates
         evidence = None
@@ -112,7 +125,13 @@ class Learner:
         # Update φ, ψ, χ
         loss, about_policy = policy_loss(rollout, estimates, starts.weight)
         metrics |= about_plan | about_policy
-        if "policy" in self.optimizers:
+        if config.transfer.anchor > 0:
+            drawn = noise[: config.own_sequences], generator
+            kl, about_anchor = anchor_loss(twin, latents, data, *drawn, self.fast.anchor_scan)
+            metrics |= about_anchor
+            weight = self.anchor_weight * networks.return_size
+            loss = kl if config.transfer.freeze_policy else loss + weight * kl
+        if "policy" in self.optimizers and not hold_policy:
             metrics |= self.descend("policy", loss, again=evidence is not None)
         value_weight = starts.weight * sources.value_weight
         loss, about_value = value_loss(twin, rollout, estimates, value_weight)
@@ -125,13 +144,22 @@ class Learner:
                 evidence.log_q, plans, zeta, starts.weight, sources.planned
             )
             metrics |= about_skills
-            if "skills" in self.optimizers:
+            if "skills" in self.optimizers and not hold_policy:
                 metrics |= self.descend("skills", loss)
         networks.update_slow_value()
         networks.track_return_size(estimates.target, sources.value_weight)
         every = config.behavior.rollouts_per_start
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}
+
+    def own_rows(
+        self, latents: Latent, data: dict[str, Tensor]
+    ) -> tuple[Latent, dict[str, Tensor]]:
+        """Without the sequences that come from a transfer's source."""
+        if not self.config.transfer.keep_replay:
+            return latents, data
+        own = slice(self.config.own_sequences)
+        return latents.rows(own), {key: x[own] for key, x in data.items()}
 
     def sources(self, rollouts: int) -> SkillSources:
         """Of the skills of an update; the same each time, and made once."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lsp.anchor import Anchor
 from lsp.config import Config
 from lsp.imagination import Rollout, RolloutNoise, Transition, imagine
 from lsp.nets import MLP
@@ -27,7 +28,7 @@ class Judgement(NamedTuple):
 
 class Networks(nn.Module):
     """θ (world model), φ (policy), ψ (value) and χ (skill predictor), the last where skills are
-    paid for; a method that plans actions has θ alone."""
+    paid for; a method that plans actions has θ alone. A transfer may have an anchor besides."""
 
     return_size: Tensor
     shared_mean: Tensor
@@ -43,6 +44,8 @@ class Networks(nn.Module):
             self.policy = Policy(features, config.skills.dim, action_dim, config.policy)
             self.value = Value(features, config.value)
             self.slow_value = deepcopy(self.value).requires_grad_(False)
+        anchored = config.transfer.anchor > 0
+        self.anchor = Anchor(self.world_model, self.policy) if anchored else None
         if config.has_intrinsic:
             self.skill_predictor = SkillPredictor(features, config.skills)
         if config.plans_skills:

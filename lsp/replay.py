@@ -92,6 +92,18 @@ class Replay:
         return replay
 
     @classmethod
+    def load_all(cls, directory: Path) -> "Replay":
+        """All episodes of a directory that nothing is added to any more.
+
+        Raises:
+          UserError: there is none, or no file can be read.
+        """
+        files = _episode_files(directory)
+        if not files:
+            raise UserError(f"{directory} holds no episodes: restore it")
+        return cls.load(directory, None, 1 + int(files[-1].stem.rpartition("-")[2]))
+
+    @classmethod
     def stream(cls, directory: Path, num_episodes: int) -> Iterator[Episode]:
         """What ``load`` would load, an episode at a time: no more than one is in memory.
 

@@ -120,6 +120,10 @@ def variant(transfer: Mapping[str, Any], reward: str | None) -> str:
     """How a run differs from the method's plain one, for names of files: "-frozen-relabel"."""
     text = "-frozen" if transfer.get("freeze_policy") else ""
     text += "-relabel" if transfer.get("relabel") else ""
+    text += "-kept" if transfer.get("keep_replay") else ""
+    if anchor := transfer.get("anchor"):
+        steps = transfer.get("anchor_steps")
+        text += f"-anchor{anchor:g}" + (f"-over{steps}" if steps else "")
     reset = sorted(transfer.get("reset", ()))
     text += f"-{plain_name('-'.join(['reset', *map(str, reset)]))}" if reset else ""
     return text + (f"-paid-by-{plain_name(reward)}" if reward else "")

@@ -27,9 +27,9 @@ class RunFolder:
     """Paths inside a run's folder.
 
     config.json and its seal, run.json (provenance), spaces.json (what its agent observes and does),
-    source.json (of a transfer), metrics.jsonl, tensorboard/, episodes/, checkpoints/, curve.png,
-    skills.png, open_loop.gif (from pixels), video.mp4, lock, not_finite.npz (what learning or
-    acting made NaN of)
+    source.json and source_episodes/ (of a transfer), metrics.jsonl, tensorboard/, episodes/,
+    checkpoints/, curve.png, skills.png, open_loop.gif (from pixels), video.mp4, lock,
+    not_finite.npz (what learning or acting made NaN of)
     """
 
     def __init__(self, path: Path):
@@ -40,6 +40,10 @@ class RunFolder:
     @property
     def episodes(self) -> Path:
         return self.path / "episodes"
+
+    @property
+    def source_episodes(self) -> Path:
+        return self.path / "source_episodes"
 
     @property
     def checkpoints(self) -> Path:

@@ -118,6 +118,7 @@ class Trainer:
             self._refuse_lost_checkpoints()
         episodes = 0 if checkpoint is None else count_episodes(checkpoint, folder)
         self.replay = Replay.load(folder.episodes, config.replay.capacity, episodes)
+        self.kept = self._load_kept() if checkpoint is not None else None
         self.envs = self._environments(runtime.patience)
         opened.callback(self.envs.close)
         self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
@@ -146,6 +147,12 @@ class Trainer:
                 f"{path / 'metrics.jsonl'}: restore one, choose another --logdir, or start afresh "
                 "here by --force"
             )
+
+    def _load_kept(self) -> Replay | None:
+        """The source's episodes, which a transfer has copied."""
+        if not self.config.transfer.keep_replay:
+            return None
+        return Replay.load_all(self.folder.source_episodes)
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
         return self.maker()
@@ -180,6 +187,9 @@ class Trainer:
                     listen(self._progress(steps, first_updates=made))
             if self.stopping:
                 break
+            # A transfer is evaluated as it begins: planning alone
+            if self._begins_transfer:
+                self.evaluate()
             # Environment interaction; whole episodes join the dataset
             before = self.env_steps
             for finished in self._interact():
@@ -202,6 +212,11 @@ class Trainer:
         if (self.saved_at, self.saved_updates) != (self.env_steps, self.counters.updates):
             self._save_at_the_end()
 
+    @property
+    def _begins_transfer(self) -> bool:
+        evaluated = self.counters.eval_return is not None
+        return self.config.transfer.source is not None and self.env_steps == 0 and not evaluated
+
     def _updates_due(self) -> int:
         """Updates owed by now: one for every `update_every` env steps since learning began."""
         if self.counters.learning_since is None:
@@ -216,13 +231,18 @@ class Trainer:
         transfer = self.config.transfer
         return transfer.updates if transfer.relabel else self.config.schedule.pretrain
 
+    @property
+    def _before_the_first_step(self) -> bool:
+        """Whether a relabelled replay is learned from, and nothing else yet."""
+        return self.config.transfer.relabel and self.counters.updates < self._first_updates
+
     def _first_updates_to_tell(self) -> tuple[int, int] | None:
         made, count = self.counters.updates, self._first_updates
         return (made, count) if made < count and made % _FIRST_UPDATES_TOLD == 0 else None
 
     def _learn(self) -> None:
-        batch = self.draw_batch()
-        metrics = self.learner.update(batch)
+        batch, before = self.draw_batch(), self._before_the_first_step
+        metrics = self.learner.update(batch, self.env_steps, hold_policy=before)
         self.counters.updates += 1
         if wrong := _not_finite(metrics):
             what = f"{', '.join(wrong)} not finite in update {self.counters.updates}"
@@ -248,9 +268,14 @@ class Trainer:
         )
 
     def draw_batch(self) -> dict[str, np.ndarray]:
-        """B data sequences."""
-        replay = self.config.replay
-        return self.replay.sample(replay.batch, replay.length, self.sampler)
+        """B data sequences, some of them the source's where its replay is kept."""
+        replay, own = self.config.replay, self.config.own_sequences
+        batch = self.replay.sample(own, replay.length, self.sampler)
+        if self.kept is None:
+            return batch
+        batch["is_paid"] = np.ones_like(batch["is_first"])
+        others = self.kept.sample(replay.batch - own, replay.length, self.sampler)
+        return {key: np.concatenate([rows, others[key]]) for key, rows in batch.items()}
 
     def _end_episode(self, finished: EpisodeSummary) -> None:
         self.counters.last_return = finished.total

@@ -3,7 +3,7 @@
 The latent s_t is a deterministic recurrent part and a stochastic part (Dreamer v1, PlaNet).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -48,6 +48,11 @@ class Latent(NamedTuple):
 
 Scan = Callable[[Latent, Tensor, Tensor, Tensor, Tensor], tuple[Latent, Latent, Normal]]
 """`RSSM.scan`, or a faster one."""
+
+
+def observations(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The observations of replayed rows, by their own keys."""
+    return {key.removeprefix("obs/"): x for key, x in batch.items() if key.startswith("obs/")}
 
 
 class RSSM(nn.Module):
@@ -168,14 +173,16 @@ class WorldModel(nn.Module):
         batch: dict[str, Tensor],
         generator: torch.Generator,
         scan: Scan | None = None,
+        noise: Float[Tensor, "batch time stoch"] | None = None,
     ) -> tuple[Float[Tensor, ""], Latent, Metrics]:
-        """The negative of eq. 1 on sequences `[batch, time, ...]`, posterior latents, metrics."""
+        """The negative of eq. 1 on sequences `[batch, time, ...]`, posterior latents, metrics.
+
+        `noise` is what posteriors are sampled with, drawn here where none is given. Where the batch
+        says so (`is_paid`), rewards are learned of some of its rows alone.
+        """
         config = self.config
-        targets = self.preprocess(
-            {key.removeprefix("obs/"): x for key, x in batch.items() if key.startswith("obs/")}
-        )
-        shape = (*batch["reward"].shape, config.stoch)
-        noise = torch.randn(shape, generator=generator, device=batch["reward"].device)
+        targets = self.preprocess(observations(batch))
+        noise = self.posterior_noise(batch, generator) if noise is None else noise
         latents, posterior, prior = self.rssm.observe(
             self.encoder(targets), batch["action"], batch["is_first"], noise, scan
         )
@@ -185,14 +192,18 @@ class WorldModel(nn.Module):
         decoded = self._draw_decoded(feature.shape[0] * feature.shape[1], generator)
         log_obs, errors = self.decoder.log_prob(feature.flatten(0, 1), flat, decoded)
         error = self.reward_head(feature).squeeze(-1) - batch["reward"] * config.reward_scale
-        log_reward = -0.5 * (error.square() + LOG_2PI).mean()
+        squares = error.square()
+        if "is_paid" in batch:
+            paid = batch["is_paid"].float()
+            squares = squares * paid / paid.mean()
+        log_reward = -0.5 * (squares + LOG_2PI).mean()
         kl = posterior.kl(prior).mean()
         # Averaged before the free nats are taken off, as Dreamer v1 does.
         loss = config.kl_scale * kl.clamp(min=config.free_nats) - (log_obs + log_reward)
         metrics = {
             "model/kl": kl,
             "model/obs_log_prob": log_obs,
-            "model/reward_error": error.detach().square().mean().sqrt(),
+            "model/reward_error": squares.detach().mean().sqrt(),
             "model/prior_std": prior.std.mean(),
             "model/posterior_std": posterior.std.mean(),
         }
@@ -203,6 +214,13 @@ class WorldModel(nn.Module):
             loss = loss + termination
             metrics["model/termination_loss"] = termination
         return loss, latents, {"model/loss": loss} | metrics
+
+    def posterior_noise(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Float[Tensor, "batch time stoch"]:
+        """Standard normal draws to sample the posteriors of a batch with."""
+        shape = (*batch["reward"].shape, self.config.stoch)
+        return torch.randn(shape, generator=generator, device=batch["reward"].device)
 
     def _draw_decoded(self, rows: int, generator: torch.Generator) -> Int[Tensor, " images"] | None:
         """Which of a batch's images the decoder learns from; None is all of them."""

@@ -16,6 +16,7 @@ from own_tasks import Reach
 import lsp
 from lsp import adaptation
 from lsp.adaptation import begin, relabelled, reward_function, transferred
+from lsp.api import load_networks
 from lsp.checkpoint import load_newest
 from lsp.cli import _parse_in_one_line, main
 from lsp.config import (
@@ -26,14 +27,18 @@ from lsp.config import (
     make_config,
     validated,
 )
+from lsp.config.transfers import ANCHORED_STD, PRIOR_WEIGHT
 from lsp.envs import make_env
 from lsp.envs.dmc import load_control
+from lsp.envs.user import Maker
 from lsp.errors import RunWarning, UserError
+from lsp.evaluation import evaluate
+from lsp.metrics import read_metrics
 from lsp.planner import standard_plan
 from lsp.progress import describe
 from lsp.run import RunFolder
 from lsp.spaces import spaces_of
-from lsp.trainer import Trainer
+from lsp.trainer import Trainer, env_maker
 
 PLAIN = RuntimeConfig(compile=False, bf16=False)
 
@@ -228,8 +233,11 @@ def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
     trainer.close()
 
 
-def test_a_transferred_run_resumes_exactly(source, tmp_path):
-    config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3))
+@pytest.mark.parametrize(
+    "held", [{}, {"keep_replay": True, "anchor": 0.1, "anchor_steps": 600}], ids=["free", "held"]
+)
+def test_a_transferred_run_resumes_exactly(source, tmp_path, held):
+    config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3, **held))
     for path, stops in (("whole", [900]), ("broken", [300, 900])):
         for stop in stops:
             lsp.train(config, tmp_path / path, stop, PLAIN)
@@ -275,6 +283,8 @@ def test_each_command_has_a_folder_of_its_own(source):
         "--reset value reward",
         "--seed 1",
     ]
+    flags += ["--keep-replay", "--anchor 0.1", "--anchor 0.1 --anchor-steps 9"]
+    flags += ["--prior-weight 0", "--plan-lambda 1", "--min-std 0.2"]
     flags += ["--skill-length 5", "--horizon 5", "--reward a.b:c", "--reward a.b:d"]
     folders = [folder(*each.split()) for each in flags]
     assert len(set(folders)) == len(flags)
@@ -679,3 +689,116 @@ def test_flags_say_how_a_transfer_is_computed(source, tmp_path, monkeypatch):
     monkeypatch.setattr("lsp.commands.Train.main", lambda self: computed.append(self.runtime))
     main(["transfer", str(source()), "--task", "walker_run", "--compile"])
     assert computed[0].compile
+
+
+@pytest.mark.parametrize("relabel", [True, False], ids=["relabelled", "empty replay"])
+def test_a_transfer_is_evaluated_at_step_0_which_is_planning_alone(source, tmp_path, relabel):
+    """With the source's own policy, bit for bit; the model may have learned the new reward."""
+    transfer = TransferConfig(relabel=True, updates=5) if relabel else TransferConfig()
+    trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run", transfer))
+    begin(trainer)
+    policies, evaluate_now = [], trainer.evaluate
+
+    def watch():
+        policies.append(policy_of(trainer.networks.state_dict()))
+        evaluate_now()
+
+    trainer.evaluate = watch
+    trainer.run(20)
+    trainer.close()
+    assert not changed(policy_of(weights_of(source())), policies[0])
+    first = next(line for line in read_metrics(tmp_path / "run") if line["kind"] == "eval")
+    assert first["env_steps"] == 0
+    assert trainer.counters.updates == (5 if relabel else 0)
+    if not relabel:
+        assert first["eval/return"] == evaluated_on(source(), "walker_run")
+
+
+def policy_of(weights):
+    return {k: x.clone() for k, x in weights.items() if k.startswith("policy.")}
+
+
+def evaluated_on(path, task):
+    """The return of a run's weights on another task, planned for as a transfer plans."""
+    networks = load_networks(path)
+    networks.config = transferred(path, task)
+    schedule = networks.config.schedule
+    maker = env_maker(networks.config, task)
+    outcome = evaluate(networks, maker, schedule.eval_episodes, networks.config.seed, PLAIN)
+    return float(outcome.returns.mean())
+
+
+def test_a_transfer_that_was_stopped_before_step_0_is_evaluated_there(source, tmp_path):
+    config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=5))
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    learn = trainer._learn
+
+    def stop_after_one():
+        learn()
+        trainer.stopping = True
+
+    trainer._learn = stop_after_one
+    trainer.run(20)
+    trainer.close()
+    assert not [line for line in read_metrics(tmp_path / "run") if line["kind"] == "eval"]
+    lsp.train(config, tmp_path / "run", 20, PLAIN)
+    steps = [x["env_steps"] for x in read_metrics(tmp_path / "run") if x["kind"] == "eval"]
+    assert steps == [0, 20]
+
+
+def test_half_of_each_batch_comes_from_the_source(source, tmp_path):
+    config = transferred(
+        source(),
+        "walker_run",
+        TransferConfig(keep_replay=True),
+        reward="test_adaptation:height",
+    )
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    assert len(trainer.replay) == 0
+    first = next(trainer.kept.episodes())
+    assert first["is_paid"].all()
+    states, actions = first["sim_state"], first["action"]
+    wanted = [sum(height(states[t], np.tile(actions[t], (2, 1)))) for t in range(1, 50)]
+    np.testing.assert_allclose(first["reward"][1:50], wanted, rtol=1e-5)
+    trainer.run(1000)
+    batch, half = trainer.draw_batch(), config.replay.batch // 2
+    old = trainer.kept.sample(2000, 1, np.random.default_rng(0))["action"]
+    old = {row.tobytes() for row in old}
+    from_source = [[row.tobytes() in old for row in each[:, None]] for each in batch["action"]]
+    assert not np.any(from_source[:half])
+    assert np.mean(from_source[half:]) > 0.9
+    trainer.close()
+
+
+def test_what_cannot_be_paid_is_kept_unpaid(tmp_path):
+    """A user's task has no simulator states."""
+    lsp.train(Reach(), tmp_path / "source", 400, config=make_config("lsp", "debug"))
+    config = transferred(tmp_path / "source", "python:Reach", TransferConfig(keep_replay=True))
+    trainer = Trainer(validated(config), RunFolder(tmp_path / "run"), PLAIN, Maker(Reach()))
+    begin(trainer)
+    assert not next(trainer.kept.episodes())["is_paid"].any()
+    trainer.run(300)
+    assert trainer.counters.updates > 0
+    trainer.close()
+
+
+def test_kept_episodes_that_are_gone_are_missed(source, tmp_path):
+    config = transferred(source(), "walker_run", TransferConfig(keep_replay=True))
+    lsp.train(config, tmp_path / "run", 20, PLAIN)
+    shutil.rmtree(tmp_path / "run" / "source_episodes")
+    with pytest.raises(UserError, match="source_episodes holds no episodes"):
+        lsp.train(config, tmp_path / "run", 40, PLAIN)
+
+
+def test_a_new_task_is_planned_for_within_the_prior(source):
+    assert transferred(source(), "walker_run").planner.prior_weight == PRIOR_WEIGHT
+    assert transferred(source(), "walker_run", prior_weight=0.3).planner.prior_weight == 0.3
+    assert transferred(source("dreamer"), "walker_run").planner.prior_weight == 0
+    with pytest.raises(UserError, match="plans no skills"):
+        transferred(source("dreamer"), "walker_run", prior_weight=0.3)
+    config = transferred(source(), "walker_run", plan_lambda=0.5, min_std=0.2)
+    assert (config.planner.lambda_, config.policy.min_std) == (0.5, 0.2)
+    anchored = transferred(source(), "walker_run", TransferConfig(anchor=0.1))
+    assert anchored.policy.min_std == ANCHORED_STD

@@ -28,6 +28,7 @@ LAYERS = (
     {"observations", "replay", "results"},
     {"world_model", "policy", "skills", "planner", "plots", "doctor"},
     {"imagination"},
+    {"anchor"},
     {"networks"},
     {"native"},
     {"acceleration"},

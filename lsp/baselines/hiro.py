@@ -212,9 +212,15 @@ class HiroLearner:
                 config.optimizer.epsilon,
             )
 
-    def update(self, batch: Mapping[str, np.ndarray]) -> Metrics:
+    def update(
+        self, batch: Mapping[str, np.ndarray], env_steps: int = 0, hold_policy: bool = False
+    ) -> Metrics:
         """One step of manager and q, `hiro.worker_updates` steps of the worker, on replayed
-        sequences `[batch, time, ...]`; metrics of the worker are those of its last step."""
+        sequences `[batch, time, ...]`; metrics of the worker are those of its last step.
+
+        It has neither an anchor that fades with `env_steps` nor a planner that adapts while its
+        policies are held: all of it learns in any case.
+        """
         networks, config, generator = self.networks, self.config, self.generator
         sequences = self._sequences(batch)
         segments = cut_segments(sequences, config.planner.skill_length)

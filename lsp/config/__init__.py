@@ -20,6 +20,7 @@ from lsp.config.settings import (
     ValueConfig,
     named_code,
 )
+from lsp.config.transfers import on_another_task
 
 __all__ = [
     "METHODS",
@@ -42,6 +43,7 @@ __all__ = [
     "from_dict",
     "make_config",
     "named_code",
+    "on_another_task",
     "shortest_sequence",
     "to_dict",
     "validated",

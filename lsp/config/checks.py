@@ -48,6 +48,7 @@ def _problems(config: Config) -> list[str]:
     }
     at_least_zero = {
         "transfer.updates": config.transfer.updates,
+        "transfer.anchor": config.transfer.anchor,
         "seed": config.seed,
         "skills.dim": config.skills.dim,
         "skills.input_noise": config.skills.input_noise,
@@ -78,7 +79,7 @@ def _problems(config: Config) -> list[str]:
             f"planner.num_elites (M = {planner.num_elites}) must not exceed "
             f"planner.num_candidates (G = {planner.num_candidates})"
         )
-    starts, states = config.behavior.num_starts, replay.batch * replay.length
+    starts, states = config.behavior.num_starts, config.own_sequences * replay.length
     if starts is not None and not 1 <= starts <= states:
         found.append(
             f"behavior.num_starts must be between 1 and the batch's {states} states, not {starts}"
@@ -110,6 +111,7 @@ def _problems(config: Config) -> list[str]:
         for head in config.transfer.reset
         if lacking[head]
     ]
+    found += _anchor_problems(config)
     if config.transfer.freeze_policy and config.plans_actions:
         found.append("transfer.freeze_policy needs a policy, and this method plans actions")
     if config.transfer.freeze_policy and config.method == "hiro":
@@ -125,6 +127,23 @@ def _problems(config: Config) -> list[str]:
     if not 0 < config.value.slow_rate <= 1:
         found.append(f"value.slow_rate must lie in (0, 1], not {config.value.slow_rate}")
     return found + (_hiro_problems(config) if config.method == "hiro" else [])
+
+
+def _anchor_problems(config: Config) -> list[str]:
+    """What is wrong with how a transfer holds on to its source."""
+    transfer, method, found = config.transfer, config.method, []
+    if transfer.anchor > 0 and (config.plans_actions or method == "hiro"):
+        found.append(f"transfer.anchor holds a policy in a world model, which {method} lacks")
+    if transfer.keep_replay and method == "hiro":
+        found.append("transfer.keep_replay is for learning a world model, which hiro lacks")
+    if transfer.keep_replay and config.replay.batch < 2:
+        found.append("transfer.keep_replay needs a replay.batch of at least 2")
+    steps = transfer.anchor_steps
+    if steps is not None and steps < 1:
+        found.append(f"transfer.anchor_steps must be at least 1, not {steps}")
+    if steps is not None and transfer.anchor == 0:
+        found.append("transfer.anchor_steps needs a transfer.anchor")
+    return found
 
 
 def shortest_sequence(skill_length: int) -> int:

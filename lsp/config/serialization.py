@@ -39,6 +39,7 @@ _ADDED: dict[type, dict[str, Any]] = {
     PolicyConfig: {"prior_share": 0.0},
     BehaviorConfig: {"prior_share": 0.0},
     ScheduleConfig: {"prior_episodes": 0},
+    TransferConfig: {"keep_replay": False, "anchor": 0.0, "anchor_steps": None},
 }
 """Settings that earlier versions did not record, and what they amounted to."""
 

@@ -284,7 +284,23 @@ class TransferConfig:
     relabel: bool = False
     """Start from the source's replay, paid anew for this task (section 4.3)."""
     updates: int = 1000
-    """Updates on the relabelled replay before the first step (ours)."""
+    """Updates on the relabelled replay before the first step, which leave policy and χ as they are:
+    the evaluation at step 0 is planning alone (ours)."""
+    keep_replay: bool = False
+    """Half of each batch comes from the source's episodes, for the model's loss alone; its rewards
+    are the new task's where they can be known, and otherwise not learned (ours)."""
+    anchor: float = 0.0
+    """Weight of KL(policy ‖ source's policy), in units of the running size of returns. The source's
+    policy reads what the source's own frozen model makes of the same observations. A policy that
+    is frozen besides follows the source's alone: it is fixed in what it does, not in its weights,
+    while what the states of the model mean moves (ours)."""
+    anchor_steps: int | None = None
+    """Env steps over which that weight falls to zero; None keeps it (ours)."""
+
+    def anchor_at(self, env_steps: int) -> float:
+        """The anchor's weight after some env steps on the new task."""
+        left = 1.0 if self.anchor_steps is None else 1 - env_steps / self.anchor_steps
+        return self.anchor * max(left, 0.0)
 
 
 @dataclass(frozen=True)
@@ -358,6 +374,12 @@ class Config:
     @property
     def plans_skills(self) -> bool:
         return self.has_skills and self.skills.source == "planned"
+
+    @property
+    def own_sequences(self) -> int:
+        """Sequences of a batch from the run's own replay; the others are its source's."""
+        batch = self.replay.batch
+        return batch - batch // 2 if self.transfer.keep_replay else batch
 
     @property
     def mixes_skills(self) -> bool:

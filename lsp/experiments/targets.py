@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lsp.config import METHODS, Config, TransferConfig, make_config
+from lsp.config import METHODS, TransferConfig, make_config, on_another_task
 from lsp.experiments.grid import Run, unique
 
 PIXEL_TASKS = ("cheetah_run", "quadruped_run", "walker_run")
@@ -142,13 +142,15 @@ def _transferred(
     label: str = "",
     freeze: bool = False,
     relabel: bool = False,
+    skill_length: int | None = None,
+    horizon: int | None = None,
 ) -> Curve:
     """The line of the runs of `curve`, gone on with on another task."""
     transfer = TransferConfig(freeze_policy=freeze, relabel=relabel)
     if relabel and curve.runs[0].config.preset == "debug":
         transfer = replace(transfer, updates=10)
     runs = tuple(
-        Run(replace(source.config, task=task, transfer=transfer), steps, source)
+        Run(on_another_task(source.config, task, transfer, skill_length, horizon), steps, source)
         for source in curve.runs
     )
     return Curve(curve.panel, label or curve.label, runs)
@@ -207,16 +209,13 @@ def _cove(scale: Scale) -> list[Curve]:
     source, task, methods = "quadruped_obstacles_walk", "quadruped_cove", ("dreamer", "lsp")
     steps = scale.source_steps(source)
     dreamer, lsp = _single(scale, f"{source} → {task}", source, methods, steps=steps)
-    frozen = _transferred(lsp, task, scale.cove, "lsp, policy fixed", freeze=True)
-    runs = tuple(replace(run, config=_longer_skills(run.config)) for run in frozen.runs)
-    return [_transferred(dreamer, task, scale.cove), replace(frozen, runs=runs)]
-
-
-def _longer_skills(config: Config) -> Config:
-    """K and H of the cove; behaviour learning imagines one skill, as `lsp transfer` has it."""
-    planner = replace(config.planner, skill_length=COVE_SKILL_LENGTH, horizon=COVE_HORIZON)
-    behavior = replace(config.behavior, horizon=COVE_SKILL_LENGTH)
-    return replace(config, planner=planner, behavior=behavior)
+    frozen = _transferred(
+        *(lsp, task, scale.cove, "lsp, policy fixed"),
+        freeze=True,
+        skill_length=COVE_SKILL_LENGTH,
+        horizon=COVE_HORIZON,
+    )
+    return [_transferred(dreamer, task, scale.cove), frozen]
 
 
 def _figure8(scale: Scale) -> list[Curve]:

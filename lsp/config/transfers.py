@@ -1,0 +1,86 @@
+"""The settings of a transfer: those of its source, and what another task changes in them."""
+
+from dataclasses import replace
+from typing import Any
+
+from lsp.config.checks import shortest_sequence
+from lsp.config.settings import Config, TransferConfig
+from lsp.errors import UserError
+
+PRIOR_WEIGHT = 0.05
+"""`planner.prior_weight` on a new task. A plan meets a reward there that the policy was not trained
+on, and without it CEM walks out to skills that nobody has learned (docs/findings.md)."""
+ANCHORED_STD = 0.1
+"""Least standard deviation of a policy that is held to another: between two that are nearly sure of
+what they do the KL has no end."""
+
+
+def on_another_task(
+    source: Config,
+    task: str,
+    transfer: TransferConfig,
+    skill_length: int | None = None,
+    horizon: int | None = None,
+    prior_weight: float | None = None,
+    plan_lambda: float | None = None,
+    min_std: float | None = None,
+    **changes: Any,
+) -> Config:
+    """Settings of a run on `task` that starts from one with the settings `source`.
+
+    `skill_length` K, `horizon` H, `plan_lambda` (λ of a plan's score) and `min_std` (least standard
+    deviation of the policy) are the source's own where they are not given, but the last at least
+    ANCHORED_STD where there is an anchor; `prior_weight` is PRIOR_WEIGHT where skills are planned.
+    Behaviour learning imagines one skill where K or H is
+    given. `changes` replace top-level fields.
+
+    Raises UserError where the method has nothing that a setting could change.
+    """
+    # The source's own reward is neither this task's nor known to be harmless code.
+    config = replace(source, task=task, transfer=transfer, **({"reward": None} | changes))
+    _refuse_what_is_not_there(config, skill_length, horizon, prior_weight, plan_lambda)
+    if prior_weight is None:
+        prior_weight = PRIOR_WEIGHT if config.plans_skills and config.method != "hiro" else 0.0
+    planner = replace(
+        config.planner,
+        prior_weight=prior_weight,
+        lambda_=config.planner.lambda_ if plan_lambda is None else plan_lambda,
+        skill_length=skill_length or config.planner.skill_length,
+        horizon=horizon or config.planner.horizon,
+    )
+    least = config.policy.min_std if min_std is None else min_std
+    if transfer.anchor > 0 and min_std is None:
+        least = max(least, ANCHORED_STD)
+    config = replace(config, planner=planner, policy=replace(config.policy, min_std=least))
+    if skill_length is None and horizon is None:
+        return config
+    return _fitted(config)
+
+
+def _fitted(config: Config) -> Config:
+    """What K and H decide besides."""
+    length = config.planner.skill_length
+    if config.method == "hiro":
+        rows = max(config.replay.length, shortest_sequence(length))
+        return replace(config, replay=replace(config.replay, length=rows))
+    if not config.has_skills:
+        return config
+    return replace(config, behavior=replace(config.behavior, horizon=length))
+
+
+def _refuse_what_is_not_there(
+    config: Config,
+    skill_length: int | None,
+    horizon: int | None,
+    prior_weight: float | None,
+    plan_lambda: float | None,
+) -> None:
+    if skill_length is not None and not config.has_skills:
+        raise UserError(f"{config.method} has no skills: leave out the skill length")
+    plans_skills = config.plans_skills and config.method != "hiro"
+    looks_ahead = config.plans_actions or plans_skills
+    for what, value in (("horizon", horizon), ("λ of plans", plan_lambda)):
+        if value is not None and not looks_ahead:
+            raise UserError(f"{config.method} plans nothing: leave out the {what}")
+    if prior_weight and not plans_skills:
+        raise UserError(f"{config.method} plans no skills: leave out the weight of their prior")

@@ -1,0 +1,197 @@
+"""A policy that adapts is held to what its source's policy does in the same observations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lsp.behavior import anchor_loss
+from lsp.config import TransferConfig, make_config, validated
+from lsp.distributions import TanhNormal
+from lsp.errors import UserError
+from lsp.learner import Learner
+from lsp.networks import Networks
+
+ACTIONS = 2
+SHAPES = {"position": (5,)}
+
+
+def make_networks(method="lsp", **transfer):
+    torch.manual_seed(0)
+    settings = {"source": "somewhere", "anchor": 0.5} | transfer
+    config = make_config(method, "debug", transfer=TransferConfig(**settings))
+    config = replace(config, model=replace(config.model, learning_rate=1e-6))
+    config = replace(config, policy=replace(config.policy, min_std=0.1, learning_rate=1e-2))
+    return Networks(SHAPES, ACTIONS, validated(config))
+
+
+def make_batch(config, seed=0):
+    rng, shape = np.random.default_rng(seed), (config.replay.batch, config.replay.length)
+    return {
+        "obs/position": rng.normal(size=(*shape, 5)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (*shape, ACTIONS)).astype(np.float32),
+        "reward": rng.uniform(0, 1, shape).astype(np.float32),
+        "is_first": np.zeros(shape, bool),
+        "is_terminal": np.zeros(shape, bool),
+    }
+
+
+def kl_now(networks, batch):
+    """Of the policy from the anchor's, on the posteriors of a batch."""
+    data = {key: torch.as_tensor(x) for key, x in batch.items()}
+    generator = torch.Generator().manual_seed(7)
+    noise = networks.world_model.posterior_noise(data, generator)
+    _, latents, _ = networks.world_model.loss(data, generator, None, noise)
+    return anchor_loss(networks, latents, data, noise, generator)[0].item()
+
+
+def test_the_kl_of_squashed_normals_is_that_of_the_normals():
+    one = TanhNormal(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 2.0]]))
+    other = TanhNormal(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
+    # log 2 + (1/4 + 1) / 2 - 1/2, and -log 2 + 4 / 2 - 1/2
+    expected = (np.log(2) + 0.125) + (-np.log(2) + 1.5)
+    torch.testing.assert_close(one.kl(other), torch.tensor([expected], dtype=torch.float32))
+    # And what samples of it say of the squashed densities.
+    noise = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
+    before = one.mean + one.std * noise
+    densities = [
+        torch.distributions.TransformedDistribution(
+            torch.distributions.Normal(each.mean, each.std), torch.distributions.TanhTransform()
+        )
+        for each in (one, other)
+    ]
+    actions = torch.tanh(before.double()).clamp(-1 + 1e-12, 1 - 1e-12)
+    log_ratio = (densities[0].log_prob(actions) - densities[1].log_prob(actions)).sum(-1)
+    assert abs(log_ratio.mean().item() - expected) < 0.02
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+def test_nothing_is_held_back_before_anything_is_learned(method):
+    networks = make_networks(method)
+    assert kl_now(networks, make_batch(networks.config)) == 0
+
+
+def test_an_anchor_reads_observations_and_not_latents():
+    """With another model the policy of the same weights does something else, and that shows."""
+    networks = make_networks()
+    with torch.no_grad():
+        for weight in networks.world_model.rssm.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    assert kl_now(networks, make_batch(networks.config)) > 0.05
+
+
+def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else():
+    """The policy's weights are disturbed: with the KL alone to descend it finds back."""
+    networks = make_networks(freeze_policy=True)
+    with torch.no_grad():
+        networks.policy.net[-1].bias.add_(0.5)
+    batch = make_batch(networks.config)
+    before, learner = kl_now(networks, batch), Learner(networks, seed=0)
+    frozen = {name: x.clone() for name, x in networks.anchor.state_dict().items()}
+    predictor = networks.skill_predictor.net[0].weight.clone()
+    for seed in range(60):
+        metrics = learner.update(make_batch(networks.config, seed), env_steps=10**6)
+    assert kl_now(networks, batch) < 0.1 * before
+    assert metrics["policy/anchor_kl"] < 0.1 * before
+    assert all(torch.equal(x, frozen[name]) for name, x in networks.anchor.state_dict().items())
+    assert torch.equal(networks.skill_predictor.net[0].weight, predictor)
+
+
+def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch):
+    """Without gradient from returns the loss that is descended is weight · size · KL."""
+    networks = make_networks(anchor=0.5, anchor_steps=1000)
+    networks.return_size.fill_(8.0)
+    learner, losses = Learner(networks, seed=0), {}
+    kl = torch.tensor(3.0)
+    monkeypatch.setattr("lsp.learner.policy_loss", lambda *_: (torch.tensor(-2.0), {}))
+    monkeypatch.setattr("lsp.learner.anchor_loss", lambda *_: (kl, {"policy/anchor_kl": kl}))
+    monkeypatch.setattr(networks, "track_return_size", lambda *_: None)
+
+    def descend(name, loss, again=False):
+        losses[name] = loss.item()
+        return {}
+
+    monkeypatch.setattr(learner, "descend", descend)
+    for env_steps, weight in ((0, 0.5), (500, 0.25), (1000, 0.0), (5000, 0.0)):
+        learner.update(make_batch(networks.config), env_steps)
+        assert losses["policy"] == pytest.approx(-2 + weight * 8 * 3)
+
+
+def test_an_anchor_without_steps_stays():
+    assert TransferConfig(anchor=0.3).anchor_at(10**9) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("method", "transfer", "complaint"),
+    [
+        ("cem", {}, "which cem lacks"),
+        ("hiro", {}, "which hiro lacks"),
+        ("hiro", {"anchor": 0.0, "keep_replay": True}, "which hiro lacks"),
+        ("lsp", {"anchor": -1.0}, "transfer.anchor must be at least 0"),
+        ("lsp", {"anchor_steps": 0}, "transfer.anchor_steps must be at least 1"),
+        ("lsp", {"anchor": 0.0, "anchor_steps": 5}, "needs a transfer.anchor"),
+    ],
+)
+def test_an_anchor_that_holds_nothing_is_refused(method, transfer, complaint):
+    with pytest.raises(UserError, match=complaint):
+        make_networks(method, **transfer)
+
+
+def test_policy_and_predictor_can_be_left_as_they_are():
+    networks = make_networks(anchor=0.0)
+    before = {name: x.clone() for name, x in networks.state_dict().items()}
+    Learner(networks, seed=0).update(make_batch(networks.config), hold_policy=True)
+    after = networks.state_dict()
+    changed = [name for name in after if not torch.equal(before[name], after[name])]
+    assert {name.partition(".")[0] for name in changed} == {
+        "world_model",
+        "value",
+        "slow_value",
+        "return_size",
+    }
+
+
+def test_from_the_sources_episodes_the_model_learns_alone(monkeypatch):
+    """Half of the batch: behaviour starts in the other half, and unpaid rewards count nothing."""
+    networks = make_networks(anchor=0.0, keep_replay=True)
+    config, seen = networks.config, {}
+    learner, own = Learner(networks, seed=0), config.own_sequences
+    assert own == config.replay.batch // 2
+
+    def starts(latents, is_terminal, *rest):
+        seen["starts"] = latents.deter.shape[0], is_terminal.shape[0]
+        return original(latents, is_terminal, *rest)
+
+    from lsp.behavior import draw_starts as original
+
+    monkeypatch.setattr("lsp.learner.draw_starts", starts)
+    batch = make_batch(config)
+    batch["is_paid"] = np.ones_like(batch["is_first"])
+    batch["is_paid"][own:] = False
+    learner.update(batch)
+    assert seen["starts"] == (own, own)
+
+
+def test_a_reward_that_is_not_known_is_not_learned():
+    networks = make_networks(anchor=0.0, keep_replay=True)
+    batch = make_batch(networks.config)
+    half = networks.config.own_sequences
+    batch["is_paid"] = np.ones_like(batch["is_first"])
+    batch["is_paid"][half:] = False
+
+    def learned(reward):
+        data = {key: torch.as_tensor(x) for key, x in (batch | {"reward": reward}).items()}
+        generator = torch.Generator().manual_seed(0)
+        loss, _, metrics = networks.world_model.loss(data, generator)
+        return loss, metrics["model/reward_error"]
+
+    other = batch["reward"].copy()
+    other[half:] += 100
+    assert torch.equal(learned(batch["reward"])[0], learned(other)[0])
+    # The mean over the rows that are paid.
+    data = {key: torch.as_tensor(x) for key, x in batch.items()}
+    _, latents, _ = networks.world_model.loss(data, torch.Generator().manual_seed(0))
+    error = networks.world_model.reward_head(latents.feature).squeeze(-1) - data["reward"]
+    expected = error[:half].square().mean().sqrt()
+    torch.testing.assert_close(learned(batch["reward"])[1], expected.detach())
