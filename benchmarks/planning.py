@@ -13,11 +13,11 @@ from statistics import median
 
 import torch
 
-from lsp.acceleration import FastPath, fast_path
+from lsp.algorithm.behavior import plan_skills
 from lsp.api import prepare_torch
-from lsp.behavior import plan_skills
+from lsp.backends.backends import FastPath, fast_path
 from lsp.config import Config, RuntimeConfig, make_config
-from lsp.networks import Networks
+from lsp.models.networks import Networks
 
 OBSERVATION, ACTION = 78, 12  # dm_control's quadruped
 

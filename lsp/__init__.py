@@ -18,7 +18,7 @@ from lsp.tasks import register
 register()
 
 _WHERE = {
-    "Agent": "agent",
+    "Agent": "algorithm.agent",
     "Config": "config",
     "RuntimeConfig": "config",
     "UserError": "errors",

@@ -1,5 +1,5 @@
 """`python -m lsp` is the command `lsp`."""
 
-from lsp.cli import main
+from lsp.cli.main import main
 
 main()

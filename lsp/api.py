@@ -12,20 +12,20 @@ from typing import Any, Literal
 import gymnasium
 import torch
 
-from lsp import memory
-from lsp.adaptation import begin, check, transferred
-from lsp.checkpoint import load_newest
+from lsp.backends import malloc
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code, validated
-from lsp.envs.user import Maker, Task, task_name
+from lsp.envs.custom import Maker, Task, task_name
 from lsp.errors import UserError
-from lsp.evaluation import Evaluation
-from lsp.evaluation import evaluate as evaluate_networks
-from lsp.methods import AnyAgent, AnyNetworks, build_agent, build_networks
-from lsp.networks import Networks
-from lsp.run import RunFolder
-from lsp.spaces import spaces_of
-from lsp.trainer import Progress, Trainer, env_maker
-from lsp.video import VideoWriter
+from lsp.models.networks import Networks
+from lsp.report.video import VideoWriter
+from lsp.runs.checkpoint import load_newest
+from lsp.runs.folder import RunFolder
+from lsp.runs.spaces import spaces_of
+from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
+from lsp.training.evaluation import Evaluation
+from lsp.training.evaluation import evaluate as evaluate_networks
+from lsp.training.trainer import Progress, Trainer, env_maker
+from lsp.training.transfer import begin, check, transferred
 
 
 def train(
@@ -82,8 +82,9 @@ def transfer(
 ) -> bool:
     """Train on `task`, starting from what the run in `run` has learned; otherwise as `train`.
 
-    `settings` are those of `transferred` (lsp/adaptation.py): `transfer=TransferConfig(...)`,
-    `skill_length`, `horizon`, and top-level fields such as `seed` and `reward`.
+    `settings` are those of `transferred` (lsp/training/transfer.py), such as
+    `transfer=TransferConfig(...)`, `skill_length`, `horizon`, and top-level fields such as `seed`
+    and `reward`.
 
     Raises UserError where `train` does, and where nothing can be carried over.
     """
@@ -121,7 +122,7 @@ def prepare_torch(runtime: RuntimeConfig) -> None:
         torch.set_num_threads(runtime.threads)
     # Saturated units make denormals, on which matrix products are many times slower.
     torch.set_flush_denormal(True)
-    memory.keep_freed()
+    malloc.keep_freed()
     device = _device(runtime.device)
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)

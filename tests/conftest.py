@@ -8,7 +8,7 @@ import torch
 
 jaxtyping.install_import_hook("lsp", "beartype.beartype")
 
-from lsp.trainer import Trainer  # noqa: E402
+from lsp.training.trainer import Trainer  # noqa: E402
 
 # The tests run in parallel processes that share the cores.
 torch.set_num_threads(1)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import lsp.agent
-from lsp.agent import Agent
+import lsp.algorithm.agent
+from lsp.algorithm.agent import Agent
 from lsp.config import make_config, validated
-from lsp.networks import Networks
+from lsp.models.networks import Networks
 
 
 def make_networks(method="lsp", **parts):
@@ -38,13 +38,13 @@ def act(agent, steps, envs=None, first=0):
 def plannings(monkeypatch):
     """Grows by one whenever an agent plans."""
     calls = []
-    original = lsp.agent.plan_skills
+    original = lsp.algorithm.agent.plan_skills
 
     def counted(*args, **kwargs):
         calls.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(lsp.agent, "plan_skills", counted)
+    monkeypatch.setattr(lsp.algorithm.agent, "plan_skills", counted)
     return calls
 
 
@@ -196,13 +196,13 @@ def test_with_a_shared_plan_the_agent_takes_the_learners_and_does_not_plan(plann
 
 def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch):
     priors = []
-    original = lsp.agent.plan_skills
+    original = lsp.algorithm.agent.plan_skills
 
     def watched(networks, latent, generator, prior):
         priors.append(prior)
         return original(networks, latent, generator, prior)
 
-    monkeypatch.setattr(lsp.agent, "plan_skills", watched)
+    monkeypatch.setattr(lsp.algorithm.agent, "plan_skills", watched)
     networks = make_networks(planner={"warm_start": True})
     agent = Agent(networks, "collect", num_envs=2)
     act(agent, 11, envs=2)
@@ -219,7 +219,7 @@ def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch):
 
 def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch):
     plans, priors = [], []
-    original = lsp.agent.plan_skills
+    original = lsp.algorithm.agent.plan_skills
 
     def watched(networks, latent, generator, prior):
         priors.append(prior.mean)
@@ -227,7 +227,7 @@ def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch):
         plans.append(zeta.mean)
         return zeta, metrics
 
-    monkeypatch.setattr(lsp.agent, "plan_skills", watched)
+    monkeypatch.setattr(lsp.algorithm.agent, "plan_skills", watched)
     networks = make_networks(planner={"warm_start": True, "skill_length": 2, "horizon": 6})
     act(Agent(networks, "collect"), 4)
     torch.testing.assert_close(priors[1], plans[0][:, [1, 2, 2]])
@@ -235,14 +235,14 @@ def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch):
 
 def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkeypatch):
     planned = []
-    original = lsp.agent.plan_skills
+    original = lsp.algorithm.agent.plan_skills
 
     def watched(networks, latent, generator, prior):
         zeta, metrics = original(networks, latent, generator, prior)
         planned.append((latent, zeta))
         return zeta, metrics
 
-    monkeypatch.setattr(lsp.agent, "plan_skills", watched)
+    monkeypatch.setattr(lsp.algorithm.agent, "plan_skills", watched)
     agent = Agent(make_networks(), "collect", num_envs=4)
     act(agent, 3, envs=4)
     before = agent.plan

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lsp.behavior import anchor_loss
+from lsp.algorithm.behavior import anchor_loss
+from lsp.algorithm.learner import Learner
 from lsp.config import TransferConfig, make_config, validated
-from lsp.distributions import TanhNormal
 from lsp.errors import UserError
-from lsp.learner import Learner
-from lsp.networks import Networks
+from lsp.models.distributions import TanhNormal
+from lsp.models.networks import Networks
 
 ACTIONS = 2
 SHAPES = {"position": (5,)}
@@ -104,8 +104,10 @@ def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch):
     networks.return_size.fill_(8.0)
     learner, losses = Learner(networks, seed=0), {}
     kl = torch.tensor(3.0)
-    monkeypatch.setattr("lsp.learner.policy_loss", lambda *_: (torch.tensor(-2.0), {}))
-    monkeypatch.setattr("lsp.learner.anchor_loss", lambda *_: (kl, {"policy/anchor_kl": kl}))
+    monkeypatch.setattr("lsp.algorithm.learner.policy_loss", lambda *_: (torch.tensor(-2.0), {}))
+    monkeypatch.setattr(
+        "lsp.algorithm.learner.anchor_loss", lambda *_: (kl, {"policy/anchor_kl": kl})
+    )
     monkeypatch.setattr(networks, "track_return_size", lambda *_: None)
 
     def descend(name, loss, again=False):
@@ -163,9 +165,9 @@ def test_from_the_sources_episodes_the_model_learns_alone(monkeypatch):
         seen["starts"] = latents.deter.shape[0], is_terminal.shape[0]
         return original(latents, is_terminal, *rest)
 
-    from lsp.behavior import draw_starts as original
+    from lsp.algorithm.behavior import draw_starts as original
 
-    monkeypatch.setattr("lsp.learner.draw_starts", starts)
+    monkeypatch.setattr("lsp.algorithm.learner.draw_starts", starts)
     batch = make_batch(config)
     batch["is_paid"] = np.ones_like(batch["is_first"])
     batch["is_paid"][own:] = False

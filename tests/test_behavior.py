@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lsp.agent import Agent
-from lsp.behavior import (
+from lsp.algorithm.agent import Agent
+from lsp.algorithm.behavior import (
     Starts,
     draw_skills,
     draw_starts,
@@ -23,13 +23,13 @@ from lsp.behavior import (
     skill_sources,
     value_loss,
 )
+from lsp.algorithm.cem import Plan
+from lsp.algorithm.learner import Learner
 from lsp.config import make_config, validated
-from lsp.distributions import softly_clamped_std
 from lsp.errors import UserError
-from lsp.learner import Learner
-from lsp.networks import Judgement, Networks
-from lsp.planner import Plan
-from lsp.world_model import Latent
+from lsp.models.distributions import softly_clamped_std
+from lsp.models.networks import Judgement, Networks
+from lsp.models.world_model import Latent
 
 SHAPES = {"position": (5,)}
 aten = torch.ops.aten
@@ -382,7 +382,7 @@ def test_what_followed_moves_v_where_it_is_fitted_in_observed_states(states, mon
     def nothing_imagined(networks, *_):
         return sum((0 * weight).sum() for weight in networks.value.parameters()), {}
 
-    monkeypatch.setattr("lsp.learner.value_loss", nothing_imagined)
+    monkeypatch.setattr("lsp.algorithm.learner.value_loss", nothing_imagined)
     _, metrics, _ = updated(value={"states": states})
     assert (metrics["gradient/value"].item() > 0) is (states == "observed")
 
@@ -444,8 +444,8 @@ def test_dreamer_has_no_skill_anywhere_and_never_plans(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("dreamer planned")
 
-    monkeypatch.setattr("lsp.learner.plan_skills", refuse)
-    monkeypatch.setattr("lsp.agent.plan_skills", refuse)
+    monkeypatch.setattr("lsp.algorithm.learner.plan_skills", refuse)
+    monkeypatch.setattr("lsp.algorithm.agent.plan_skills", refuse)
     networks, metrics, _ = updated(method="dreamer")
     assert not any("skill" in name or "shared" in name for name in networks.state_dict())
     assert networks.policy.net[0].in_features == networks.world_model.features

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import lsp.bench
+import lsp.benchmark.bench
 from lsp.api import load_networks
-from lsp.bench import Gemm, Report, workload
-from lsp.cli import main
+from lsp.benchmark.bench import Gemm, Report, workload
+from lsp.cli.main import main
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
-from lsp.run import RunFolder
+from lsp.runs.folder import RunFolder
 
 KEYS = {
     "update_ms",
@@ -81,15 +81,15 @@ def test_updates_begin_with_the_weights_of_the_run(tmp_path, monkeypatch):
     folder, before = tmp_path / "run", []
     # Learning begins with the end of the first episode, at 1000 env steps.
     main(["train", "--preset", "debug", "--steps", "1100", "--logdir", str(folder)])
-    original = lsp.bench.train
+    original = lsp.benchmark.bench.train
 
     def watched(trainer, env_steps):
         before.append({name: x.clone() for name, x in trainer.networks.state_dict().items()})
         original(trainer, env_steps)
 
-    monkeypatch.setattr(lsp.bench, "train", watched)
+    monkeypatch.setattr(lsp.benchmark.bench, "train", watched)
     config = RunFolder(folder).read_config()
-    lsp.bench.bench(config, RuntimeConfig(compile=False), 1, 0, folder)
+    lsp.benchmark.bench.bench(config, RuntimeConfig(compile=False), 1, 0, folder)
     saved = load_networks(folder).state_dict()
     assert all(torch.equal(saved[name], x) for name, x in before[0].items())
 

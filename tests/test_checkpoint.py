@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lsp.checkpoint import Checkpoint, load, load_newest, save
 from lsp.errors import RunWarning, UserError
+from lsp.runs.checkpoint import Checkpoint, load, load_newest, save
 
 
 def make_checkpoint(env_steps):
@@ -148,7 +148,7 @@ def test_nothing_is_pruned_for_a_checkpoint_that_does_not_verify(tmp_path, monke
         os.rename(path, target)
         flip_a_byte(target / "networks.safetensors")
 
-    monkeypatch.setattr("lsp.checkpoint.Path.rename", rename_and_flip)
+    monkeypatch.setattr("lsp.runs.checkpoint.Path.rename", rename_and_flip)
     with pytest.raises(UserError, match=r"step-000000400/networks\.safetensors"):
         save(tmp_path, make_checkpoint(400))
     assert [load(tmp_path / f"step-{n:09d}").env_steps for n in (100, 200, 300)] == [100, 200, 300]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import lsp
-from lsp.cli import main
+from lsp.cli.main import main
 from lsp.envs import rendering_problem
-from lsp.metrics import read_metrics
+from lsp.runs.metrics import read_metrics
 
 DEBUG = "--preset debug --task walker_walk --threads 1"
 
@@ -83,7 +83,7 @@ def test_eval_can_draw_skills_instead_of_planning_them(trained, monkeypatch):
 
     planned, chosen = (lsp.evaluate(trained, 2, skills=x).returns for x in (None, "planned"))
     np.testing.assert_array_equal(planned, chosen)
-    monkeypatch.setattr("lsp.agent.plan_skills", refuse)
+    monkeypatch.setattr("lsp.algorithm.agent.plan_skills", refuse)
     assert (lsp.evaluate(trained, 2, skills="prior").returns != planned).any()
     with pytest.raises(AssertionError, match="planned"):
         lsp.evaluate(trained, 1)

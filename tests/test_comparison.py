@@ -5,13 +5,13 @@ import csv
 import pytest
 
 from lsp.errors import UserError
-from lsp.experiments.comparison import standing, write_comparison
-from lsp.experiments.curves import evaluations, write_table
-from lsp.experiments.records import Records
-from lsp.experiments.reproduce import find_targets
-from lsp.experiments.targets import SCALES
-from lsp.metrics import MetricsLogger
-from lsp.results import HEADER as RESULTS_HEADER
+from lsp.experiments.figures.comparison import standing, write_comparison
+from lsp.experiments.figures.curves import evaluations, write_table
+from lsp.experiments.figures.definitions import SCALES
+from lsp.experiments.figures.evaluations import Records
+from lsp.experiments.figures.reproduce import find_targets
+from lsp.report.tables import HEADER as RESULTS_HEADER
+from lsp.runs.metrics import MetricsLogger
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lsp.acceleration import FastPath
-from lsp.agent import Agent
+from lsp.algorithm.agent import Agent
+from lsp.algorithm.learner import Learner
 from lsp.api import prepare_torch
-from lsp.cli import main
+from lsp.backends.backends import FastPath
+from lsp.backends.cuda_graphs import WARM_UP, Recording
+from lsp.cli.main import main
 from lsp.config import RuntimeConfig, make_config
-from lsp.learner import Learner
-from lsp.networks import Networks
-from lsp.recording import WARM_UP, Recording
-from lsp.world_model import Latent
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

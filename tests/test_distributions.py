@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributions
 
-from lsp.distributions import Normal, TanhNormal, softly_clamped_std
+from lsp.models.distributions import Normal, TanhNormal, softly_clamped_std
 
 
 def seeded(*shape, seed=0):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lsp.config import make_config, validated
-from lsp.evaluation import evaluate
-from lsp.networks import Networks
+from lsp.models.networks import Networks
+from lsp.training.evaluation import evaluate
 
 
 class Target(gymnasium.Env):
@@ -98,7 +98,7 @@ def test_every_agent_is_asked_the_same_questions():
 def test_many_episodes_are_not_all_there_at_once(monkeypatch):
     networks = make_networks()
     whole = run(networks, episodes=5)
-    monkeypatch.setattr("lsp.evaluation.MOST_AT_ONCE", 2)
+    monkeypatch.setattr("lsp.training.evaluation.MOST_AT_ONCE", 2)
     open_at_once = []
     parted = evaluate_counting(networks, open_at_once)
     assert max(open_at_once) == 2

@@ -14,25 +14,24 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from lsp.adaptation import transferred
-from lsp.cli import _parse, main
+from lsp.cli.main import _parse, main
 from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config, validated
 from lsp.envs import rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import RunWarning, UserError
-from lsp.experiments import curves, local, skill_shows, targets
-from lsp.experiments.engines import Execution, Outcome, cores
-from lsp.experiments.grid import Run, grid, parse_seeds, unique
-from lsp.experiments.records import Records
-from lsp.experiments.reproduce import draw, find_targets, runs_of
-from lsp.experiments.screen import Screen, last_line
-from lsp.experiments.skill_shows import hold, skill_grid, spread, views
-from lsp.experiments.targets import SCALES, TARGETS
-from lsp.experiments.trajectories import episode_states
-from lsp.experiments.work import perform
-from lsp.metrics import MetricsLogger, read_metrics
-from lsp.results import collect
-from lsp.storage import write_arrays
+from lsp.experiments.figures.definitions import SCALES, TARGETS
+from lsp.experiments.figures.evaluations import Records
+from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
+from lsp.experiments.figures.skill_pictures import hold, skill_grid, spread, views
+from lsp.experiments.figures.trajectories import episode_states
+from lsp.experiments.sweep.execution import Execution, Outcome, cores
+from lsp.experiments.sweep.planned_run import Run, grid, parse_seeds, unique
+from lsp.experiments.sweep.progress_screen import Screen, last_line
+from lsp.experiments.sweep.worker import perform
+from lsp.report.tables import collect
+from lsp.runs.files import write_arrays
+from lsp.runs.metrics import MetricsLogger, read_metrics
+from lsp.training.transfer import transferred
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
@@ -226,13 +225,13 @@ class Killing(Screen):
 
 
 def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    started, start = [], local._start
+    started, start = [], local_engine._start
 
     def remember(run, storage, runtime):
         started.append(start(run, storage, runtime))
         return started[-1]
 
-    monkeypatch.setattr(local, "_start", remember)
+    monkeypatch.setattr(local_engine, "_start", remember)
     screen = Killing(tmp_path, started)
 
     def kill(running):
@@ -242,7 +241,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     screen.update = kill
     (tmp_path / "logs").mkdir()
     run = debug_run(2000)
-    outcome = local.run_locally([run], tmp_path, 1, RUNTIME, screen)
+    outcome = local_engine.run_locally([run], tmp_path, 1, RUNTIME, screen)
     assert outcome == Outcome({}, False)
     assert len(started) == 2
     assert run.finished(tmp_path)
@@ -342,7 +341,7 @@ def test_a_signal_saves_every_run(tmp_path, engine, number):
 def test_two_processes_do_not_train_the_same_run_at_once(tmp_path):
     run = debug_run(600)
     (tmp_path / "logs").mkdir()
-    processes = [local._start(run, tmp_path, RUNTIME) for _ in range(2)]
+    processes = [local_engine._start(run, tmp_path, RUNTIME) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     steps = [x["env_steps"] for x in read_metrics(run.folder(tmp_path)) if x["kind"] == "train"]
     assert steps == [200, 400, 600]
@@ -380,7 +379,11 @@ def test_no_source_is_trained_further_by_another_figure():
 def test_the_cove_holds_skills_as_long_as_the_paper():
     (target,) = find_targets("fig9", SCALES["paper"])
     lsp = target.curves[1].runs[0].config
-    assert (lsp.planner.skill_length, lsp.planner.horizon, lsp.behavior.horizon) == (30, 120, 30)
+    assert (
+        lsp.planner.skill_length,
+        lsp.planner.horizon,
+        lsp.behavior.horizon,
+    ) == (30, 120, 30)
     assert lsp.transfer.freeze_policy
     assert target.curves[1].runs[0].source.steps == 500_000
 
@@ -503,10 +506,10 @@ def test_figures_8_and_9(storage, tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """Fewer of what is alike: tasks of figure 4, and pictures of figures 7 and 10."""
-    monkeypatch.setattr(targets, "PIXEL_TASKS", ("walker_run",))
-    monkeypatch.setattr(targets, "METHOD_TASKS", ("walker_walk",))
-    monkeypatch.setattr(targets, "STATE_TASKS", ("quadruped_getup_walk", "hopper_hop"))
-    monkeypatch.setattr(skill_shows, "STEPS", 6)
+    monkeypatch.setattr(definitions, "PIXEL_TASKS", ("walker_run",))
+    monkeypatch.setattr(definitions, "METHOD_TASKS", ("walker_walk",))
+    monkeypatch.setattr(definitions, "STATE_TASKS", ("quadruped_getup_walk", "hopper_hop"))
+    monkeypatch.setattr(skill_pictures, "STEPS", 6)
 
 
 def check_figure(name, storage):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lsp.behavior import draw_starts
+from lsp.algorithm.behavior import draw_starts
+from lsp.algorithm.learner import Learner
+from lsp.benchmark.flops import multiplications, update_flops
 from lsp.config import make_config, validated
-from lsp.flops import multiplications, update_flops
-from lsp.learner import Learner
-from lsp.nets import MLP, ConvDecoder, ConvEncoder
-from lsp.networks import Networks
+from lsp.models.layers import MLP, ConvDecoder, ConvEncoder
+from lsp.models.networks import Networks
 
 VECTORS, IMAGE = {"position": (5,), "velocity": (7,)}, {"image": (64, 64, 3)}
 

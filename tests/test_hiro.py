@@ -30,12 +30,12 @@ from lsp.config import (
     to_dict,
     validated,
 )
-from lsp.distributions import Normal
 from lsp.errors import UserError
-from lsp.methods import build_agent, build_networks
-from lsp.metrics import read_metrics
-from lsp.run import RunFolder
-from lsp.trainer import Trainer
+from lsp.models.distributions import Normal
+from lsp.runs.folder import RunFolder
+from lsp.runs.metrics import read_metrics
+from lsp.training.build import build_agent, build_networks
+from lsp.training.trainer import Trainer
 
 K, TIME = 3, 8
 GOALS = ["skills", "states"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lsp.imagination import RolloutNoise, imagine
-from lsp.skills import intrinsic_reward, segments
-from lsp.world_model import Latent
+from lsp.models.imagination import RolloutNoise, imagine
+from lsp.models.skills import intrinsic_reward, segments
+from lsp.models.world_model import Latent
 
 
 def walk(latent, skill, noise):

@@ -1,66 +1,51 @@
 """Imports point one way, some modules do without torch, and nothing can run a stranger's code."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lsp"
 
-# Lowest first; a module imports only from lines above its own. A folder stands for all it holds.
-# planner stands low because it gets the model as a function and knows nothing of networks.
-LAYERS = (
-    {"errors", "machine", "memory", "tasks"},
-    {"config", "storage", "lock"},
-    {"seal", "spaces"},
-    {
-        "nets",
-        "adam",
-        "draws",
-        "recording",
-        "distributions",
-        "returns",
-        "envs",
-        "metrics",
-        "means",
-        "statistics",
-    },
-    {"observations", "replay", "results"},
-    {"world_model", "policy", "skills", "planner", "plots", "doctor"},
-    {"imagination"},
-    {"anchor"},
-    {"networks"},
-    {"native"},
-    {"acceleration"},
-    {"behavior", "flops"},
-    {"agent", "learner"},
-    {"checkpoint"},
-    {"interaction", "run"},
-    {"baselines"},
-    {"methods"},
-    {"evaluation", "prediction", "snapshot"},
-    {"trainer", "video"},
-    {"adaptation"},
-    {"api", "bench", "progress"},
-    {"experiments"},
-    {"commands"},
-    {"cli"},
-    {"__init__", "__main__"},
-)
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-WITHOUT_TORCH = {
+DESIGN = PACKAGE.parent / "docs" / "design.md"
+
+# Lowest first: a package imports only from those before it, inside functions too.
+PACKAGES = (
     "errors",
-    "machine",
     "tasks",
     "config",
     "envs",
-    "replay",
-    "metrics",
-    "results",
-    "plots",
-    "storage",
+    "models",
+    "backends",
+    "algorithm",
+    "runs",
+    "baselines",
+    "report",
+    "training",
+    "api",
+    "benchmark",
+    "experiments",
+    "cli",
+    "__init__",
+    "__main__",
+)
+RANK = {name: rank for rank, name in enumerate(PACKAGES)}
+# Whole packages, or single modules of them.
+WITHOUT_TORCH = {
+    "errors",
+    "tasks",
+    "config",
+    "envs",
+    "report",
+    "runs.files",
+    "runs.lock",
+    "runs.metrics",
+    "runs.signature",
+    "runs.spaces",
+    "training.replay",
+    "cli.doctor",
 }
-WITHOUT_TORCH |= {"doctor", "statistics", "storage"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"torch.load", "eval", "exec", "builtins.eval", "builtins.exec"}
 FORBIDDEN_CALLS |= {"torch.jit.load", "torch.hub.load", "torch.serialization.load", "__import__"}
@@ -105,7 +90,14 @@ class Module:
                 f"{package.name}.{alias.name}" if _exists(package, alias.name) else package.name
                 for alias in node.names
             ]
-        return [".".join(base)]
+        # "from lsp.runs import folder" imports the module, "from lsp.config import Config" does not.
+        inside = base[:1] == [package.name]
+        deeper = (*base[1:], "")
+        return [".".join(base)] + [
+            ".".join([*base, alias.name])
+            for alias in node.names
+            if inside and _exists(package.joinpath(*deeper[:-1]), alias.name)
+        ]
 
 
 def _exists(package: Path, name: str) -> bool:
@@ -125,8 +117,8 @@ def modules(package: Path) -> list[Module]:
     return [Module(path, package) for path in sorted(package.rglob("*.py"))]
 
 
-def unit_of(name: str, package: Path) -> str | None:
-    """The layer table's name for an import: "lsp.envs.dmc" is "envs"; None outside the package."""
+def package_of(name: str, package: Path) -> str | None:
+    """The table's name for an import: "lsp.envs.dmc" is "envs"; None outside the package."""
     first, *rest = name.split(".")
     if first != package.name:
         return None
@@ -137,37 +129,85 @@ def layer_faults(package: Path) -> list[str]:
     faults = []
     for module in modules(package):
         if module.unit not in RANK:
-            faults.append(f"{module.path.name}: {module.unit} is missing from LAYERS")
+            faults.append(f"{module.path.name}: {module.unit} is missing from PACKAGES")
             continue
         for name in sorted(module.imports(package)):
-            unit = unit_of(name, package)
-            if unit is None or (unit == module.unit and (package / unit).is_dir()):
+            other = package_of(name, package)
+            if other is None or (other == module.unit and (package / other).is_dir()):
                 continue
-            if RANK.get(unit, len(LAYERS)) >= RANK[module.unit]:
+            if RANK.get(other, len(PACKAGES)) >= RANK[module.unit]:
                 faults.append(f"{module.path.name} imports {name}, which is not below it")
     return faults
 
 
-def torch_faults(package: Path) -> list[str]:
-    """Modules of WITHOUT_TORCH that load torch, themselves or through what they load."""
-    loads: dict[str, set[str]] = {}
-    for module in modules(package):
-        loads.setdefault(module.unit, set()).update(module.imports_when_loaded(package))
-    faults = []
-    for start in sorted(WITHOUT_TORCH & set(loads)):
-        # The package's own __init__ is loaded before any of its modules.
+class Graph:
+    """Which modules a module loads, by their dotted names inside the package."""
+
+    def __init__(self, package: Path):
+        self.package = package
+        self.modules = {".".join(each.parts): each for each in modules(package)}
+
+    def loaded(self, module: str, late: bool = False) -> set[str]:
+        """Inside the package; with `late` inside functions too."""
+        one = self.modules[module]
+        names = one.imports(self.package) if late else one.imports_when_loaded(self.package)
+        inside = {name for name in names if name.split(".")[0] == self.package.name}
+        return {found for name in inside for found in self._resolved(name)}
+
+    def _resolved(self, name: str) -> list[str]:
+        """The module of an import, and the packages around it, which are loaded first."""
+        _, *parts = name.split(".")
+        around = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        return [each for each in around if each in self.modules]
+
+    def reached(self, start: str) -> set[str]:
+        """All that loading a module loads; the package's own __init__ comes first."""
         seen, queue = set(), [start, "__init__"]
         while queue:
-            unit = queue.pop()
-            if unit in seen:
-                continue
-            seen.add(unit)
-            for name in loads.get(unit, set()):
-                if name.split(".")[0] == "torch":
-                    faults.append(f"{start} loads torch through {unit}")
-                inner = unit_of(name, package)
-                queue += [inner] if inner else []
+            module = queue.pop()
+            if module in self.modules and module not in seen:
+                seen.add(module)
+                queue += self.loaded(module)
+        return seen
+
+    def members(self, name: str) -> list[str]:
+        """A module, or all of a package."""
+        return [each for each in self.modules if each == name or each.startswith(f"{name}.")]
+
+
+def torch_faults(package: Path) -> list[str]:
+    """Modules of WITHOUT_TORCH that load torch, themselves or through what they load."""
+    graph, faults = Graph(package), []
+    for start in (each for name in sorted(WITHOUT_TORCH) for each in graph.members(name)):
+        for module in sorted(graph.reached(start)):
+            names = graph.modules[module].imports_when_loaded(package)
+            if any(name.split(".")[0] == "torch" for name in names):
+                faults.append(f"{start} loads torch through {module}")
     return faults
+
+
+def circles(package: Path) -> list[str]:
+    """Modules that import themselves through others; a package's __init__ may take its own."""
+    graph = Graph(package)
+    edges = {
+        one: {
+            other for other in graph.loaded(one, late=True) if not f"{one}.".startswith(f"{other}.")
+        }
+        for one in graph.modules
+    }
+    found, done = [], set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        if module in path:
+            found.append(" → ".join((*path[path.index(module) :], module)))
+        elif module not in done:
+            for other in sorted(edges[module]):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in sorted(edges):
+        visit(module, ())
+    return found
 
 
 def danger_faults(package: Path) -> list[str]:
@@ -199,8 +239,27 @@ def test_imports_point_down():
     assert layer_faults(PACKAGE) == []
 
 
+def test_no_module_imports_itself_through_others():
+    assert circles(PACKAGE) == []
+
+
+def test_the_design_page_has_the_same_order():
+    table = DESIGN.read_text().split("## Packages")[1].split("##")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    names = [name.strip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert tuple(names) == PACKAGES
+
+
 def test_environments_replay_and_results_load_without_torch():
     assert torch_faults(PACKAGE) == []
+
+
+def test_a_runs_folder_is_read_without_networks_or_kernels():
+    graph = Graph(PACKAGE)
+    heavy = {"models", "backends.native", "backends.backends", "algorithm"}
+    for start in graph.members("runs"):
+        loaded = graph.reached(start)
+        assert not [x for x in loaded if any(f"{x}.".startswith(f"{name}.") for name in heavy)]
 
 
 def test_nothing_can_run_code_from_a_file():
@@ -223,43 +282,58 @@ def toy(folder: Path, **files: str) -> Path:
 @pytest.mark.parametrize(
     "text",
     [
-        "from lsp.agent import Agent",
-        "from lsp import agent",
-        "import lsp.agent",
-        "from .agent import Agent",
-        "from . import agent",
-        "def late():\n    from lsp.agent import Agent",
+        "from lsp.algorithm.agent import Agent",
+        "from lsp import algorithm",
+        "import lsp.algorithm.agent",
+        "from ..algorithm.agent import Agent",
+        "from .. import algorithm",
+        "def late():\n    from lsp.algorithm.agent import Agent",
         "import lsp",
     ],
 )
 def test_an_import_that_points_up_is_found(tmp_path, text):
-    assert layer_faults(toy(tmp_path, nets=text, agent="")) != []
+    assert layer_faults(toy(tmp_path, models__slash__layers=text, algorithm__slash__agent="")) != []
 
 
 def test_an_import_that_points_down_is_fine(tmp_path):
-    files = {"agent": "from lsp.nets import MLP\nimport torch", "nets": ""}
+    agent = "from lsp.models.layers import MLP\nimport torch"
+    files = {"algorithm__slash__agent": agent, "models__slash__layers": ""}
     assert layer_faults(toy(tmp_path, **files)) == []
 
 
 def test_relative_imports_inside_a_folder_are_resolved(tmp_path):
     files = {"envs__slash__dmc": "from . import rendering\nfrom ..errors import UserError"}
     assert layer_faults(toy(tmp_path, errors="", **files)) == []
-    files = {"envs__slash__dmc": "from ..agent import Agent"}
-    assert layer_faults(toy(tmp_path, agent="", **files)) != []
+    files = {"envs__slash__dmc": "from ..algorithm import Agent"}
+    assert layer_faults(toy(tmp_path, algorithm="", **files)) != []
 
 
-def test_a_module_missing_from_the_table_is_found(tmp_path):
+def test_a_package_missing_from_the_table_is_found(tmp_path):
     assert layer_faults(toy(tmp_path, novelty="")) != []
+
+
+@pytest.mark.parametrize(
+    "late", ["from lsp.runs import folder", "def late():\n    from lsp.runs.folder import it"]
+)
+def test_a_circle_is_found(tmp_path, late):
+    files = {"runs__slash__files": late, "runs__slash__folder": "from lsp.runs.files import it"}
+    assert circles(toy(tmp_path, **files)) != []
+    files["runs__slash__files"] = ""
+    assert circles(toy(tmp_path, **files)) == []
 
 
 @pytest.mark.parametrize(
     "files",
     [
-        {"replay": "import torch"},
-        {"replay": "from torch import nn"},
-        {"replay": "from lsp.config import Config", "config": "import torch.nn"},
+        {"training__slash__replay": "import torch"},
+        {"training__slash__replay": "from torch import nn"},
+        {"report__slash__plots": "from lsp.config import Config", "config": "import torch.nn"},
         {"envs__slash__dmc": "try:\n    import torch\nexcept ImportError:\n    pass"},
-        {"replay": "", "__init__": "from lsp.agent import Agent", "agent": "import torch"},
+        {
+            "errors": "",
+            "__init__": "from lsp.algorithm.agent import Agent",
+            "algorithm__slash__agent": "import torch",
+        },
     ],
 )
 def test_torch_is_found_however_it_is_loaded(tmp_path, files):
@@ -267,7 +341,8 @@ def test_torch_is_found_however_it_is_loaded(tmp_path, files):
 
 
 def test_torch_inside_a_function_is_fine(tmp_path):
-    assert torch_faults(toy(tmp_path, doctor="def report():\n    import torch")) == []
+    text = "def report():\n    import torch"
+    assert torch_faults(toy(tmp_path, cli__slash__doctor=text)) == []
 
 
 @pytest.mark.parametrize(
@@ -288,7 +363,7 @@ def test_torch_inside_a_function_is_fine(tmp_path):
     ],
 )
 def test_code_that_runs_files_is_found(tmp_path, text):
-    assert danger_faults(toy(tmp_path, nets=text)) != []
+    assert danger_faults(toy(tmp_path, errors=text)) != []
 
 
 @pytest.mark.parametrize(
@@ -296,4 +371,4 @@ def test_code_that_runs_files_is_found(tmp_path, text):
     ["import torch\ntorch.nn.Linear(1, 1).eval()", "np.load('x', allow_pickle=False)"],
 )
 def test_code_that_is_safe_is_left_alone(tmp_path, text):
-    assert danger_faults(toy(tmp_path, nets=text)) == []
+    assert danger_faults(toy(tmp_path, errors=text)) == []

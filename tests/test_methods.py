@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import lsp.agent
-import lsp.learner
-from lsp.agent import Agent
+import lsp.algorithm.agent
+import lsp.algorithm.learner
+from lsp.algorithm.agent import Agent
+from lsp.algorithm.learner import Learner
 from lsp.config import METHODS, make_config, validated
-from lsp.distributions import Normal
 from lsp.errors import UserError
-from lsp.learner import Learner
-from lsp.networks import Networks
-from lsp.world_model import Latent
+from lsp.models.distributions import Normal
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent
 
 SHAPES = {"position": (3,)}
 
@@ -74,8 +74,8 @@ def test_every_method_learns_and_acts(method):
 
 
 def test_dreamer_has_no_skills_anywhere(monkeypatch):
-    forbid(monkeypatch, "plan_skills", lsp.agent, lsp.learner)
-    forbid(monkeypatch, "recognise_skills", lsp.learner)
+    forbid(monkeypatch, "plan_skills", lsp.algorithm.agent, lsp.algorithm.learner)
+    forbid(monkeypatch, "recognise_skills", lsp.algorithm.learner)
     networks, metrics = live("dreamer")
     assert skill_parameters(networks) == (set(), 0)
     assert not any(name.startswith(("skills/", "planner/")) for name in metrics)
@@ -94,7 +94,7 @@ def test_dreamer_is_lsp_with_everything_else_equal():
 
 @pytest.mark.parametrize("method", ["random_skills", "rand_skills_init"])
 def test_random_skills_are_never_planned(monkeypatch, method):
-    forbid(monkeypatch, "plan_skills", lsp.agent, lsp.learner)
+    forbid(monkeypatch, "plan_skills", lsp.algorithm.agent, lsp.algorithm.learner)
     _, metrics = live(method)
     assert not any(name.startswith("planner/") for name in metrics)
 
@@ -125,8 +125,8 @@ def test_random_skills_are_paid_for_being_told_apart():
 def test_without_the_intrinsic_reward_there_is_no_predictor_and_no_second_value(
     monkeypatch, method
 ):
-    forbid(monkeypatch, "recognise_skills", lsp.learner)
-    forbid(monkeypatch, "skill_loss", lsp.learner)
+    forbid(monkeypatch, "recognise_skills", lsp.algorithm.learner)
+    forbid(monkeypatch, "skill_loss", lsp.algorithm.learner)
     networks, metrics = live(method)
     assert not hasattr(networks, "skill_predictor")
     assert networks.value.net[-1].out_features == 1

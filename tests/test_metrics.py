@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lsp.errors import RunWarning, UserError
-from lsp.metrics import MetricsLogger, read_metrics
+from lsp.runs.metrics import MetricsLogger, read_metrics
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ class AlmostFull(FileIO):
 
 
 def test_lines_wait_while_the_disk_is_full_and_none_is_torn(tmp_path, monkeypatch):
-    monkeypatch.setattr("lsp.metrics.FileIO", AlmostFull)
+    monkeypatch.setattr("lsp.runs.metrics.FileIO", AlmostFull)
     monkeypatch.setattr(AlmostFull, "room", 10**6)
     logger = MetricsLogger(tmp_path)
     logger.write("train", 10, {"a": 1.0})

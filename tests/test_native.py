@@ -11,24 +11,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-import lsp.acceleration
-import lsp.native.build
-import lsp.native.imagination
-import lsp.native.layers
-import lsp.native.mlp
-from lsp.acceleration import CompiledPath, FastPath, NativePath, acting_path, fast_path
+import lsp.backends.backends
+import lsp.backends.native.build
+import lsp.backends.native.imagination
+import lsp.backends.native.layers
+import lsp.backends.native.mlp
+from lsp.algorithm.learner import Learner
+from lsp.backends.backends import CompiledPath, FastPath, NativePath, acting_path, fast_path
+from lsp.backends.hardware import compiler
+from lsp.backends.native.build import CannotBuild, library
+from lsp.backends.native.layers import room
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import RunWarning
-from lsp.learner import Learner
-from lsp.machine import compiler
-from lsp.native.build import CannotBuild, library
-from lsp.native.layers import room
-from lsp.networks import Networks
-from lsp.world_model import Latent
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
-HAS_BF16 = compiler() is not None and lsp.native.layers._can_multiply(torch.bfloat16)
+HAS_BF16 = compiler() is not None and lsp.backends.native.layers._can_multiply(torch.bfloat16)
 bf16_products = pytest.mark.skipif(not HAS_BF16, reason="no small products in bf16 on this CPU")
 PRECISIONS = [torch.float32, pytest.param(torch.bfloat16, marks=bf16_products)]
 
@@ -311,7 +311,7 @@ def test_the_same_again_is_the_same_to_the_bit(dtype):
 def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
     networks = make_networks()
     twin, kept = NativePath(networks).twin, []
-    for module in (lsp.native.imagination, lsp.native.mlp):
+    for module in (lsp.backends.native.imagination, lsp.backends.native.mlp):
         monkeypatch.setattr(module, "room", lambda size: kept.append(size) or room(size))
     learned = list(twin.policy.parameters())
     with torch.no_grad():
@@ -352,11 +352,11 @@ def test_nothing_is_kept_of_a_pass_that_is_over():
 
 def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch):
     networks = make_networks()
-    monkeypatch.setattr(lsp.native.build, "compiler", lambda: None)
-    monkeypatch.setattr(lsp.acceleration, "compiler", lambda: None)
+    monkeypatch.setattr(lsp.backends.native.build, "compiler", lambda: None)
+    monkeypatch.setattr(lsp.backends.backends, "compiler", lambda: None)
     library.cache_clear()
-    lsp.native.layers._can_multiply.cache_clear()
-    lsp.acceleration._say_once.cache_clear()
+    lsp.backends.native.layers._can_multiply.cache_clear()
+    lsp.backends.backends._say_once.cache_clear()
     runtime = RuntimeConfig(compile=True)
     try:
         with pytest.warns(RunWarning, match=r"no C\+\+ compiler") as said:
@@ -365,20 +365,20 @@ def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch
         assert len(said) == 1
     finally:
         library.cache_clear()
-        lsp.acceleration._say_once.cache_clear()
+        lsp.backends.backends._say_once.cache_clear()
 
 
 def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch):
     networks = make_networks()
-    monkeypatch.setattr(lsp.native.layers, "_can_multiply", lambda dtype: False)
-    lsp.acceleration._say_once.cache_clear()
+    monkeypatch.setattr(lsp.backends.native.layers, "_can_multiply", lambda dtype: False)
+    lsp.backends.backends._say_once.cache_clear()
     try:
         with pytest.warns(RunWarning, match="products for this processor"):
             path = fast_path(networks, RuntimeConfig(compile=True))
         assert type(path) is CompiledPath
         assert type(acting_path(networks, RuntimeConfig(compile=True))) is FastPath
     finally:
-        lsp.acceleration._say_once.cache_clear()
+        lsp.backends.backends._say_once.cache_clear()
 
 
 def test_networks_too_deep_for_the_kernels_are_refused():
@@ -390,7 +390,7 @@ def test_networks_too_deep_for_the_kernels_are_refused():
 def test_an_older_processor_runs_the_kernels_in_fp32():
     """oneDNN can be told to do without what it finds; bf16 has no small products there."""
     check = (
-        "import torch; from lsp.native.layers import _can_multiply as can;"
+        "import torch; from lsp.backends.native.layers import _can_multiply as can;"
         "print(can(torch.float32), can(torch.bfloat16))"
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -404,7 +404,7 @@ def test_an_older_processor_runs_the_kernels_in_fp32():
 )
 def test_a_compiler_that_fails_is_reported(tmp_path, command, why):
     with pytest.raises(CannotBuild, match=why):
-        lsp.native.build._compile(command, tmp_path / "kernels.so")
+        lsp.backends.native.build._compile(command, tmp_path / "kernels.so")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -425,11 +425,11 @@ def test_kernels_are_compiled_once(monkeypatch, tmp_path):
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert lsp.native.build._folder().is_dir()
+    assert lsp.backends.native.build._folder().is_dir()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts on Linux's /proc")
 def test_kernels_of_another_processor_are_other_kernels(monkeypatch):
-    here = lsp.native.build._key("g++")
-    monkeypatch.setattr(lsp.native.build, "cpu_features", lambda: {"another"})
-    assert lsp.native.build._key("g++") != here
+    here = lsp.backends.native.build._key("g++")
+    monkeypatch.setattr(lsp.backends.native.build, "cpu_features", lambda: {"another"})
+    assert lsp.backends.native.build._key("g++") != here

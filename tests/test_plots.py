@@ -5,10 +5,10 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from lsp import plots
 from lsp.errors import UserError
-from lsp.metrics import MetricsLogger
-from lsp.results import HEADER, TRANSFER_HEADER
+from lsp.report import plots
+from lsp.report.tables import HEADER, TRANSFER_HEADER
+from lsp.runs.metrics import MetricsLogger
 
 
 def make_run(folder, method="lsp", task="walker_walk", episodes=True, skills=True):

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
-import lsp.cli
-from lsp.checkpoint import Checkpoint, load, load_newest, save
+import lsp.cli.main
 from lsp.config import METHODS, PRESETS, Config, from_dict, make_config, to_dict, validated
 from lsp.errors import RunWarning, UserError
-from lsp.metrics import read_metrics
-from lsp.replay import Replay
-from lsp.run import RunFolder
-from lsp.storage import read_arrays, read_json, write_arrays, write_json
+from lsp.runs.checkpoint import Checkpoint, load, load_newest, save
+from lsp.runs.files import read_arrays, read_json, write_arrays, write_json
+from lsp.runs.folder import RunFolder
+from lsp.runs.metrics import read_metrics
+from lsp.training.replay import Replay
 
 
 @pytest.fixture(autouse=True)
@@ -379,7 +379,7 @@ def test_any_arguments_are_a_command_or_an_error_of_one_line(command, words):
 def parse(arguments):
     """The command, or None where help was asked for."""
     try:
-        return lsp.cli._parse_in_one_line(arguments)
+        return lsp.cli.main._parse_in_one_line(arguments)
     except SystemExit as stopped:
         if stopped.code:
             raise

@@ -8,8 +8,8 @@ import pytest
 
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
-from lsp.experiments.engines import Execution, Outcome
-from lsp.experiments.grid import Run
+from lsp.experiments.sweep.execution import Execution, Outcome
+from lsp.experiments.sweep.planned_run import Run
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp.errors import RunWarning, UserError
-from lsp.replay import Replay
+from lsp.training.replay import Replay
 
 SAMPLED = {"obs/image", "obs/position", "action", "reward", "is_first", "is_terminal"}
 
@@ -293,7 +293,7 @@ def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path, monkeypatch):
     replay = fill(Replay(tmp_path, None), [3])
 
     with monkeypatch.context() as patch:
-        patch.setattr("lsp.replay.write_arrays", full_disk)
+        patch.setattr("lsp.training.replay.write_arrays", full_disk)
         with pytest.warns(RunWarning, match=r"episode-000001\.npz cannot be written \(No space"):
             replay.add(make_episode(3, 4))
         with pytest.warns(RunWarning, match="with 1 more"):
@@ -309,8 +309,8 @@ def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path, monkeypatch):
 
 
 def test_not_more_episodes_wait_than_memory_is_meant_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("lsp.replay._MOST_WAITING", 2)
-    monkeypatch.setattr("lsp.replay.write_arrays", full_disk)
+    monkeypatch.setattr("lsp.training.replay._MOST_WAITING", 2)
+    monkeypatch.setattr("lsp.training.replay.write_arrays", full_disk)
     replay = Replay(tmp_path, None)
     with pytest.warns(RunWarning):
         replay.add(make_episode(0, 3))
@@ -326,6 +326,6 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypat
     def refuse(folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("lsp.storage.os.listdir", refuse)
+    monkeypatch.setattr("lsp.runs.files.os.listdir", refuse)
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
         Replay.load(tmp_path, None, num_episodes=1)

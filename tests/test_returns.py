@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lsp.returns import discounted_sum, lambda_return
+from lsp.algorithm.returns import discounted_sum, lambda_return
 
 REWARD = torch.tensor([1.0, 2.0, 3.0])  # r(s_1), r(s_2), r(s_3)
 VALUE = torch.tensor([10.0, 20.0, 30.0])  # v(s_1), v(s_2), v(s_3)

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from lsp.config import PolicyConfig, SkillsConfig
-from lsp.imagination import RolloutNoise, imagine
-from lsp.policy import Policy
-from lsp.skills import (
+from lsp.models.actor_critic import Policy
+from lsp.models.imagination import RolloutNoise, imagine
+from lsp.models.skills import (
     SkillPredictor,
     batch_density,
     intrinsic_reward,
     segments,
     standard_normal_entropy,
 )
-from lsp.world_model import Latent
+from lsp.models.world_model import Latent
 
 K, ROWS, DIM = 10, 128, 2
 STEP = 0.05

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsp.statistics import iqm, probability_of_improvement
+from lsp.report.statistics import iqm, probability_of_improvement
 
 
 def test_the_middle_half_is_averaged():

@@ -21,7 +21,7 @@ from lsp.envs.arena import (
 )
 from lsp.envs.dmc import DMControlEnv
 from lsp.envs.quadruped import GOAL_RADIUS, REACH_MARGIN, Measurements
-from lsp.plots import STANDING_STILL
+from lsp.report.plots import STANDING_STILL
 from lsp.tasks import PAPER_TASKS, ids
 
 CASES = [pytest.param(task, obs, id=f"{task}-{obs}") for _, task, obs in ids()]

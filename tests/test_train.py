@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from lsp.backends.hardware import compiler
 from lsp.config import RuntimeConfig, make_config
-from lsp.machine import compiler
-from lsp.metrics import read_metrics
-from lsp.run import RunFolder, provenance
-from lsp.trainer import Trainer
+from lsp.runs.folder import RunFolder, provenance
+from lsp.runs.metrics import read_metrics
+from lsp.training.trainer import Trainer
 
 RUNTIME = RuntimeConfig(compile=False)
 KERNELS = RuntimeConfig(compile=True)

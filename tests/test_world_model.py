@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lsp.config import ModelConfig, make_config
-from lsp.distributions import LOG_2PI
-from lsp.nets import MLP, keras_init
-from lsp.observations import symlog
-from lsp.world_model import RSSM, WorldModel
+from lsp.models.distributions import LOG_2PI
+from lsp.models.encoders import symlog
+from lsp.models.layers import MLP, keras_init
+from lsp.models.world_model import RSSM, WorldModel
 
 SMALL = ModelConfig(
     deter=16, stoch=4, hidden=16, encoder=(16,), decoder=(16,), reward=(16,), cnn_depth=4

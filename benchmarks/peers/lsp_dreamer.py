@@ -10,12 +10,12 @@ import time
 import numpy as np
 import torch
 
-from lsp.acceleration import fast_path
+from lsp.algorithm.learner import Learner
 from lsp.api import prepare_torch
-from lsp.bench import workload
+from lsp.backends.backends import fast_path
+from lsp.benchmark.bench import workload
 from lsp.config import Config, RuntimeConfig
-from lsp.learner import Learner
-from lsp.networks import Networks
+from lsp.models.networks import Networks
 
 OBSERVATION, ACTION = 78, 12  # dm_control's quadruped
 

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lsp.adam import Adam
+from lsp.algorithm.optimizer import Adam
+from lsp.algorithm.rng import take_up
 from lsp.baselines.segments import (
     Segments,
     Sequences,
@@ -27,10 +28,9 @@ from lsp.baselines.segments import (
 )
 from lsp.baselines.td3 import TD3, Metrics, TD3Learner, Transitions, descend, weighted_mean
 from lsp.config import Config
-from lsp.draws import take_up
 from lsp.errors import UserError
-from lsp.observations import Preprocessor, Shapes
-from lsp.skills import SkillPredictor, batch_density
+from lsp.models.encoders import Preprocessor, Shapes
+from lsp.models.skills import SkillPredictor, batch_density
 
 STATE_BOUND = 10.0  # standard deviations: a reading's first jump must not swamp the rest (ours)
 SLOWEST_RATE = 1e-3  # at which the normaliser follows, once it has seen a thousand batches (ours)

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lsp.algorithm.rng import take_up
 from lsp.baselines.hiro import HiroNetworks
-from lsp.draws import take_up
 
 
 class HiroAgent:
-    """Acts in one environment, or in several at once, as `lsp.agent.Agent` does.
+    """Acts in one environment, or in several at once, as `lsp.algorithm.agent.Agent` does.
 
     `collect` adds Gaussian noise to goals and actions, `evaluate` none.
     """

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lsp.adam import Adam
+from lsp.algorithm.optimizer import Adam
 from lsp.config import HiroConfig, OptimizerConfig
 
 LAST_LAYER = 0.003  # weights start in ± this (DDPG, and HIRO's released code)

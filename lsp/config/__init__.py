@@ -1,6 +1,5 @@
 """All settings of a run: what there is, the presets and methods made of it, and its checks."""
 
-from lsp.config.checks import shortest_sequence, validated
 from lsp.config.methods import METHODS, make_config
 from lsp.config.presets import PRESETS, default_runtime
 from lsp.config.serialization import differences, from_dict, to_dict
@@ -21,6 +20,7 @@ from lsp.config.settings import (
     named_code,
 )
 from lsp.config.transfers import on_another_task
+from lsp.config.validation import shortest_sequence, validated
 
 __all__ = [
     "METHODS",

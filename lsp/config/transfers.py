@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from lsp.config.checks import shortest_sequence
 from lsp.config.settings import Config, TransferConfig
+from lsp.config.validation import shortest_sequence
 from lsp.errors import UserError
 
 PRIOR_WEIGHT = 0.05

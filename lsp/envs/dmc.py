@@ -15,8 +15,8 @@ from dm_control.rl import control
 from jaxtyping import Float, Float64, UInt8
 
 from lsp.envs import arena
+from lsp.envs.custom import LARGEST_REWARD
 from lsp.envs.rendering import rendering_problem
-from lsp.envs.user import LARGEST_REWARD
 from lsp.errors import UserError, said
 
 # The suite's own models use an attribute that MuJoCo will drop; nobody who runs them can mend that.

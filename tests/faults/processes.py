@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lsp.checkpoint import load_newest
-from lsp.storage import read_arrays
+from lsp.runs.checkpoint import load_newest
+from lsp.runs.files import read_arrays
 
 ROOT = Path(__file__).parents[2]
 REACH = "tests.own_tasks:Reach"

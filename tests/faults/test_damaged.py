@@ -12,9 +12,9 @@ import pytest
 import torch
 from processes import command, metric_lines, steps_saved
 
-from lsp.checkpoint import load, load_newest, save
-from lsp.cli import main
+from lsp.cli.main import main
 from lsp.errors import RunWarning, UserError
+from lsp.runs.checkpoint import load, load_newest, save
 
 STEPS = 600
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from processes import Training, command, last_step, measured, steps_saved, worker_processes
 
-from lsp.checkpoint import load_newest
-from lsp.cli import main
-from lsp.storage import read_arrays
+from lsp.cli.main import main
+from lsp.runs.checkpoint import load_newest
+from lsp.runs.files import read_arrays
 
 TROUBLED = "tests.faults.troubled_tasks"
 

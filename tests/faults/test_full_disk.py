@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from processes import Training, command, episodes, metric_lines, steps_saved
 
-from lsp.checkpoint import load_newest
+from lsp.runs.checkpoint import load_newest
 
 KB = 1024
 

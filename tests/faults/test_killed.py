@@ -18,7 +18,7 @@ from processes import (
     train,
 )
 
-from lsp.checkpoint import load_newest
+from lsp.runs.checkpoint import load_newest
 
 
 def unfinished_saves(folder):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from processes import command, steps_saved
 
-from lsp.checkpoint import load, save
-from lsp.cli import main
-from lsp.storage import read_arrays
+from lsp.cli.main import main
+from lsp.runs.checkpoint import load, save
+from lsp.runs.files import read_arrays
 
 
 @pytest.fixture

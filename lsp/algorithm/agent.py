@@ -1,0 +1,205 @@
+"""Acting: filter the latent from observations, re-plan the skill every K agent steps (MPC in z)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsp.algorithm.behavior import noisy_plan, plan_skills
+from lsp.algorithm.cem import Plan
+from lsp.algorithm.rng import take_up
+from lsp.backends.backends import FastPath
+from lsp.backends.cuda_graphs import Tensors
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent
+
+
+class Agent:
+    """Acts in one environment, or in several at once.
+
+    `collect` explores: skills drawn from the planned ζ with noise on its mean, actions sampled
+    from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
+    mode. Each agent has its own seeded random generator. `fast`, which is in full precision, is
+    what it filters, plans and acts with. `skills` are planned or drawn from N(0, I), whatever the
+    settings say.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        mode: Literal["collect", "evaluate"] = "evaluate",
+        num_envs: int | None = None,
+        seed: int = 0,
+        fast: FastPath | None = None,
+        skills: Literal["planned", "prior"] | None = None,
+    ):
+        config = networks.config
+        if skills is not None:
+            config = replace(config, skills=replace(config.skills, source=skills))
+        self.networks, self.config, self.mode = networks, config, mode
+        self.fast = fast or FastPath(networks)
+        self.batched = num_envs is not None
+        self.count = num_envs or 1
+        self.generator = torch.Generator(networks.device).manual_seed(seed)
+        # The same three functions, recorded where that is faster.
+        self._filter, self._plan, self._choose = (
+            self.fast.record(function, self.generator)
+            for function in (self.filter, self.replan, self.choose)
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next observation is the first of an episode, in every env."""
+        networks, config = self.networks, self.config
+        self.latent = networks.world_model.rssm.initial(self.count)
+        self.action = torch.zeros(self.count, networks.action_dim, device=networks.device)
+        self.skill = torch.zeros(self.count, networks.plan_dim, device=networks.device)
+        shape = (self.count, config.plan_length, networks.plan_dim)
+        self.plan = Plan(*(torch.full(shape, x, device=networks.device) for x in (0.0, 1.0)))
+        self.steps = np.zeros(self.count, np.int64)
+
+    def begin(self, index: int) -> None:
+        """The next observation of env `index` is the first of an episode."""
+        self.steps[index] = 0
+        self.plan.mean[index], self.plan.std[index] = 0.0, 1.0
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Actions in [-1, 1]: `[action]`, or `[num_envs, action]` if `num_envs` was given.
+
+        `observation` holds an array for every key of the env's observation space, with a leading
+        axis of envs in the second case.
+        """
+        device = self.networks.device
+        tensors = {key: torch.as_tensor(x, device=device) for key, x in observation.items()}
+        if not self.batched:
+            tensors = {key: x[None] for key, x in tensors.items()}
+        self._see(tensors)
+        if self.config.has_skills or self.config.plans_actions:
+            self._choose_skill()
+        self.action = self._choose(self.latent._asdict() | {"skill": self.skill})["action"]
+        self.steps += 1
+        actions = self.action.cpu().numpy()
+        return actions if self.batched else actions[0]
+
+    def _see(self, observation: Mapping[str, Tensor]) -> None:
+        """Fold the observation into the latent."""
+        is_first = torch.as_tensor(self.steps == 0, device=self.networks.device)
+        inputs = {f"obs/{key}": x for key, x in observation.items()} | self.latent._asdict()
+        self.latent = Latent(**self._filter(inputs | {"action": self.action, "is_first": is_first}))
+
+    def filter(self, inputs: Tensors) -> Tensors:
+        """One step of the filter."""
+        seen = {key[4:]: x for key, x in inputs.items() if key.startswith("obs/")}
+        latent = Latent(inputs["deter"], inputs["stoch"])
+        step = (
+            inputs["action"],
+            self.fast.model.encode(seen),
+            inputs["is_first"],
+            self._noise(*latent.stoch.shape),
+        )
+        latent, _, _ = self.fast.scan(latent, *(x[:, None] for x in step))
+        return latent._asdict()
+
+    def _choose_skill(self) -> None:
+        """Re-plan, where a skill has been held for K steps, and take the first skill."""
+        config = self.config
+        due = self.steps % config.planner.skill_length == 0
+        if not due.any():
+            return
+        if config.plans_skills or config.plans_actions:
+            self._replan(due)
+        if config.skills.source == "prior":
+            fresh = self._noise(*self.skill.shape)
+        elif self.mode == "evaluate" or config.plans_actions:
+            fresh = self.plan.mean[:, 0]
+        else:
+            zeta = noisy_plan(self.plan, self.config, self.generator)
+            fresh = self._some_from_prior(zeta.sample(self._noise(*zeta.mean.shape))[:, 0])
+        self.skill = torch.where(self._column(due), fresh, self.skill)
+
+    def _some_from_prior(self, skill: Tensor) -> Tensor:
+        """Each with the chance of `policy.prior_share` from N(0, I) in place of what is planned."""
+        share = self.config.policy.prior_share
+        if share == 0 or not self.config.plans_skills:
+            return skill
+        chances = torch.rand(self.count, 1, generator=self.generator, device=skill.device)
+        return torch.where(chances < share, self._noise(*skill.shape), skill)
+
+    def _replan(self, due: np.ndarray) -> None:
+        """Update ζ of the envs that are due; the literal Algorithm 1 takes the learner's ζ."""
+        networks = self.networks
+        if self.config.planner.scope == "shared":
+            self.plan = Plan(
+                *(x.repeat(self.count, 1, 1) for x in (networks.shared_mean, networks.shared_std))
+            )
+            return
+        rows = torch.as_tensor(np.flatnonzero(due), device=networks.device)
+        mean, std = self.plan
+        self.fast.refresh()
+        zeta = Plan(**self._plan(self.latent.rows(rows)._asdict() | {"mean": mean[rows]}))
+        self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
+
+    def replan(self, inputs: Tensors) -> Tensors:
+        """ζ of some envs; a warm start takes what is left of the plans that they had, the last
+        skill once more."""
+        rest = torch.cat([inputs["mean"][:, 1:], inputs["mean"][:, -1:]], 1)
+        prior = Plan(rest, torch.ones_like(rest)) if self.config.planner.warm_start else None
+        latent = Latent(inputs["deter"], inputs["stoch"])
+        return plan_skills(self.fast.twin, latent, self.generator, prior)[0]._asdict()
+
+    def choose(self, inputs: Tensors) -> Tensors:
+        """What the policy does with its skill, or the planned action itself."""
+        feature = Latent(inputs["deter"], inputs["stoch"]).feature
+        return {"action": self._choose_action(feature, inputs["skill"])}
+
+    def _choose_action(self, feature: Tensor, skill: Tensor) -> Tensor:
+        config, collecting = self.config.policy, self.mode == "collect"
+        if self.config.plans_actions:
+            return self._explore(skill) if collecting else skill.clamp(-1, 1)
+        policy = self.fast.twin.policy(feature, skill)
+        if collecting:
+            return self._explore(policy.sample(self._noise(*policy.mean.shape)))
+        if config.mode_samples == 0:
+            return policy.mode()
+        return policy.likeliest(self._noise(config.mode_samples, *policy.mean.shape))
+
+    def _explore(self, action: Tensor) -> Tensor:
+        noise = self._noise(*action.shape)
+        return (action + self.config.policy.exploration_noise * noise).clamp(-1, 1)
+
+    def _noise(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.networks.device)
+
+    def _column(self, mask: np.ndarray) -> Tensor:
+        return torch.as_tensor(mask, device=self.networks.device)[:, None]
+
+    def notes(self) -> dict[str, np.ndarray]:
+        """What replayed rows need besides observations and actions, `[num_envs, ...]`: nothing."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that acting depends on, for a checkpoint."""
+        return {
+            "deter": self.latent.deter,
+            "stoch": self.latent.stoch,
+            "action": self.action,
+            "skill": self.skill,
+            "plan_mean": self.plan.mean.contiguous(),
+            "plan_std": self.plan.std.contiguous(),
+            "steps": torch.as_tensor(self.steps.copy()),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        device = self.networks.device
+        on = {key: x.to(device) for key, x in state.items() if key not in ("steps", "generator")}
+        self.latent = Latent(on["deter"], on["stoch"])
+        self.action, self.skill = on["action"], on["skill"]
+        self.plan = Plan(on["plan_mean"], on["plan_std"])
+        self.steps = state["steps"].numpy().copy()
+        take_up(self.generator, state["generator"])

@@ -1,0 +1,226 @@
+"""The inner loop of Algorithm 1: one update of everything."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lsp.algorithm.behavior import (
+    SkillSources,
+    anchor_loss,
+    draw_skills,
+    draw_starts,
+    estimate_values,
+    noisy_plan,
+    plan_skills,
+    policy_loss,
+    recognise_skills,
+    repeat_plan,
+    repeat_starts,
+    replayed_value_loss,
+    skill_effect,
+    skill_information,
+    skill_loss,
+    skill_sources,
+    value_loss,
+)
+from lsp.algorithm.cem import Plan, standard_plan
+from lsp.algorithm.optimizer import Adam
+from lsp.algorithm.rng import take_up
+from lsp.backends.backends import FastPath
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent, Metrics
+
+PROBE_STARTS = 16  # start states at which skills are probed
+
+
+class Learner:
+    """Networks, their optimisers and a random generator.
+
+    Behaviour is learned with `fast.twin`, a copy of the networks that may be faster and less
+    precise; its gradients go to the networks' own parameters, and `refresh` brings it up to date.
+    `fast.model` computes with the parameters of the world model itself.
+    """
+
+    def __init__(self, networks: Networks, seed: int, fast: FastPath | None = None):
+        config = networks.config
+        self.fast = fast or FastPath(networks)
+        self.networks, self.config = networks, config
+        self.generator = torch.Generator(networks.device).manual_seed(seed)
+        twin = self.fast.twin
+        # Of each part: what is learned, what computes its gradient, and the learning rate.
+        parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
+            "model": (networks.world_model, networks.world_model, config.model.learning_rate),
+        }
+        frozen, anchored = config.transfer.freeze_policy, config.transfer.anchor > 0
+        if not config.plans_actions:
+            parts["value"] = networks.value, twin.value, config.value.learning_rate
+        if not config.plans_actions and (anchored or not frozen):
+            parts["policy"] = networks.policy, twin.policy, config.policy.learning_rate
+        if config.has_intrinsic and not frozen:
+            skills = networks.skill_predictor, twin.skill_predictor
+            parts["skills"] = (*skills, config.skills.learning_rate)
+        self.optimizers, self.computing = dict[str, Adam](), dict[str, list[Tensor]]()
+        for name, (module, computing, rate) in parts.items():
+            self.optimizers[name] = Adam(module.parameters(), rate, config.optimizer.epsilon)
+            self.computing[name] = list(computing.parameters())
+        self._sources: SkillSources | None = None
+        self._starts: Latent | None = None
+        self.anchor_weight = torch.zeros((), device=networks.device)
+        self._learn, self._learn_around = (
+            self.fast.record(function, self.generator)
+            for function in (self.learn, partial(self.learn, hold_policy=True))
+        )
+
+    def update(
+        self, batch: Mapping[str, np.ndarray], env_steps: int = 0, hold_policy: bool = False
+    ) -> Metrics:
+        """One step of model and behaviour learning on replayed sequences `[batch, time, ...]`.
+
+        The run has taken `env_steps`, with which an anchor fades. `hold_policy` leaves policy and χ
+        as they are. Metrics come back as tensors on the device, so that nothing waits for them.
+        """
+        self.anchor_weight.fill_(self.config.transfer.anchor_at(env_steps))
+        learn, device = self._learn_around if hold_policy else self._learn, self.networks.device
+        return learn({key: _to_device(x, device) for key, x in batch.items()})
+
+    def learn(self, data: dict[str, Tensor], hold_policy: bool = False) -> Metrics:
+        """`update` on a batch that is on the device. The first `own_sequences` of it are the run's
+        own; from any others the model learns alone."""
+        networks, twin = self.networks, self.fast.twin
+        config, generator = self.config, self.generator
+
+        # Model learning: compute model states s_t, update θ
+        noise = networks.world_model.posterior_noise(data, generator)
+        loss, latents, metrics = self.fast.model.loss(data, generator, self.fast.scan, noise)
+        metrics |= self.descend("model", loss)
+        if config.plans_actions:
+            return {name: value.detach() for name, value in metrics.items()}
+        self.fast.refresh()
+        latents, data = self.own_rows(latents, data)
+
+        # Behaviour learning: ζ = CEM(S, ...), μ ← μ + ε
+        is_terminal = data["is_terminal"]
+        starts = draw_starts(latents, is_terminal, config.behavior.num_starts, generator)
+        zeta, about_plan = self.plan(starts.latent)
+        starts = repeat_starts(starts, config.behavior.rollouts_per_start)
+        zeta = repeat_plan(zeta, config.behavior.rollouts_per_start)
+
+        # Imagine with skills from ζ, some from N(0, I)
+        rows, sources = starts.weight.shape[0], self.sources(starts.weight.shape[0])
+        plans = draw_skills(zeta, sources, generator)
+        draws = twin.draw_noise(config.behavior_horizon, rows, generator=generator)
+        rollout = twin.imagine(starts.latent, plans, draws)
+
+        # Rewards R and intrinsic rewards r_i form the value estimates
+        evidence = None
+        if config.num_segments:
+            evidence = recognise_skills(twin, rollout.feature, plans, generator)
+            metrics["skills/intrinsic_reward"] = evidence.reward.sum(0).mean()
+        intrinsic = None if evidence is None else evidence.reward
+        estimates = estimate_values(twin, rollout.feature, intrinsic)
+
+        # Update φ, ψ, χ
+        loss, about_policy = policy_loss(rollout, estimates, starts.weight)
+        metrics |= about_plan | about_policy
+        if config.transfer.anchor > 0:
+            drawn = noise[: config.own_sequences], generator
+            kl, about_anchor = anchor_loss(twin, latents, data, *drawn, self.fast.anchor_scan)
+            metrics |= about_anchor
+            weight = self.anchor_weight * networks.return_size
+            loss = kl if config.transfer.freeze_policy else loss + weight * kl
+        if "policy" in self.optimizers and not hold_policy:
+            metrics |= self.descend("policy", loss, again=evidence is not None)
+        value_weight = starts.weight * sources.value_weight
+        loss, about_value = value_loss(twin, rollout, estimates, value_weight)
+        if config.value.states == "observed":
+            replayed, about_replayed = replayed_value_loss(twin, latents, data)
+            loss, about_value = loss + replayed, about_value | about_replayed
+        metrics |= about_value | self.descend("value", loss)
+        if evidence is not None:
+            loss, about_skills = skill_loss(
+                evidence.log_q, plans, zeta, starts.weight, sources.planned
+            )
+            metrics |= about_skills
+            if "skills" in self.optimizers and not hold_policy:
+                metrics |= self.descend("skills", loss)
+        networks.update_slow_value()
+        networks.track_return_size(estimates.target, sources.value_weight)
+        every = config.behavior.rollouts_per_start
+        self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def own_rows(
+        self, latents: Latent, data: dict[str, Tensor]
+    ) -> tuple[Latent, dict[str, Tensor]]:
+        """Without the sequences that come from a transfer's source."""
+        if not self.config.transfer.keep_replay:
+            return latents, data
+        own = slice(self.config.own_sequences)
+        return latents.rows(own), {key: x[own] for key, x in data.items()}
+
+    def sources(self, rollouts: int) -> SkillSources:
+        """Of the skills of an update; the same each time, and made once."""
+        if self._sources is None:
+            self._sources = skill_sources(rollouts, self.config, self.networks.device)
+        return self._sources
+
+    def probe_skills(self) -> Metrics:
+        """Whether skills matter, at start states of the last update; empty without skills.
+
+        It draws from a generator of its own, the same each time: measuring changes nothing.
+        """
+        if not self.config.has_skills or self._starts is None:
+            return {}
+        probe = torch.Generator(self.networks.device).manual_seed(0)
+        information = skill_information(self.networks, self._starts, probe)
+        return skill_effect(self.networks, self._starts, probe) | information
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps besides networks and optimisers."""
+        starts = {} if self._starts is None else self._starts._asdict()
+        return {"generator": self.generator.get_state(), **starts}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        take_up(self.generator, state["generator"])
+        if "deter" in state:
+            device = self.networks.device
+            self._starts = Latent(state["deter"].to(device), state["stoch"].to(device))
+
+    def plan(self, starts: Latent) -> tuple[Plan, Metrics]:
+        """ζ with noise on its mean; N(0, I) where skills are not planned, if there are any."""
+        networks, config = self.networks, self.config
+        if not config.plans_skills:
+            count, length = starts.deter.shape[0], config.plan_length
+            return standard_plan(count, length, config.skills.dim, networks.device), {}
+        zeta, stats = plan_skills(self.fast.twin, starts, self.generator)
+        if config.planner.scope == "per_state":
+            return noisy_plan(zeta, config, self.generator), stats
+        one = Plan(zeta.mean[:1], zeta.std[:1])
+        networks.shared_mean.copy_(one.mean)
+        networks.shared_std.copy_(one.std)
+        return repeat_plan(noisy_plan(one, config, self.generator), zeta.mean.shape[0]), stats
+
+    def descend(self, name: str, loss: Tensor, again: bool = False) -> Metrics:
+        """One Adam step of the named part alone: gradients of the others are never computed.
+
+        `again` says that another part will descend what was computed for this one.
+        """
+        optimizer = self.optimizers[name]
+        parameters = optimizer.param_groups[0]["params"]
+        gradients = torch.autograd.grad(loss, self.computing[name], retain_graph=again or None)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.to(parameter.dtype)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip, foreach=True)
+        optimizer.step()
+        torch.autograd.graph.increment_version(parameters)  # which a fused step forgets
+        return {f"gradient/{name}": norm}
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """On a GPU without waiting for the copy."""
+    tensor = torch.as_tensor(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

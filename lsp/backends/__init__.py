@@ -1,0 +1,1 @@
+"""Who computes it: PyTorch, kernels in C++, or a GPU."""

@@ -1,0 +1,207 @@
+"""Faster copies of the networks, in bf16 where that is fast.
+
+On a CPU by the kernels of `native`, on a GPU by torch.compile and CUDA graphs. The eager fp32 path
+in `networks.py` is the reference; nothing else changes.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lsp.backends.cuda_graphs import Record, Recording, as_it_is
+from lsp.backends.hardware import bf16_features, compiler
+from lsp.backends.native.build import CannotBuild
+from lsp.backends.native.filtering import Filter
+from lsp.backends.native.heads import Judge
+from lsp.backends.native.imagination import Imagination
+from lsp.backends.native.mlp import NativeMLP
+from lsp.config import RuntimeConfig
+from lsp.errors import warn
+from lsp.models.distributions import Normal
+from lsp.models.imagination import RolloutNoise, Transition
+from lsp.models.layers import MLP
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent, Scan, WorldModel
+
+WITHOUT_KERNELS = "no kernels here, updates and planning take several times as long"
+STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
+
+
+def precision(runtime: RuntimeConfig) -> torch.dtype:
+    """Of matrix products in planning and learning, here and by the user's settings."""
+    hardware = runtime.device.startswith("cuda") or bool(bf16_features())
+    return torch.bfloat16 if runtime.bf16 and hardware else torch.float32
+
+
+class FastPath:
+    """What updates and agents compute with; here as PyTorch does it, eagerly.
+
+    `twin` is a copy of the networks with its weights in `dtype`, for planning and behaviour
+    learning. Its world model is frozen: behaviour learning differentiates through it, never with
+    respect to it. `model` is the world model that learns and filters, and `scan` its filter;
+    `anchor_scan` is that of a transfer's anchor.
+    `record` makes functions of tensors faster.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        dtype: torch.dtype = torch.float32,
+        record: Record = as_it_is,
+    ):
+        self.networks, self.record = networks, record
+        self.twin = twin_of(networks, dtype)
+        self.model = networks.world_model
+        self.scan: Scan = self.model.rssm.scan
+        anchor = self.twin.anchor
+        self.anchor_scan: Scan | None = None if anchor is None else anchor.rssm.scan
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the networks' weights; in full precision the twin shares their memory."""
+        if self.twin.dtype != self.networks.dtype:
+            mine: list[Tensor] = list(self.twin.parameters())
+            theirs: list[Tensor] = list(self.networks.parameters())
+            torch._foreach_copy_(mine, theirs)
+
+
+class NativePath(FastPath):
+    """By kernels, all in `dtype`: rollouts, the filter, and every MLP of `twin` and `model`.
+
+    They read the networks' own weights, whatever the precision: the twin's parameters only stand
+    for them where a gradient is asked for. Raises CannotBuild where there are no kernels.
+    """
+
+    def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
+        super().__init__(networks, dtype)
+        twin = self.twin
+        learned = [] if networks.config.plans_actions else list(twin.policy.parameters())
+        twin.imagine = Imagination(networks, learned, dtype)
+        twin.judge = Judge(networks, dtype)
+        self.model = _same_weights(networks.world_model)
+        self.scan = Filter(self.model.rssm, dtype)
+        if networks.anchor is not None:
+            self.anchor_scan = Filter(networks.anchor.rssm, dtype)
+        for mine, theirs in zip(_mlps(twin), _mlps(networks), strict=True):
+            mine.faster = NativeMLP(theirs, dtype, learned=mine)
+        for mlp in _mlps(self.model):
+            mlp.faster = NativeMLP(mlp, dtype)
+
+    def refresh(self) -> None:
+        """Nothing to do: kernels see at every call whether weights have changed."""
+
+
+class CompiledPath(FastPath):
+    """By torch.compile: one imagination step, all heads at once, a few steps of the filter.
+
+    `wrap` compiles; another function of functions leaves only the division into pieces.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        dtype: torch.dtype = torch.float32,
+        record: Record = as_it_is,
+        wrap: Callable[[Any], Any] | None = None,
+    ):
+        super().__init__(networks, dtype, record)
+        wrap = wrap or partial(torch.compile, dynamic=False, fullgraph=True)
+        self._scan: Scan = wrap(self.scan)
+        self.scan = self._scan_in_pieces
+        self._transition: Transition = wrap(self.twin.transition)
+        self.twin.transition = self.transition
+        self.twin.judge = wrap(self.twin.judge)
+
+    def _scan_in_pieces(
+        self, latent: Latent, action: Tensor, embedding: Tensor, is_first: Tensor, noise: Tensor
+    ) -> tuple[Latent, Latent, Normal]:
+        """`RSSM.scan`, a few steps a call: whole sequences would compile for minutes."""
+        states, posteriors = [], []
+        pieces = (x.split(STEPS_PER_CALL, 1) for x in (action, embedding, is_first, noise))
+        for piece in zip(*pieces, strict=True):
+            latent, state, posterior = self._scan(_with_gradient(latent), *piece)
+            states.append(state)
+            posteriors.append(posterior)
+        state = Latent(*(torch.cat(parts, 1) for parts in zip(*states, strict=True)))
+        normals = (torch.cat(parts, 1) for parts in zip(*posteriors, strict=True))
+        return latent, state, Normal(*normals)
+
+    def transition(
+        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
+    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
+        """`Networks.transition` of the twin."""
+        return self._transition(_with_gradient(latent), skill, noise)
+
+
+def twin_of(networks: Networks, dtype: torch.dtype) -> Networks:
+    """A copy with its weights in `dtype`; where that is their own, in the same memory."""
+    twin = deepcopy(networks)
+    twin.world_model.requires_grad_(False)
+    for weight, original in zip(twin.parameters(), networks.parameters(), strict=True):
+        weight.data = original.data.to(dtype)
+    for buffer, same in zip(twin.buffers(), networks.buffers(), strict=True):
+        buffer.data = same.data
+    return twin
+
+
+def _same_weights(model: WorldModel) -> WorldModel:
+    """A copy whose parameters are those of `model` themselves: it may compute in another way."""
+    return deepcopy(model, {id(x): x for x in model.parameters()})
+
+
+def _mlps(module: nn.Module) -> list[MLP]:
+    return [part for part in module.modules() if isinstance(part, MLP)]
+
+
+def _with_gradient(latent: Latent) -> Latent:
+    """So that the first call of a rollout, from detached states, runs the graph of the others."""
+    if not torch.is_grad_enabled():
+        return latent
+    return Latent(*(x if x.requires_grad else x.detach().requires_grad_() for x in latent))
+
+
+def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
+    """For updates: the fastest that this machine and the user's settings allow."""
+    dtype = precision(runtime)
+    if networks.device.type == "cuda":
+        return _gpu_path(networks, dtype, runtime)
+    if not runtime.compile:
+        return FastPath(networks, dtype)
+    try:
+        return NativePath(networks, dtype)
+    except CannotBuild as reason:
+        _say_once(f"{WITHOUT_KERNELS}: {reason}")
+        return CompiledPath(networks, dtype) if compiler() else FastPath(networks, dtype)
+
+
+def acting_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
+    """For agents, in full precision: a plan for one state costs little."""
+    if networks.device.type == "cuda":
+        return FastPath(networks, record=_recorder(runtime))
+    if runtime.compile:
+        try:
+            return NativePath(networks)
+        except CannotBuild as reason:
+            _say_once(f"{WITHOUT_KERNELS}: {reason}")
+    return FastPath(networks)
+
+
+def _gpu_path(networks: Networks, dtype: torch.dtype, runtime: RuntimeConfig) -> FastPath:
+    if runtime.compile and compiler() is None:  # which Triton needs to start its kernels
+        _say_once("nothing is compiled, updates take half as long again: there is no C++ compiler")
+    kind = CompiledPath if runtime.compile and compiler() else FastPath
+    return kind(networks, dtype, _recorder(runtime))
+
+
+def _recorder(runtime: RuntimeConfig) -> Record:
+    return Recording if runtime.cuda_graphs else as_it_is
+
+
+@cache
+def _say_once(message: str) -> None:
+    warn(message)

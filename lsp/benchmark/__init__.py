@@ -1,0 +1,1 @@
+"""`lsp bench`: how fast updates and acting are."""

@@ -1,0 +1,310 @@
+"""How fast a method learns and acts on this machine, and what share of its matrix units it uses."""
+
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lsp.algorithm.agent import Agent
+from lsp.algorithm.behavior import draw_starts
+from lsp.algorithm.learner import Learner
+from lsp.backends import cuda_graphs
+from lsp.backends.backends import acting_path
+from lsp.backends.cuda_graphs import Tensors
+from lsp.backends.hardware import cpu_name
+from lsp.benchmark.flops import update_flops
+from lsp.config import Config, RuntimeConfig, make_config, to_dict, validated
+from lsp.errors import UserError
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent
+from lsp.runs.checkpoint import load_newest
+from lsp.runs.folder import RunFolder
+from lsp.training.trainer import Progress, Trainer
+
+WARM_UP = {"cpu": 2, "cuda": cuda_graphs.WARM_UP + 1}
+"""Updates, or plans of an acting agent, before any is timed: the first ones compile."""
+FILL = 1000  # env steps of random episodes that the updates learn from
+ACT_STEPS = 200  # agent steps of which acting is timed
+GEMM_SHAPES = {"paper": (2500, 400, 400), "small": (512, 128, 128)}
+"""Rows, inputs and outputs of the matrix product whose speed is taken for a CPU's peak."""
+GPU_GEMM_SHAPE = (8192, 8192, 8192)
+"""The same of a GPU, which smaller ones do not fill."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `lsp bench` measures; None for what a method lacks.
+
+    Milliseconds are medians over updates, those of acting a mean and a maximum over agent steps,
+    planning included. `behavior_ms` is what world model and planner leave of an update.
+    """
+
+    update_ms: float
+    world_model_ms: float
+    planner_ms: float | None
+    behavior_ms: float
+    act_ms: float
+    act_ms_max: float
+    env_steps_per_s: float | None
+    update_gflop: float
+    achieved_gflops: float
+    gemm_peak_gflops: float
+    utilisation: float
+    first_update_s: float
+    peak_rss_mb: float
+    settings: dict[str, Any]
+
+    def lines(self) -> list[str]:
+        """One line a figure, for people."""
+        values = {name: value for name, value in asdict(self).items() if name != "settings"}
+        width = max(len(name) for name in values)
+        said = {name: "–" if x is None else f"{x:.4g}" for name, x in values.items()}
+        return [f"{name:<{width}}  {value}" for name, value in said.items()]
+
+    def write(self, path: Path) -> None:
+        """Raises UserError where `path` cannot be written."""
+        try:
+            path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def workload(sizes: str, task: str) -> Config:
+    """Dreamer at the sizes of benchmarks/peers: `paper` is the preset, `small` has 128 units
+    everywhere, 16 sequences of 32, and imagines 10 steps from all 512 states.
+
+    Raises UserError for other sizes.
+    """
+    if sizes not in GEMM_SHAPES:
+        raise UserError(f"unknown sizes {sizes!r}: choose one of {', '.join(GEMM_SHAPES)}")
+    paper, two = make_config("dreamer", "paper", task=task), (128, 128)
+    if sizes == "paper":
+        return paper
+    layers: dict[str, Any] = {"encoder": two, "decoder": two, "reward": two}
+    return replace(
+        paper,
+        model=replace(paper.model, deter=128, stoch=24, hidden=128, **layers),
+        policy=replace(paper.policy, layers=two),
+        value=replace(paper.value, layers=two),
+        behavior=replace(paper.behavior, horizon=10),
+        replay=replace(paper.replay, batch=16, length=32),
+    )
+
+
+def bench(
+    config: Config,
+    runtime: RuntimeConfig,
+    repeats: int = 20,
+    env_steps: int = 2000,
+    run: Path | None = None,
+) -> Report:
+    """Measure updates and acting of `config`, on fresh weights or on those of `run`.
+
+    `env_steps` are trained end to end, logging and a checkpoint included; 0 leaves that out.
+    """
+    began = time.monotonic()
+    if repeats < 1 or env_steps < 0:
+        raise UserError(
+            f"repeats must be at least 1 and env-steps at least 0: {repeats}, {env_steps}"
+        )
+    if config.method == "hiro":
+        raise UserError("bench measures world models and planners, and method hiro has neither")
+    schedule = replace(config.schedule, prefill=FILL, pretrain=0, eval_every=0, log_every=FILL)
+    config = validated(replace(config, schedule=schedule))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, RunFolder(Path(folder) / "run"), runtime)
+        try:
+            if run is not None:
+                _take_weights(trainer, run)
+            train(trainer, FILL)
+            update(trainer)
+            wait(runtime)
+            first_update = time.monotonic() - began
+            networks, learner = _parts(trainer)
+            for _ in range(WARM_UP[networks.device.type] - 1):
+                update(trainer)
+            gemm = Gemm(config, learner.fast.twin.dtype, runtime.device)
+            times = time_updates(trainer, runtime, repeats, gemm)
+            acting = time_acting(trainer, runtime)
+            rate = end_to_end(trainer, env_steps) if env_steps else None
+            flops = update_flops(networks)
+        finally:
+            trainer.close()
+    seconds = times.update / 1000
+    achieved = flops.total / seconds / 1e9
+    return Report(
+        update_ms=times.update,
+        world_model_ms=times.world_model,
+        planner_ms=times.planner,
+        behavior_ms=times.update - times.world_model - (times.planner or 0.0),
+        act_ms=fmean(acting),
+        act_ms_max=max(acting),
+        env_steps_per_s=rate,
+        update_gflop=flops.total / 1e9,
+        achieved_gflops=achieved,
+        gemm_peak_gflops=gemm.peak,
+        utilisation=achieved / gemm.peak,
+        first_update_s=first_update,
+        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        settings=_settings(config, runtime, gemm, run),
+    )
+
+
+class UpdateTimes(NamedTuple):
+    """Median milliseconds."""
+
+    update: float
+    world_model: float
+    planner: float | None = None
+
+
+def time_updates(
+    trainer: Trainer, runtime: RuntimeConfig, repeats: int, gemm: "Gemm"
+) -> UpdateTimes:
+    """Whole updates and their parts in turn, with the peak measured between them."""
+    (networks, learner), config = _parts(trainer), trainer.config
+    device = networks.device
+    data = {key: torch.as_tensor(x).to(device) for key, x in trainer.draw_batch().items()}
+    model, is_terminal = learner.fast.model, data["is_terminal"]
+    count = config.behavior.num_starts
+
+    def learn(data: Tensors) -> Tensors:
+        loss, _, _ = model.loss(data, learner.generator, learner.fast.scan)
+        return learner.descend("model", loss)
+
+    def plan(starts: Tensors) -> Tensors:
+        return learner.plan(Latent(**starts))[0]._asdict()
+
+    with torch.no_grad():
+        _, latents, _ = model.loss(data, learner.generator)
+    starts = draw_starts(latents, is_terminal, count, learner.generator).latent._asdict()
+    record, draws = learner.fast.record, learner.generator
+    works: list[Callable[[], Any]] = [partial(update, trainer), partial(record(learn, draws), data)]
+    works += [partial(record(plan, draws), starts)] if config.plans_skills else []
+    for work in works[1:]:
+        for _ in range(WARM_UP[device.type]):
+            work()
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats):
+        gemm.measure()
+        for work, taken in zip(works, times, strict=True):
+            taken.append(milliseconds(work, runtime))
+    return UpdateTimes(*map(median, times))
+
+
+def _parts(trainer: Trainer) -> tuple[Networks, Learner]:
+    """Of a method that has a world model."""
+    assert isinstance(trainer.networks, Networks)
+    assert isinstance(trainer.learner, Learner)
+    return trainer.networks, trainer.learner
+
+
+def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
+    """Milliseconds of each agent step while collecting, on observations of the replay."""
+    networks = _parts(trainer)[0]
+    agent = Agent(networks, "collect", fast=acting_path(networks, runtime))
+    rows = trainer.replay.sample(1, trainer.config.replay.length, np.random.default_rng(0))
+    observations = [
+        {key[4:]: x[0, t] for key, x in rows.items() if key.startswith("obs/")}
+        for t in range(trainer.config.replay.length)
+    ]
+    times = []
+    warm_up = WARM_UP[networks.device.type] * trainer.config.planner.skill_length
+    for step in range(warm_up + ACT_STEPS):
+        observation = observations[step % len(observations)]
+        times.append(milliseconds(partial(agent.act, observation), runtime))
+    return times[warm_up:]
+
+
+def end_to_end(trainer: Trainer, env_steps: int) -> float:
+    """Env steps per second of training: env, acting, updates, logging and a checkpoint."""
+    before, began = trainer.env_steps, time.monotonic()
+    train(trainer, before + env_steps)
+    return (trainer.env_steps - before) / (time.monotonic() - began)
+
+
+def train(trainer: Trainer, env_steps: int) -> None:
+    """Train until `env_steps`, rounded up to the next log line, without an evaluation."""
+
+    def listen(progress: Progress) -> None:
+        trainer.stopping = progress.env_steps >= env_steps
+
+    trainer.stopping = False
+    trainer.run(2 * env_steps + FILL, listen)
+
+
+def update(trainer: Trainer) -> None:
+    trainer.learner.update(trainer.draw_batch())
+
+
+def wait(runtime: RuntimeConfig) -> None:
+    """Until a GPU has done what it was given."""
+    if runtime.device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def milliseconds(work: Callable[[], Any], runtime: RuntimeConfig) -> float:
+    wait(runtime)
+    began = time.perf_counter()
+    work()
+    wait(runtime)
+    return 1000 * (time.perf_counter() - began)
+
+
+class Gemm:
+    """The machine's own speed at one matrix product, the best seen between updates."""
+
+    def __init__(self, config: Config, dtype: torch.dtype, device: str):
+        wide = config.model.deter > GEMM_SHAPES["small"][1]
+        on_gpu = device.startswith("cuda")
+        self.shape = GPU_GEMM_SHAPE if on_gpu else GEMM_SHAPES["paper" if wide else "small"]
+        rows, inputs, outputs = self.shape
+        self.dtype, self.device = dtype, device
+        self.left = torch.randn(rows, inputs, dtype=dtype, device=device)
+        self.right = torch.randn(inputs, outputs, dtype=dtype, device=device)
+        self.out = torch.empty(rows, outputs, dtype=dtype, device=device)
+        self.peak = 0.0
+
+    def measure(self, count: int = 20) -> None:
+        """Take the speed of so many products in a row, if none before was faster."""
+        took = milliseconds(partial(self._multiply, count), RuntimeConfig(device=self.device))
+        flop = 2 * count * self.shape[0] * self.shape[1] * self.shape[2]
+        self.peak = max(self.peak, flop / (took / 1000) / 1e9)
+
+    def _multiply(self, count: int) -> None:
+        for _ in range(count):
+            torch.mm(self.left, self.right, out=self.out)
+
+
+def _take_weights(trainer: Trainer, run: Path) -> None:
+    checkpoint = load_newest(RunFolder(run).checkpoints)
+    if checkpoint is None:
+        raise UserError(f"{run} has no checkpoint yet: train it first")
+    trainer.networks.load_state_dict(checkpoint.tensors["networks"])
+
+
+def _settings(
+    config: Config, runtime: RuntimeConfig, gemm: Gemm, run: Path | None
+) -> dict[str, Any]:
+    on_gpu = runtime.device.startswith("cuda")
+    return {
+        "machine": torch.cuda.get_device_name() if on_gpu else cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": str(gemm.dtype).removeprefix("torch."),
+        "gemm_shape": list(gemm.shape),
+        "run": None if run is None else str(run),
+        "runtime": to_dict(runtime),
+        "config": to_dict(config),
+    }

@@ -1,0 +1,175 @@
+"""Latent skill planning: train, evaluate and compare agents. With any command, `--debug` shows
+where an error comes from."""
+
+import argparse
+import io
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import replace
+from itertools import takewhile
+from typing import Annotated, Any, NoReturn
+
+import tyro
+from tyro.conf import subcommand
+
+from lsp.cli.commands import (
+    Bench,
+    Collect,
+    Command,
+    Doctor,
+    Eval,
+    Plot,
+    Reproduce,
+    Sweep,
+    Tasks,
+    Train,
+    Transfer,
+)
+from lsp.config import Config, RuntimeConfig, default_runtime, make_config
+from lsp.errors import RunWarning, UserError, said
+
+
+def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Config:
+    """The preset and method that the flags name, as defaults for all other flags; of several
+    methods the first, or `method`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="fast", const="fast", nargs="?")
+    parser.add_argument("--method", default="lsp", const="lsp", nargs="?")
+    chosen, _ = parser.parse_known_args(arguments)
+    if arguments[0] == "sweep":
+        method = method or str(chosen.method).split(",")[0]
+    return make_config(method or chosen.method, chosen.preset)
+
+
+def _parse(
+    arguments: Sequence[str], method: str | None = None, transfer: Transfer | None = None
+) -> Command:
+    """`method` instead of the one that the flags name: for each of those of a sweep. `transfer` is
+    where the flags of one start from, once it is known what it transfers."""
+    configured = bool(arguments) and arguments[0] in ("train", "bench", "sweep")
+    config = _chosen_config(arguments, method) if configured else make_config()
+    runtime = default_runtime(config.preset)
+    train = subcommand("train", default=Train(config, runtime=runtime), prefix_name=False)
+    # A body with more readings and joints than the walker's.
+    measured = Bench(replace(config, task="quadruped_walk"), runtime=runtime)
+    bench = subcommand("bench", default=measured, prefix_name=False)
+    scaled = Reproduce(runtime=_chosen_scale(arguments))
+    reproduce = subcommand("reproduce", default=scaled, prefix_name=False)
+    sweep = subcommand("sweep", default=Sweep(config, runtime=runtime), prefix_name=False)
+    default: dict[str, Any] = {} if transfer is None else {"default": transfer}
+    adapted = subcommand("transfer", prefix_name=False, **default)
+    commands = (
+        Annotated[Train, train]
+        | Annotated[Transfer, adapted]
+        | Annotated[Eval, subcommand("eval", prefix_name=False)]
+        | Annotated[Plot, subcommand("plot", prefix_name=False)]
+        | Annotated[Sweep, sweep]
+        | Annotated[Reproduce, reproduce]
+        | Annotated[Collect, subcommand("collect", prefix_name=False)]
+        | Annotated[Bench, bench]
+        | Annotated[Tasks, subcommand("tasks", prefix_name=False)]
+        | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
+    )
+    command: Command = tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
+    if isinstance(command, Sweep) and method is None:
+        return replace(command, configs=tuple(_for_each_method(command, arguments)))
+    if isinstance(command, Transfer) and transfer is None:
+        return _parse(arguments, transfer=_as_its_source(command))
+    return command
+
+
+def _as_its_source(transfer: Transfer) -> Transfer:
+    """Computed as its source's preset has it. Raises UserError if that is no run."""
+    from lsp.training.transfer import source_settings
+
+    preset = source_settings(transfer.run, transfer.folder).preset
+    return replace(transfer, runtime=default_runtime(preset))
+
+
+def _for_each_method(sweep: Sweep, arguments: Sequence[str]) -> Iterator[Config]:
+    """The settings of each of its methods: the flags change each one's own."""
+    for method in sweep.config.method.split(","):
+        parsed = _parse(arguments, method)
+        assert isinstance(parsed, Sweep)
+        yield replace(parsed.config, method=method)
+
+
+def _chosen_scale(arguments: Sequence[str]) -> RuntimeConfig:
+    """How runs are computed at the scale that the flags name."""
+    from lsp.experiments.figures.definitions import SCALES
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--scale", default="small", const="small", nargs="?")
+    chosen, _ = parser.parse_known_args(arguments)
+    scale = SCALES.get(chosen.scale)
+    return RuntimeConfig() if scale is None else default_runtime(scale.preset)
+
+
+def _parse_in_one_line(arguments: Sequence[str]) -> Command:
+    """`_parse`, with the parser's boxed complaint turned into a UserError of one line."""
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return _parse(arguments)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        box = [line.strip("│ ") for line in complaint.getvalue().splitlines()[1:]]
+        said = " ".join(takewhile(lambda line: not line.startswith(("─", "╰")), box))
+        plain = re.sub(r"\[/?bold\]", "", said)  # markup that the parser leaves in a quotation
+        raise UserError(f"{plain} (see lsp --help)") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; a user's mistake is one line on stderr and exit code 2.
+
+    Anything else that goes wrong is one line and exit code 1. `--debug` shows the traceback too.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        with _warnings_in_one_line():
+            _parse_in_one_line([each for each in arguments if each != "--debug"]).main()
+    except BrokenPipeError:  # of a reader that has seen enough, such as head
+        sys.stderr.close()
+    except KeyboardInterrupt as error:
+        _fail(error, "stopped", 130, debug)
+    except UserError as error:
+        _fail(error, str(error), 2, debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(error, f"{where}{error.strerror or said(error)}", 2, debug)
+    except Exception as error:
+        _fail(error, f"{said(error)} (an error of lsp: --debug shows where)", 1, debug)
+
+
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    print(f"lsp: {message}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What a run survives is said each time; all other warnings as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        show = warnings.showwarning
+
+        def show_ours(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if not issubclass(category, RunWarning):
+                return show(message, category, *rest, **more)
+            with suppress(OSError):  # what stderr goes to may be on the disk that is full
+                print(f"lsp: warning: {message}", file=sys.stderr, flush=True)
+
+        warnings.showwarning = show_ours
+        yield
+
+
+if __name__ == "__main__":
+    main()

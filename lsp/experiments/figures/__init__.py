@@ -1,0 +1,1 @@
+"""The paper's figures: their runs, and how they are drawn."""

@@ -1,0 +1,1 @@
+"""Many runs, on local processes or a Ray cluster."""

@@ -1,0 +1,213 @@
+"""What a run is, and the folder that its settings name: sweeps and figures share their runs."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from lsp.config import Config, differences, from_dict, make_config, to_dict, validated
+from lsp.errors import UserError
+from lsp.tasks import plain_name
+
+SPEEDS = {"lsp": 60.0, "no_mi": 60.0, "cem": 60.0}
+"""Env steps a second of one thread at preset fast: measured for lsp, taken for what also plans."""
+OTHER_SPEED = 110.0
+"""The same: measured for dreamer, taken for all others that do not plan."""
+IMAGINING = 0.4
+"""Share of a step's time that is rollouts of the planner, at preset fast and H = 10."""
+MOST_SEEDS = 10_000
+SPEED_NOTE = (
+    "Hours from 60 env steps/s for methods that plan and 110 for others, measured with lsp and "
+    "dreamer: preset fast, proprioception, one thread; a longer H is allowed for. Pixels are "
+    "slower, and preset paper wants a GPU: about 2 env steps/s on two threads."
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its settings and length. A transfer names the run that it starts from, and
+    has no `transfer.source` of its own."""
+
+    config: Config
+    steps: int
+    source: "Run | None" = None
+
+    @cached_property
+    def name(self) -> str:
+        """Of its folder: readable, and one for one with the settings. The length is no part of it,
+        but that of the source is."""
+        config, text = self.config, ""
+        if self.source is not None:
+            text = f"{self.source.name} after {self.source.steps}"
+        text += "\n".join(differences(Config(), config))
+        key = hashlib.sha256(text.encode()).hexdigest()[:8]
+        task = plain_name(config.task) + ("-pixels" if config.obs == "pixels" else "")
+        return f"{task}-{config.method}-{config.preset}-s{config.seed}-{key}"
+
+    @property
+    def hours(self) -> float:
+        """Estimated, of one thread; see SPEED_NOTE. The planner's rollouts grow with H."""
+        method, horizon = self.config.method, self.config.planner.horizon
+        if method not in SPEEDS:
+            return self.steps / OTHER_SPEED / 3600
+        longer = 1 + IMAGINING * (horizon / 10 - 1)
+        return longer * self.steps / SPEEDS[method] / 3600
+
+    def folder(self, storage: Path) -> Path:
+        return storage / self.name
+
+    def log(self, storage: Path) -> Path:
+        """What its process says."""
+        return storage / "logs" / f"{self.name}.log"
+
+    def settings(self, storage: Path) -> Config:
+        """The run's settings, with the folder of its source."""
+        if self.source is None:
+            return self.config
+        source = str(self.source.folder(storage).resolve())
+        return replace(self.config, transfer=replace(self.config.transfer, source=source))
+
+    def reached(self, storage: Path) -> int:
+        """Env steps of the newest checkpoint; 0 where there is none."""
+        names = (path.name for path in self.folder(storage).glob("checkpoints/step-*"))
+        steps = (name.removeprefix("step-") for name in names)
+        return max((int(each) for each in steps if each.isdecimal()), default=0)
+
+    def finished(self, storage: Path) -> bool:
+        return self.reached(storage) >= self.steps
+
+    def check_source(self, storage: Path) -> None:
+        """Raises UserError where the source has not the length that this run is to start from, or
+        what it ended with is damaged."""
+        from lsp.runs.checkpoint import load_newest
+        from lsp.runs.folder import RunFolder
+
+        if self.source is None or self.reached(storage) > 0:
+            return
+        reached, wanted = self.source.reached(storage), self.source.steps
+        if not wanted <= reached < wanted + self.config.action_repeat * self.config.num_envs:
+            raise UserError(
+                f"{self.source.folder(storage)} was trained for {reached:,} env steps, and "
+                f"{self.name} starts from {wanted:,}: choose another --storage"
+            )
+        folder = RunFolder(self.source.folder(storage))
+        newest = load_newest(folder.checkpoints)
+        if newest is None or newest.env_steps < reached:
+            raise UserError(
+                f"{folder.checkpoints}: the newest is damaged, and {self.name} starts from it: "
+                "remove it, then the same command trains that part again"
+            )
+
+    def command(self, storage: Path) -> list[str]:
+        """The arguments of `lsp` that do this run alone."""
+        settings = self.settings(storage)
+        base = make_config(settings.method, settings.preset)
+        chosen = ["train", "--preset", settings.preset, "--method", settings.method]
+        length = ["--steps", str(self.steps), "--logdir", str(self.folder(storage))]
+        return [*chosen, *_flags(base, settings), *length]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        source = None if self.source is None else self.source.to_dict()
+        return {"config": to_dict(self.config), "steps": self.steps, "source": source}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Run":
+        """The inverse of `to_dict`."""
+        source = None if values["source"] is None else Run.from_dict(values["source"])
+        return Run(from_dict(values["config"]), values["steps"], source)
+
+
+def grid(
+    configs: Iterable[Config], tasks: Iterable[str], seeds: Sequence[int], steps: int
+) -> list[Run]:
+    """Every task with every settings and seed. Raises UserError if a setting makes no sense."""
+    if steps < 0:
+        raise UserError(f"steps must be at least 0, not {steps}")
+    runs = [
+        Run(validated(replace(config, task=task, seed=seed)), steps)
+        for config in map(_with_absolute_source, configs)
+        for task in tasks
+        for seed in seeds
+    ]
+    return unique(sorted(runs, key=lambda run: run.config.seed))
+
+
+def _with_absolute_source(config: Config) -> Config:
+    """The folder that a transfer starts from is part of a run's name, however it is spelled. Raises
+    UserError if it is no run's."""
+    from lsp.runs.folder import RunFolder
+
+    if config.transfer.source is None:
+        return config
+    path = Path(config.transfer.source).resolve()
+    RunFolder(path).read_config()
+    return replace(config, transfer=replace(config.transfer, source=str(path)))
+
+
+def unique(runs: Iterable[Run]) -> list[Run]:
+    """Each run once, for the longest of its lengths, sources included and before what needs
+    them."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        for each in _with_sources(run):
+            known = found.get(each.name)
+            if known is None or known.steps < each.steps:
+                found[each.name] = each
+    return list(found.values())
+
+
+def _with_sources(run: Run) -> Iterator[Run]:
+    if run.source is not None:
+        yield from _with_sources(run.source)
+    yield run
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-4` or `0,3,7` or both. Raises UserError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise UserError(f"--seeds {text}: write 0-4, or 0,3,7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 0 <= last - first < MOST_SEEDS:
+            raise UserError(f"--seeds {text}: {part.strip()} is none, or more than {MOST_SEEDS:,}")
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def listing(runs: Sequence[Run], storage: Path, jobs: int) -> list[str]:
+    """A line for each run, with what is left of it, and the sum."""
+    lines, left = [], 0.0
+    for run in runs:
+        share = max(0.0, 1 - run.reached(storage) / max(run.steps, 1))
+        left += share * run.hours
+        state = "done" if share == 0 else f"{share * run.hours:6.1f} h"
+        after = f"  after {run.source.name}" if run.source else ""
+        lines.append(f"{state:>8}  {run.steps:>9,} env steps  {run.name}{after}")
+    count = sum(not run.finished(storage) for run in runs)
+    total = f"{len(runs)} runs, {count} to do: {left:.1f} hours of one thread, "
+    return [*lines, f"{total}about {left / jobs:.1f} hours with {jobs} at once.", SPEED_NOTE]
+
+
+def _flags(base: Any, changed: Any, prefix: str = "") -> list[str]:
+    """Command line flags that turn the settings `base` into `changed`."""
+    flags, hints = [], get_type_hints(type(base))
+    for each in fields(base):
+        before, now = getattr(base, each.name), getattr(changed, each.name)
+        if is_dataclass(before):
+            flags += _flags(before, now, f"{prefix}{each.name}.")
+        elif before != now:
+            flags += _flag(prefix, each.name, now, hints[each.name])
+    return flags
+
+
+def _flag(prefix: str, name: str, value: Any, hint: Any) -> list[str]:
+    if hint is bool:
+        return [f"--{prefix}{'' if value else 'no-'}{name.replace('_', '-')}"]
+    values = value if isinstance(value, tuple) else (value,)
+    return [f"--{prefix}{name}", *map(str, values)]

@@ -1,0 +1,132 @@
+"""From observations to an embedding and back: vectors through MLPs, images through convolutions."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lsp.config import ModelConfig
+from lsp.models.distributions import LOG_2PI, Normal, softly_clamped_std
+from lsp.models.layers import MLP, ConvDecoder, ConvEncoder
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of every observation by key: (n,) is a vector, (64, 64, 3) an image."""
+Observation = Mapping[str, Tensor]
+
+
+def symlog(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """sign(x) ln(1 + |x|): compresses large readings, leaves small ones (DreamerV3)."""
+    return x.sign() * x.abs().log1p()
+
+
+def _split(shapes: Shapes) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of the vectors and channels of the images, in a fixed order."""
+    vectors = {k: s[0] for k, s in sorted(shapes.items()) if len(s) == 1}
+    images = {k: s[-1] for k, s in sorted(shapes.items()) if len(s) == 3}
+    return vectors, images
+
+
+class Preprocessor(nn.Module):
+    """Raw observations to what the encoder reads and the decoder predicts."""
+
+    def __init__(self, shapes: Shapes, config: ModelConfig):
+        super().__init__()
+        self.vectors, self.images = _split(shapes)
+        compress = config.obs_transform == "symlog"
+        self.compressed = [k for k in self.vectors if compress and k not in config.untransformed]
+
+    def forward(self, observation: Observation) -> dict[str, Tensor]:
+        """Vectors transformed; images `[..., 64, 64, C]` of bytes to `[..., C, 64, 64]` ± 0.5."""
+        vectors = {key: observation[key].float() for key in self.vectors}
+        vectors |= {key: symlog(vectors[key]) for key in self.compressed}
+        images = {key: observation[key].movedim(-1, -3).float() / 255 - 0.5 for key in self.images}
+        return vectors | images
+
+
+class Encoder(nn.Module):
+    """Preprocessed observations to one embedding of `outputs` numbers."""
+
+    def __init__(self, shapes: Shapes, config: ModelConfig):
+        super().__init__()
+        self.vectors, self.images = _split(shapes)
+        self.outputs = 0
+        if self.vectors:
+            *hidden, last = config.encoder
+            self.mlp = MLP(sum(self.vectors.values()), hidden, last, config.layer_norm)
+            self.outputs += last
+        if self.images:
+            self.conv = ConvEncoder(sum(self.images.values()), config.cnn_depth)
+            self.outputs += self.conv.outputs
+
+    def forward(self, inputs: Observation) -> Float[Tensor, "*batch embedding"]:
+        parts = []
+        if self.vectors:
+            vector = torch.cat([inputs[key] for key in self.vectors], -1)
+            parts.append(nn.functional.elu(self.mlp(vector)))
+        if self.images:
+            parts.append(self.conv(torch.cat([inputs[key] for key in self.images], -3)))
+        return torch.cat(parts, -1)
+
+
+class Decoder(nn.Module):
+    """q(o | s): a Normal over every preprocessed observation.
+
+    Vectors have a learned, softly clamped standard deviation (A.3), images unit variance
+    (Dreamer v1).
+    """
+
+    def __init__(self, features: int, shapes: Shapes, config: ModelConfig):
+        super().__init__()
+        self.vectors, self.images = _split(shapes)
+        assert config.decoder_std is not None  # of resolved settings
+        self.std_bounds = config.decoder_std
+        if self.vectors:
+            size = sum(self.vectors.values())
+            self.mlp = MLP(features, config.decoder, 2 * size, config.layer_norm)
+        if self.images:
+            self.conv = ConvDecoder(features, sum(self.images.values()), config.cnn_depth)
+
+    def vector(self, feature: Float[Tensor, "*batch features"]) -> Normal:
+        """All vector observations, concatenated in alphabetical order of their keys."""
+        mean, log_std = self.mlp(feature).chunk(2, -1)
+        return Normal(mean, softly_clamped_std(log_std, self.std_bounds))
+
+    def forward(self, feature: Float[Tensor, "*batch features"]) -> dict[str, Tensor]:
+        """The mean of every preprocessed observation."""
+        means: dict[str, Tensor] = {}
+        if self.vectors:
+            parts = self.vector(feature).mean.split(list(self.vectors.values()), -1)
+            means |= dict(zip(self.vectors, parts, strict=True))
+        if self.images:
+            parts = self.conv(feature).split(list(self.images.values()), -3)
+            means |= dict(zip(self.images, parts, strict=True))
+        return means
+
+    def log_prob(
+        self,
+        feature: Float[Tensor, "rows features"],
+        target: Observation,
+        decoded: Int[Tensor, " images"] | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """ln q(o | s), summed over everything observed, and the error of each key (RMS); both on
+        average over rows. For images the rows `decoded` may stand for all."""
+        log_prob, errors = feature.new_zeros(()), dict[str, Tensor]()
+        if self.vectors:
+            normal = self.vector(feature)
+            truth = torch.cat([target[key] for key in self.vectors], -1)
+            log_prob = log_prob + normal.log_prob(truth).mean()
+            errors |= _rms(normal.mean - truth, self.vectors, axis=-1)
+        if self.images:
+            rows = slice(None) if decoded is None else decoded
+            truth = torch.cat([target[key][rows] for key in self.images], -3)
+            error = self.conv(feature[rows]) - truth
+            log_prob = log_prob - 0.5 * (error.square() + LOG_2PI).sum((-1, -2, -3)).mean()
+            errors |= _rms(error, self.images, axis=-3)
+        return log_prob, errors
+
+
+def _rms(error: Tensor, sizes: dict[str, int], axis: int) -> dict[str, Tensor]:
+    """Root mean square of each key's part of `error` along `axis`."""
+    parts = error.detach().split(list(sizes.values()), axis)
+    return {key: part.square().mean().sqrt() for key, part in zip(sizes, parts, strict=True)}

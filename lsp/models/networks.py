@@ -1,0 +1,129 @@
+"""Everything that is learned, in one module: world model, policy, value, skill predictor."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lsp.config import Config
+from lsp.models.actor_critic import Policy, Value
+from lsp.models.anchor import Anchor
+from lsp.models.encoders import Shapes
+from lsp.models.imagination import Rollout, RolloutNoise, Transition, imagine
+from lsp.models.layers import MLP
+from lsp.models.skills import SkillPredictor
+from lsp.models.world_model import Latent, WorldModel
+
+
+class Judgement(NamedTuple):
+    """What the heads say of states s: r(s), the chance that the episode goes on, and v(s)."""
+
+    reward: Float[Tensor, "*batch"]
+    continuation: Float[Tensor, "*batch"]
+    value: Float[Tensor, "*batch"]
+
+
+class Networks(nn.Module):
+    """θ (world model), φ (policy), ψ (value) and χ (skill predictor), the last where skills are
+    paid for; a method that plans actions has θ alone. A transfer may have an anchor besides."""
+
+    return_size: Tensor
+    shared_mean: Tensor
+    shared_std: Tensor
+
+    def __init__(self, shapes: Shapes, action_dim: int, config: Config):
+        super().__init__()
+        self.config, self.action_dim = config, action_dim
+        self.world_model = WorldModel(shapes, action_dim, config.model)
+        features = self.world_model.features
+        self.plan_dim = action_dim if config.plans_actions else config.skills.dim
+        if not config.plans_actions:
+            self.policy = Policy(features, config.skills.dim, action_dim, config.policy)
+            self.value = Value(features, config.value)
+            self.slow_value = deepcopy(self.value).requires_grad_(False)
+        anchored = config.transfer.anchor > 0
+        self.anchor = Anchor(self.world_model, self.policy) if anchored else None
+        if config.has_intrinsic:
+            self.skill_predictor = SkillPredictor(features, config.skills)
+        if config.plans_skills:
+            plan = (1, config.plan_length, config.skills.dim)
+            self.register_buffer("shared_mean", torch.zeros(plan))
+            self.register_buffer("shared_std", torch.ones(plan))
+        self.register_buffer("return_size", torch.ones(()))
+        # Attributes, so that a faster copy can have faster ones (acceleration.py).
+        self.transition: Transition = self._transition
+        self.judge: Callable[[Tensor], Judgement] = self._judge
+        self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
+
+    def _transition(
+        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
+    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
+        """One step of imagination: the policy acts, the RSSM answers. Planned actions need no
+        policy."""
+        if self.config.plans_actions:
+            action = skill.clamp(-1, 1)
+        else:
+            action = self.policy(latent.feature, skill).sample(noise.action)
+        return self.world_model.rssm.imagine(latent, action, noise.latent), action
+
+    @property
+    def heads(self) -> list[MLP]:
+        """What judges states: reward, termination if it is predicted, and the slow copy of the
+        value if there is one."""
+        model = self.world_model
+        heads = [model.reward_head]
+        if model.config.termination:
+            heads.append(model.termination_head)
+        if not self.config.plans_actions:
+            heads.append(self.slow_value.net)
+        return heads
+
+    def judgement(self, said: list[Float[Tensor, "*batch"]]) -> Judgement:
+        """Of what the heads say; values are 0 where none is learned."""
+        reward, *others = said
+        ends, learns = self.world_model.config.termination, not self.config.plans_actions
+        going_on = torch.sigmoid(-others[0]) if ends else torch.ones_like(reward)
+        return Judgement(reward, going_on, others[-1] if learns else torch.zeros_like(reward))
+
+    def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
+        return self.judgement([head(feature).squeeze(-1) for head in self.heads])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.world_model.rssm.enter.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.return_size.device
+
+    def draw_noise(self, *shape: int, generator: torch.Generator) -> RolloutNoise:
+        """Standard normal noise `[*shape, ...]`, of which the last axes are steps and rows."""
+        sizes = [self.action_dim, self.config.model.stoch]
+        noise = torch.randn((*shape, sum(sizes)), generator=generator, device=self.device)
+        return RolloutNoise(*noise.split(sizes, -1))
+
+    def _imagine(
+        self, start: Latent, plan: Float[Tensor, "batch plan skill"], noise: RolloutNoise
+    ) -> Rollout:
+        """Follow a plan with the policy in the world model."""
+        skill_length = self.config.planner.skill_length
+        start, plan = start.to(self.dtype), plan.to(self.dtype)
+        return imagine(start, plan, skill_length, self.transition, noise)
+
+    @torch.no_grad()
+    def update_slow_value(self) -> None:
+        """Move the slow copy of the value by `slow_rate` (1 copies it)."""
+        slow: list[Tensor] = list(self.slow_value.parameters())
+        fast: list[Tensor] = list(self.value.parameters())
+        torch._foreach_lerp_(slow, fast, self.config.value.slow_rate)
+
+    @torch.no_grad()
+    def track_return_size(
+        self, returns: Float[Tensor, "time batch"], weight: Float[Tensor, " batch"]
+    ) -> None:
+        """Follow the mean absolute value of imagined task returns."""
+        self.return_size.lerp_((weight * returns.abs()).mean(), 0.01)

@@ -1,0 +1,249 @@
+"""A run's folder: what lies where, what the run is, and where it came from."""
+
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lsp.backends.backends import precision
+from lsp.config import Config, RuntimeConfig, TransferConfig, differences, from_dict, to_dict
+from lsp.errors import UserError, warn
+from lsp.runs.lock import Lock
+from lsp.runs.signature import seal, sealed
+from lsp.runs.spaces import Spaces
+from lsp.runs.files import entries, read_json, write_json
+
+PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
+
+
+class RunFolder:
+    """Paths inside a run's folder.
+
+    config.json and its seal, run.json (provenance), spaces.json (what its agent observes and does),
+    source.json and source_episodes/ (of a transfer), metrics.jsonl, tensorboard/, episodes/,
+    checkpoints/, curve.png, skills.png, open_loop.gif (from pixels), video.mp4, lock,
+    not_finite.npz (what learning or acting made NaN of)
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = Lock(path / "lock")
+        self._made = False
+
+    @property
+    def episodes(self) -> Path:
+        return self.path / "episodes"
+
+    @property
+    def source_episodes(self) -> Path:
+        return self.path / "source_episodes"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.png"
+
+    @property
+    def skills(self) -> Path:
+        return self.path / "skills.png"
+
+    @property
+    def open_loop(self) -> Path:
+        return self.path / "open_loop.gif"
+
+    @property
+    def video(self) -> Path:
+        return self.path / "video.mp4"
+
+    @property
+    def not_finite(self) -> Path:
+        return self.path / "not_finite.npz"
+
+    def read_config(self) -> Config:
+        """The run's settings. Raises UserError if this is no run's folder, or they are damaged."""
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise UserError(f"{self.path} is not a run: it has no readable config.json")
+        config: Config = from_dict(read_json(path), where=str(path))
+        return config
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one, readable or not. Raises UserError where that cannot be seen."""
+        return bool(entries(self.checkpoints, "step-*"))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its settings are as this user's own training wrote them."""
+        return sealed(self.path / "config.json")
+
+    def read_spaces(self) -> Spaces | None:
+        """What its agent observes and does; None where that was not noted, or cannot be read."""
+        try:
+            noted = Spaces(**read_json(self.path / "spaces.json"))
+        except (UserError, TypeError):
+            return None
+        return noted if isinstance(noted.observations, dict) else None
+
+    def check_spaces(self, spaces: Spaces) -> None:
+        """Raises UserError where its agent observed or did something else before."""
+        before = self.read_spaces()
+        if before is not None and not before.fits(spaces):
+            raise UserError(
+                f"{self.path} has learned from {before}, and this task has {spaces}: give it the "
+                "task that it was trained on, or choose another --logdir"
+            )
+
+    def write_spaces(self, spaces: Spaces) -> None:
+        """Note what its agent observes and does. Raises OSError."""
+        if self.read_spaces() != spaces:
+            write_json(self.path / "spaces.json", spaces._asdict())
+
+    def write_source(self, folder: Path, config: Config, env_steps: int) -> None:
+        """Note what a transfer started from: another run, its settings, and how far it was. That
+        run may go on later, or away. Raises OSError."""
+        keys = ("task", "method", "preset", "seed")
+        source = {key: getattr(config, key) for key in keys}
+        source |= {"env_steps": env_steps, "folder": str(folder.resolve())}
+        write_json(self.path / "source.json", source)
+
+    def started_from(self, source: str | Path | None) -> bool:
+        """Whether that is what this run's settings name as its start, however it is spelled, and
+        wherever it was spelled from."""
+        before = self.read_config().transfer.source
+        if before is None or source is None:
+            return before is source
+        return Path(source).resolve() in (Path(before).resolve(), self._began_in)
+
+    @property
+    def _began_in(self) -> Path | None:
+        """The folder that a transfer took over from, wherever it was called from."""
+        try:
+            return Path(read_json(self.path / "source.json")["folder"])
+        except (UserError, KeyError, TypeError):  # not begun yet, or before it was noted
+            return None
+
+    def open(self, config: Config, runtime: RuntimeConfig, force: bool = False) -> None:
+        """Make the folder for a new run, or check that it holds this very run; nobody else can
+        open it until it is closed. With `force` a run with other settings is only warned of, but
+        what it began from cannot change.
+
+        Raises UserError if it holds another one, is in use, or cannot be written.
+        """
+        try:
+            if (self.path / "config.json").exists():
+                self._lock.acquire()
+                self._check_same(config, force)
+                return
+            if self.path.is_dir() and {path.name for path in self.path.iterdir()} - {"lock"}:
+                raise UserError(f"{self.path} is not empty and not a run: choose another --logdir")
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._made = True
+            self.record(config, runtime)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path} ({error.strerror}): choose another --logdir"
+            ) from error
+
+    def record(self, config: Config, runtime: RuntimeConfig) -> None:
+        """Write down what the run is. Raises OSError."""
+        write_json(self.path / "config.json", to_dict(config))
+        seal(self.path / "config.json")
+        write_json(self.path / "run.json", provenance(config, runtime))
+
+    def discard(self) -> None:
+        """Remove it, if it was made here: a run that could not begin leaves nothing behind."""
+        if self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let others open it."""
+        self._lock.release()
+
+    def _check_same(self, config: Config, force: bool) -> None:
+        try:
+            before = self.read_config()
+        except UserError as error:
+            if not force:
+                raise UserError(f"{error}: --force goes on with this command's settings") from error
+            warn(f"{self.path} goes on with this command's settings ({error})")
+            return
+        if self.started_from(config.transfer.source):  # however it is spelled
+            before = replace(
+                before, transfer=replace(before.transfer, source=config.transfer.source)
+            )
+        if self.has_checkpoint and _beginning(before) != _beginning(config):
+            raise UserError(
+                f"{self.path} began from {_said(before)}, not from {_said(config)}: "
+                "choose another --logdir"
+            )
+        changed = differences(before, config)
+        if not changed:
+            return
+        if not force:
+            raise UserError(
+                f"{self.path} holds another run ({'; '.join(changed)}): repeat its settings, "
+                "choose another --logdir, or go on with these by --force"
+            )
+        warn(f"{self.path} goes on with other settings ({'; '.join(changed)})")
+
+
+def _beginning(config: Config) -> TransferConfig:
+    """What a run is begun with, once: all that is said of its transfer but how it learns."""
+    return replace(config.transfer, freeze_policy=False)
+
+
+def _said(config: Config) -> str:
+    begun = config.transfer
+    if begun.source is None:
+        return "nothing"
+    parts = [str(Path(begun.source).resolve())]
+    parts += [f"relabelled ({begun.updates} updates)"] if begun.relabel else []
+    parts += [f"without its {' and '.join(begun.reset)}"] if begun.reset else []
+    return ", ".join(parts)
+
+
+def provenance(config: Config, runtime: RuntimeConfig) -> dict[str, Any]:
+    """Command, commit, threads, device and versions of this process, and the precision in which it
+    imagines, which the CPU decides; HIRO imagines nothing."""
+    imagined = None if config.method == "hiro" else str(precision(runtime)).removeprefix("torch.")
+    return {
+        "command": shlex.join(["lsp", *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "threads": torch.get_num_threads(),
+        "device": runtime.device,
+        "precision": imagined,
+        "versions": {"python": platform.python_version()} | _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in this package's checkout; None where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

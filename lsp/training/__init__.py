@@ -1,0 +1,1 @@
+"""The outer loop of Algorithm 1, and starting it from another run."""

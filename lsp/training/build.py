@@ -1,0 +1,54 @@
+"""What a run is made of, by its method: networks, a learner and agents.
+
+Most methods share one world model and differ in settings; HIRO has no model at all.
+"""
+
+from typing import Any, Literal
+
+import gymnasium
+
+from lsp.algorithm.agent import Agent
+from lsp.algorithm.learner import Learner
+from lsp.backends.backends import acting_path, fast_path
+from lsp.baselines.hiro import HiroLearner, HiroNetworks
+from lsp.baselines.hiro_agent import HiroAgent
+from lsp.config import Config, RuntimeConfig
+from lsp.models.networks import Networks
+from lsp.runs.spaces import spaces_of
+
+AnyNetworks = Networks | HiroNetworks
+AnyLearner = Learner | HiroLearner
+AnyAgent = Agent | HiroAgent
+
+
+def build_networks(
+    env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu"
+) -> AnyNetworks:
+    """Networks for the spaces of `env`. Raises UserError where the method cannot see them."""
+    spaces = spaces_of(env)
+    shapes = {key: tuple(shape) for key, shape in spaces.observations.items()}
+    kind = HiroNetworks if config.method == "hiro" else Networks
+    return kind(shapes, spaces.actions, config.resolved()).to(device)
+
+
+def build_learner(networks: AnyNetworks, seed: int, runtime: RuntimeConfig) -> AnyLearner:
+    """A learner for these networks, as fast as the machine allows."""
+    if isinstance(networks, HiroNetworks):
+        return HiroLearner(networks, seed)
+    return Learner(networks, seed, fast_path(networks, runtime))
+
+
+def build_agent(
+    networks: AnyNetworks,
+    mode: Literal["collect", "evaluate"] = "evaluate",
+    num_envs: int | None = None,
+    seed: int = 0,
+    runtime: RuntimeConfig | None = None,
+    skills: Literal["planned", "prior"] | None = None,
+) -> AnyAgent:
+    """An agent of its own generator, seeded with `seed`; it plans as `runtime` allows. `skills` are
+    planned or drawn from N(0, I), whatever the settings say; HIRO's manager chooses its own."""
+    if isinstance(networks, HiroNetworks):
+        return HiroAgent(networks, mode, num_envs, seed)
+    fast = None if runtime is None else acting_path(networks, runtime)
+    return Agent(networks, mode, num_envs, seed, fast, skills)

@@ -1,0 +1,111 @@
+"""Evaluation: plan mean, policy mode, no noise; up to 100 episodes side by side in one batch."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from lsp.config import RuntimeConfig
+from lsp.envs.vector import Failure, InProcess, Step
+from lsp.errors import UserError
+from lsp.training.build import AnyAgent, AnyNetworks, build_agent
+
+MOST_AT_ONCE = 100  # each has a simulator of its own, of 10 MiB and more
+
+
+class Evaluation(NamedTuple):
+    """Outcome of each episode: its return, length in env steps, and whether a goal was reached
+    (None for tasks without one)."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    success: np.ndarray | None
+
+    def metrics(self) -> dict[str, Any]:
+        return {
+            "eval/return": float(self.returns.mean()),
+            "eval/std": float(self.returns.std()),
+            "eval/success": None if self.success is None else float(self.success.mean()),
+            "eval/episodes": len(self.returns),
+            "eval/returns": [float(x) for x in self.returns],
+            "eval/length": float(self.lengths.mean()),
+        }
+
+
+def episode_seeds(count: int) -> list[int]:
+    """The same for every method and seed, so that all are asked the same questions."""
+    return [int(x) for x in np.random.SeedSequence(2021).generate_state(count) >> 1]
+
+
+def evaluate(
+    networks: AnyNetworks,
+    make_env: Callable[[], gymnasium.Env[Any, Any]],
+    episodes: int,
+    seed: int = 0,
+    runtime: RuntimeConfig | None = None,
+    on_frame: Callable[[np.ndarray], None] | None = None,
+    on_step: Callable[[], None] = lambda: None,
+    skills: Literal["planned", "prior"] | None = None,
+) -> Evaluation:
+    """Run `episodes` episodes with agents of their own, which `seed` seeds and `runtime` speeds up.
+
+    `skills` are planned or drawn from N(0, I), whatever the settings say.
+
+    `on_frame` is given a picture of the first episode at every agent step. `on_step` is
+    called there too, and may raise to end the evaluation.
+    """
+    seeds = episode_seeds(episodes)
+    parts = []
+    for first in range(0, episodes, MOST_AT_ONCE):
+        part = seeds[first : first + MOST_AT_ONCE]
+        envs = [make_env() for _ in part]
+        try:
+            agent = build_agent(networks, "evaluate", len(part), seed, runtime, skills)
+            parts.append(_run(agent, envs, part, on_frame if first == 0 else None, on_step))
+        finally:
+            for env in envs:
+                env.close()
+    returns, lengths = (np.concatenate([part[i] for part in parts]) for i in range(2))
+    success = [part.success for part in parts if part.success is not None]
+    known = len(success) == len(parts)
+    return Evaluation(returns, lengths, np.concatenate(success) if known else None)
+
+
+def _run(
+    agent: AnyAgent,
+    envs: list[gymnasium.Env[Any, Any]],
+    seeds: list[int],
+    on_frame: Callable[[np.ndarray], None] | None,
+    on_step: Callable[[], None],
+) -> Evaluation:
+    count = len(envs)
+    alone = [InProcess(env) for env in envs]
+    begun = [_given(env.reset({0: s})[0]) for env, s in zip(alone, seeds, strict=True)]
+    observations = [step.observation for step in begun]
+    returns, lengths, running = np.zeros(count), np.zeros(count, int), np.ones(count, bool)
+    success: list[bool | None] = [None] * count
+    while running.any():
+        on_step()
+        if on_frame is not None and running[0]:
+            on_frame(np.asarray(envs[0].render()))
+        batch = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+        actions = agent.act(batch)
+        for i in np.flatnonzero(running):
+            step = _given(alone[i].step(actions[i][None])[0])
+            observations[i] = step.observation
+            returns[i] += step.reward
+            lengths[i] += step.info["env_steps"]
+            if "success" in step.info:
+                success[i] = bool(success[i]) or bool(step.info["success"])
+            running[i] = not (step.terminated or step.truncated)
+    reached = None if None in success else np.array(success, float)
+    return Evaluation(returns, lengths, reached)
+
+
+def _given(outcome: Step | Failure) -> Step:
+    if isinstance(outcome, Failure):
+        raise UserError(
+            f"an environment failed in evaluation ({outcome.reason})"
+        ) from outcome.cause
+    return outcome

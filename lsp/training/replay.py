@@ -1,0 +1,387 @@
+"""Experience replay: whole episodes, one immutable file each, and a ring of rows in memory.
+
+Row t of an episode holds observation t, the action that *led to* it, and the reward on arrival
+(Dreamer v1). A row is one agent step.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lsp.errors import UserError, warn
+from lsp.runs.files import entries, read_arrays, write_arrays
+
+Episode = dict[str, np.ndarray]
+
+_DTYPES = {
+    "action": np.float32,
+    "reward": np.float32,
+    "is_first": np.bool_,
+    "is_terminal": np.bool_,
+    "env_steps": np.int32,
+}
+# Kept in the files only: learning never reads them, relabelling goes through the files.
+_FILE_ONLY = ("env_steps", "sim_state")
+_FIRST_GROWTH = 1024  # rows
+_MOST_WAITING = 100  # episodes that wait in memory for room on the disk
+_DAMAGED = "damaged"  # folder that damaged files are moved to
+
+
+class Replay:
+    """Stores episodes and draws chunks of them.
+
+    With a ``capacity`` (in rows) the oldest rows are overwritten once it is reached; with None
+    memory grows as needed. Files are never deleted for lack of room. With ``directory`` None
+    nothing is written, and what only files hold (``sim_state``) is dropped.
+
+    ``lost`` are the numbers of episodes whose files are damaged or gone.
+
+    Raises:
+      UserError: the directory already holds episodes (use ``Replay.load``).
+      ValueError: ``capacity`` is less than 1.
+    """
+
+    def __init__(self, directory: Path | None, capacity: int | None):
+        self._start(directory, capacity)
+        if directory is not None and _episode_files(directory):
+            raise UserError(
+                f"{directory} already holds episodes; resume that run or name another directory."
+            )
+
+    def _start(self, directory: Path | None, capacity: int | None) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity must be at least 1 row, not {capacity}")
+        self._directory = directory
+        self._capacity = capacity
+        self._rows: dict[str, np.ndarray] = {}
+        self._kinds: dict[str, str] = {}
+        self._allocated = 0
+        self._next = 0  # where the next row goes; the ring's seam, once it is full
+        self._size = 0
+        self._unsettled = False
+        self._waiting: list[tuple[Path, Episode]] = []
+        self.lost: set[int] = set()
+        self.num_episodes = 0
+        self.num_env_steps = 0
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def load(cls, directory: Path, capacity: int | None, num_episodes: int) -> "Replay":
+        """The replay as it was after its first ``num_episodes`` episodes: same rows, same samples.
+
+        Later files are ignored, and removed by the next ``add``; loading alone changes no file.
+        Damaged and missing files are left out, named in a warning; the next ``add`` moves the
+        damaged ones to ``damaged/``.
+
+        Raises:
+          UserError: no file can be read, or an episode is longer than ``capacity``.
+        """
+        replay = cls.__new__(cls)
+        replay._start(directory, capacity)
+        replay._unsettled = True
+        replay.num_episodes = num_episodes
+        replay._refuse_if_most_is_missing()
+        problems: list[str] = []
+        lengths = [replay._count_steps(index, problems) for index in range(num_episodes)]
+        for index in range(_first_needed(lengths, capacity), num_episodes):
+            if index not in replay.lost:
+                replay._restore(index, problems)
+        replay._say_what_is_lost(problems)
+        return replay
+
+    @classmethod
+    def load_all(cls, directory: Path) -> "Replay":
+        """All episodes of a directory that nothing is added to any more.
+
+        Raises:
+          UserError: there is none, or no file can be read.
+        """
+        files = _episode_files(directory)
+        if not files:
+            raise UserError(f"{directory} holds no episodes: restore it")
+        return cls.load(directory, None, 1 + int(files[-1].stem.rpartition("-")[2]))
+
+    @classmethod
+    def stream(cls, directory: Path, num_episodes: int) -> Iterator[Episode]:
+        """What ``load`` would load, an episode at a time: no more than one is in memory.
+
+        Raises:
+          UserError: no file can be read.
+        """
+        replay = cls.__new__(cls)
+        replay._start(directory, None)
+        replay.num_episodes = num_episodes
+        replay._refuse_if_most_is_missing()
+        problems: list[str] = []
+        for index in range(num_episodes):
+            episode = replay._read(index, problems)
+            if episode is not None:
+                yield episode
+        replay._say_what_is_lost(problems)
+
+    def _refuse_if_most_is_missing(self) -> None:
+        assert self._directory is not None
+        present = len(_episode_files(self._directory))
+        present += len(_episode_files(self._directory / _DAMAGED))
+        if 2 * present < self.num_episodes:
+            raise UserError(
+                f"{self._directory} holds {present} of {self.num_episodes} episodes: restore them, "
+                "or name the folder of another run"
+            )
+
+    def _count_steps(self, index: int, problems: list[str]) -> int:
+        """Rows of a stored episode, 0 where it is lost; its env steps are added to the sum."""
+        assert self._directory is not None
+        path = _path(self._directory, index)
+        if self._is_set_aside(path):
+            self.lost.add(index)
+            return 0
+        try:
+            steps = _as_stored(read_arrays(path, only="env_steps"))["env_steps"]
+        except (UserError, ValueError) as error:
+            self._lose(index, error, problems)
+            return 0
+        self.num_env_steps += int(steps.sum())
+        return len(steps)
+
+    def _is_set_aside(self, path: Path) -> bool:
+        """Whether an episode is known to be damaged."""
+        return not path.exists() and (path.parent / _DAMAGED / path.name).exists()
+
+    def _restore(self, index: int, problems: list[str]) -> None:
+        assert self._directory is not None
+        episode = self._read(index, problems)
+        if episode is not None:
+            self._check_length(episode, str(_path(self._directory, index)))
+            self._remember(episode)
+
+    def _read(self, index: int, problems: list[str]) -> Episode | None:
+        """A stored episode; None where it is lost."""
+        assert self._directory is not None
+        path = _path(self._directory, index)
+        if self._is_set_aside(path):
+            self.lost.add(index)
+            return None
+        try:
+            episode = _checked(_as_stored(read_arrays(path)))
+            self._check_kinds(episode, "it")
+        except (UserError, ValueError) as error:
+            self._lose(index, error, problems)
+            return None
+        return episode
+
+    def _lose(self, index: int, error: Exception, problems: list[str]) -> None:
+        assert self._directory is not None
+        self.lost.add(index)
+        path = _path(self._directory, index)
+        named = isinstance(error, UserError)
+        problems.append(str(error) if named else f"{path} is no episode of this run ({error})")
+
+    def _say_what_is_lost(self, problems: list[str]) -> None:
+        if not problems:
+            return
+        some = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+        if len(self.lost) == self.num_episodes:
+            raise UserError(
+                f"none of {self.num_episodes} episodes in {self._directory} can be read ({some}): "
+                "restore them, or name the folder of another run"
+            )
+        warn(f"{len(problems)} of {self.num_episodes} episodes are left out: {some}")
+
+    def __len__(self) -> int:
+        """Rows held in memory, at most ``capacity``."""
+        return self._size
+
+    def add(self, episode: Episode) -> None:
+        """Adds a whole episode, in memory and on disk.
+
+        Args:
+          episode: arrays of T+1 rows: ``obs/<key>``, ``action`` float32 [T+1, A] (zeros in row 0),
+            ``reward`` float32 (on arrival; 0 in row 0), ``is_first`` and ``is_terminal`` bool,
+            ``env_steps`` int32 (control steps taken to arrive; 0 in row 0), where known
+            ``sim_state`` float64 [T+1, repeat, S], and whatever else the agent notes of each
+            action, the same keys in every episode. float64 observations are stored as float32,
+            images stay uint8. Arrays are copied.
+
+        Where the disk is full the episode waits in memory, and is written with the next one or by
+        ``store``.
+
+        Raises:
+          UserError: the episode does not fit into ``capacity``, or 100 of them wait for room.
+          ValueError: an array is missing, or its rows or shape do not fit the others.
+        """
+        episode = _checked(episode)
+        self._check_length(episode, f"episode {self.num_episodes}")
+        self._check_kinds(episode, f"episode {self.num_episodes}")
+        self._remember(episode)
+        if self._directory is not None:
+            self._waiting.append((_path(self._directory, self.num_episodes), episode))
+        self.num_episodes += 1
+        self.num_env_steps += int(episode["env_steps"].sum())
+        try:
+            self.store()
+        except OSError as error:
+            self._wait_for_room(error)
+
+    def store(self) -> None:
+        """Write the episodes that wait for room on the disk. Raises OSError where there is none."""
+        while self._waiting:
+            self._settle()
+            write_arrays(*self._waiting[0])
+            self._waiting.pop(0)
+
+    def _wait_for_room(self, error: OSError) -> None:
+        count, path = len(self._waiting), self._waiting[0][0]
+        if count >= _MOST_WAITING:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}), and {count} episodes wait for room: "
+                "free some, then the same command goes on from the last checkpoint"
+            ) from error
+        warn(
+            f"{path} cannot be written ({error.strerror}): it waits in memory, with "
+            f"{count - 1} more, and is tried again with the next episode"
+        )
+
+    def sample(self, batch: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draws chunks of consecutive rows, uniformly over all rows that a chunk can start from.
+
+        Chunks may span episode ends, where ``is_first`` is set; none spans the ring's seam.
+
+        Returns:
+          [batch, length, ...] per key: ``obs/<key>``, ``action``, ``reward``, ``is_first``,
+          ``is_terminal``, the agent's notes. The arrays are copies.
+
+        Raises:
+          UserError: fewer than ``length`` rows are stored.
+        """
+        if self._size < length:
+            raise UserError(
+                f"The replay holds {self._size} rows, too few for sequences of {length}: "
+                "collect more before learning, or use shorter sequences."
+            )
+        starts = rng.integers(self._size - length + 1, size=(batch, 1))
+        oldest = self._next - self._size
+        index = (oldest + starts + np.arange(length)) % self._allocated
+        return {key: rows[index] for key, rows in self._rows.items()}
+
+    def episodes(self) -> Iterator[Episode]:
+        """All episodes ever added but the lost ones, oldest first, whole, read from their files.
+
+        Raises:
+          UserError: the replay has no directory, or a file has become unreadable.
+        """
+        if self._directory is None:
+            raise UserError("This replay keeps no files: give it a directory to read episodes.")
+        for index in range(self.num_episodes):
+            if index not in self.lost:
+                yield read_arrays(_path(self._directory, index))
+
+    def _remember(self, episode: Episode) -> None:
+        """Appends an episode's rows to the ring, over the oldest ones if it is full."""
+        kept = {key: rows for key, rows in episode.items() if key not in _FILE_ONLY}
+        count = len(kept["is_first"])
+        self._make_room(kept, self._size + count)
+        index = (self._next + np.arange(count)) % self._allocated
+        for key, rows in kept.items():
+            self._rows[key][index] = rows
+        self._next = (self._next + count) % self._allocated
+        self._size = min(self._size + count, self._allocated)
+
+    def _check_length(self, episode: Episode, name: str) -> None:
+        count = len(episode["is_first"])
+        if self._capacity is not None and count > self._capacity:
+            raise UserError(
+                f"The replay's capacity of {self._capacity} rows is less than {name} "
+                f"with its {count} rows: raise the capacity."
+            )
+
+    def _check_kinds(self, episode: Episode, name: str) -> None:
+        """Against those of the first episode that was checked."""
+        new = {key: _kind(rows) for key, rows in episode.items() if key not in _FILE_ONLY}
+        old = self._kinds = self._kinds or new
+        for key in sorted(new.keys() | old.keys()):
+            if new.get(key) != old.get(key):
+                raise ValueError(
+                    f"{name}: '{key}' is {new.get(key)} a row, in earlier episodes {old.get(key)}"
+                )
+
+    def _make_room(self, rows: Episode, needed: int) -> None:
+        """Allocates the ring: all of ``capacity`` at once (untouched pages cost no memory)."""
+        if self._capacity is not None:
+            size = self._capacity
+        else:
+            size = max(self._allocated, _FIRST_GROWTH)
+            while size <= needed:  # never quite full, so that the seam stays at row 0
+                size *= 2
+        if size == self._allocated:
+            return
+        grown = {key: np.empty((size, *each.shape[1:]), each.dtype) for key, each in rows.items()}
+        for key, old in self._rows.items():
+            grown[key][: self._size] = old[: self._size]
+        self._rows, self._allocated = grown, size
+
+    def _settle(self) -> None:
+        """Removes what a run that was resumed from before left behind; sets damaged files aside."""
+        if not self._unsettled or self._directory is None:
+            return
+        for path in _episode_files(self._directory):
+            number = int(path.stem.rpartition("-")[2])
+            if number >= self.num_episodes - len(self._waiting):
+                path.unlink()
+            elif number in self.lost:
+                (self._directory / _DAMAGED).mkdir(exist_ok=True)
+                path.rename(self._directory / _DAMAGED / path.name)
+        self._unsettled = False
+
+
+def _kind(rows: np.ndarray) -> str:
+    return f"{rows.dtype}{list(rows.shape[1:])}"
+
+
+def _as_stored(arrays: Episode) -> Episode:
+    """The arrays of a file; raises ValueError where one is not as ``Replay.add`` writes it."""
+    for key, rows in arrays.items():
+        wanted = _DTYPES.get(key, rows.dtype)
+        if rows.ndim == 0 or rows.dtype.kind not in "fiub" or rows.dtype != wanted:
+            raise ValueError(f"'{key}' is {rows.dtype}{list(rows.shape)}")
+    return arrays
+
+
+def _checked(episode: Episode) -> Episode:
+    """A copy with the dtypes of ``Replay.add``; raises ValueError where something is missing."""
+    missing = _DTYPES.keys() - episode.keys()
+    if missing or not any(key.startswith("obs/") for key in episode):
+        raise ValueError(f"the episode lacks {sorted(missing) or 'observations (obs/<key>)'}")
+    checked = {key: np.array(rows, dtype=_DTYPES.get(key)) for key, rows in episode.items()}
+    for key, rows in checked.items():
+        if key.startswith("obs/") and rows.dtype == np.float64:
+            checked[key] = rows.astype(np.float32)
+    lengths = {key: len(rows) for key, rows in checked.items()}
+    if len(set(lengths.values())) != 1 or min(lengths.values()) == 0:
+        raise ValueError(f"the episode's arrays must have the same number of rows, got {lengths}")
+    is_first = checked["is_first"]
+    if not is_first[0] or is_first[1:].any():
+        raise ValueError("is_first must be true in row 0 of the episode and nowhere else")
+    return checked
+
+
+def _first_needed(lengths: list[int], capacity: int | None) -> int:
+    """The oldest episode of which rows are still in a ring of ``capacity`` rows."""
+    if capacity is None:
+        return 0
+    rows = 0
+    for index in reversed(range(len(lengths))):
+        rows += lengths[index]
+        if rows >= capacity:
+            return index
+    return 0
+
+
+def _path(directory: Path, index: int) -> Path:
+    return directory / f"episode-{index:06d}.npz"
+
+
+def _episode_files(directory: Path) -> list[Path]:
+    return entries(directory, "episode-*[0-9].npz")

@@ -1,0 +1,135 @@
+"""What a checkpoint keeps of a run, so that it goes on as if it had never stopped."""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsp.errors import UserError, said
+from lsp.runs.checkpoint import Checkpoint
+from lsp.training.build import AnyAgent, AnyLearner, AnyNetworks
+from lsp.training.collector import Collector
+from lsp.training.running_means import Means
+
+
+@dataclass
+class Counters:
+    """Where a run stands, besides its env steps."""
+
+    updates: int = 0
+    learning_since: int | None = None
+    """Env steps at which learning began; None before."""
+    seconds: float = 0.0
+    """Spent on the run, evaluations included."""
+    last_return: float | None = None
+    """Of the last whole episode."""
+    eval_return: float | None = None
+    """Of the last evaluation."""
+    owes_evaluation: bool = False
+    """An evaluation was broken off, and the resumed run repeats it."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The parts of a run that change as it goes on, apart from its episodes and metrics, which are
+    files of their own."""
+
+    networks: AnyNetworks
+    learner: AnyLearner
+    agent: AnyAgent
+    collector: Collector
+    sampler: np.random.Generator
+    means: Means
+    counters: Counters
+
+    def take(self, folder: Path) -> Checkpoint:
+        """A checkpoint of now, for `folder`. Raises UserError where a weight is not finite."""
+        optimizers = {
+            f"{name}.{index}.{key}": value
+            for name, optimizer in self.learner.optimizers.items()
+            for index, state in optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        tensors = {
+            "networks": dict(self.networks.state_dict()),
+            "optimizers": optimizers,
+            "agent": self.agent.state(),
+            "learner": self.learner.state(),
+            "means": self.means.sums,
+        }
+        for name, tensor in {**tensors["networks"], **optimizers}.items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{folder}: {name} is not finite, and not saved")
+        facts = asdict(self.counters) | self.collector.facts()
+        facts |= {
+            "episodes": self.collector.replay.num_episodes,
+            "sampler_rng": self.sampler.bit_generator.state,
+            "means_count": self.means.count,
+        }
+        return Checkpoint(self.collector.env_steps, tensors, self.collector.unfinished(), facts)
+
+    def restore(self, checkpoint: Checkpoint, folder: Path, force: bool = False) -> None:
+        """The inverse of `take`. With `force` an agent of another state starts anew.
+
+        Raises UserError where the checkpoint is not of such a run.
+        """
+        try:
+            self._restore(checkpoint.tensors, checkpoint.facts, checkpoint.episode, force)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{folder}: the checkpoint at {checkpoint.env_steps} env steps does not fit these "
+                f"settings: {textwrap.shorten(said(error), 300)}"
+            ) from error
+
+    def _restore(
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        facts: Mapping[str, Any],
+        episode: Mapping[str, np.ndarray],
+        force: bool,
+    ) -> None:
+        facts = {"owes_evaluation": False} | dict(facts)  # of which older ones know nothing
+        weights = dict(tensors["networks"])
+        if force:  # the ζ that all states share is as long as K and H have it
+            own = self.networks.state_dict()
+            weights |= {
+                name: own[name]
+                for name in own
+                if name.startswith("shared_") and own[name].shape != weights[name].shape
+            }
+        self.networks.load_state_dict(weights)
+        for name, optimizer in self.learner.optimizers.items():
+            state = _state_of(name, tensors["optimizers"])
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        same = _shapes(self.agent.state()) == _shapes(tensors["agent"])
+        if not same and not force:
+            raise ValueError("its agent has another state")
+        if same:
+            self.agent.load_state(tensors["agent"])
+        self.learner.load_state(tensors["learner"])
+        self.means.sums, self.means.count = dict(tensors["means"]), facts["means_count"]
+        for name in asdict(self.counters):
+            setattr(self.counters, name, facts[name])
+        self.sampler.bit_generator.state = facts["sampler_rng"]
+        # Episodes go on only with an agent that remembers them.
+        self.collector.restore(facts, episode, take_up=same)
+
+
+def _state_of(name: str, optimizers: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Of one optimiser, as PyTorch has it, out of all: `NAME.INDEX.KEY`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for path, value in optimizers.items():
+        part, index, key = path.split(".")
+        if part == name:
+            state.setdefault(int(index), {})[key] = value
+    return state
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Without those of random generators, which are a matter of the device."""
+    return {name: tensor.shape for name, tensor in tensors.items() if name != "generator"}

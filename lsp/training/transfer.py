@@ -1,0 +1,285 @@
+"""Starting from what another run has learned, on another task with the same body (section 4.3)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+from lsp.config import Config, TransferConfig, on_another_task
+from lsp.envs.action_repeat import ActionRepeat
+from lsp.envs.custom import Task, UserEnv
+from lsp.envs.dmc import DMControlEnv
+from lsp.errors import UserError
+from lsp.models.networks import Networks
+from lsp.runs.checkpoint import load_newest
+from lsp.runs.folder import RunFolder
+from lsp.runs.spaces import spaces_of
+from lsp.training.build import AnyNetworks
+from lsp.training.replay import Episode, Replay
+from lsp.training.trainer import Trainer, count_episodes, env_maker
+
+
+def transferred(
+    source: Path,
+    task: str,
+    transfer: TransferConfig | None = None,
+    skill_length: int | None = None,
+    horizon: int | None = None,
+    *,
+    logdir: Path | None = None,
+    **changes: Any,
+) -> Config:
+    """The settings of a run on `task`, in `logdir`, that starts from the run in `source`: that
+    run's own, with K and H changed where they are given; `changes` are the other settings of
+    `on_another_task` and top-level fields, but none that decides what its weights are.
+
+    Raises UserError if `source` is no run, or something cannot be changed.
+    """
+    _check_changes(source, transfer, changes)
+    if logdir is not None and logdir.resolve() == source.resolve():
+        raise UserError(f"{logdir} is the run to start from: choose another --logdir")
+    transfer = replace(transfer or TransferConfig(), source=str(source))
+    own = source_settings(source, logdir)
+    return on_another_task(own, task, transfer, skill_length, horizon, **changes)
+
+
+def _check_changes(source: Path, transfer: object, changes: dict[str, Any]) -> None:
+    """Raises UserError for what a transfer cannot change, or nothing has."""
+    for name in sorted({"method", "preset", "obs"} & set(changes)):
+        raise UserError(f"a transfer keeps its source's {name}: leave it out")
+    known = {each.name for each in fields(Config)} | {"prior_weight", "plan_lambda", "min_std"}
+    for name in sorted(set(changes) - known):
+        raise UserError(f"a transfer has no setting {name!r}")
+    if transfer is None:
+        return
+    if not isinstance(transfer, TransferConfig):
+        raise UserError(f"transfer must be a TransferConfig, not {type(transfer).__name__}")
+    if transfer.source is not None and Path(transfer.source) != source:
+        raise UserError(f"two sources: {source} and {transfer.source}")
+
+
+def source_settings(source: Path, logdir: Path | None = None) -> Config:
+    """Those of the run in `source`. Where it is gone, a transfer from it that is under way in
+    `logdir` goes on with its own. Raises UserError where neither is there."""
+    own = None if logdir is None else RunFolder(logdir)
+    try:
+        return RunFolder(source).read_config()
+    except UserError:
+        if own is None or not own.has_checkpoint or not own.started_from(source):
+            raise
+        return own.read_config()
+
+
+def check(config: Config, task: Task) -> None:
+    """Raises UserError, with both spaces, where the source's task has others than `task`; and
+    where its replay is to be relabelled, and has another body, another action repeat or other
+    goals."""
+    folder = _source(config)
+    source, noted = folder.read_config(), folder.read_spaces()
+    relabel, held = config.transfer.relabel, (source.action_repeat, config.action_repeat)
+    if relabel and held[0] != held[1]:
+        raise UserError(
+            f"{config.transfer.source}: its actions were held for {held[0]} env steps, not "
+            f"{held[1]}: keep its action_repeat, or do not relabel its replay"
+        )
+    if relabel and config.method == "hiro" and _goals(source) != _goals(config):
+        raise UserError(
+            f"{config.transfer.source}: its goals were {' for '.join(_goals(source))} agent steps, "
+            f"not {' for '.join(_goals(config))}: keep them, or do not relabel its replay"
+        )
+    if noted is None:
+        return  # the weights will tell
+    env = env_maker(config, task)()
+    spaces = spaces_of(env)
+    env.close()
+    if not noted.fits(spaces):
+        raise UserError(
+            f"{folder.path}: nothing can be carried over from {source.task} to {config.task}, "
+            f"which observe or do different things: {noted} against {spaces}"
+        )
+    if relabel and noted.body != spaces.body:
+        raise UserError(
+            f"{source.task} has another body than {config.task}, which cannot pay its states: do "
+            "not relabel its replay"
+        )
+
+
+def _goals(config: Config) -> tuple[str, str]:
+    """Of HIRO's manager, which the replay notes: of which kind, and held for how long."""
+    return config.hiro.goals, str(config.planner.skill_length)
+
+
+def begin(trainer: Trainer) -> None:
+    """Carry over to a fresh trainer what `config.transfer` says: weights, and with `relabel` the
+    replay, paid anew. From then on the policy acts, in the prefill too.
+
+    Raises UserError if the source has no checkpoint, or its weights, episodes or states are none
+    for this task.
+    """
+    config = trainer.config
+    folder = _source(config)
+    checkpoint = load_newest(folder.checkpoints)
+    if checkpoint is None:
+        raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+    carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
+    trainer.folder.write_source(folder.path, folder.read_config(), checkpoint.env_steps)
+    trainer.collector.random = False
+    count = count_episodes(checkpoint, folder)
+    if config.transfer.relabel:
+        _take_over_replay(trainer, folder, count)
+        trainer.counters.learning_since = 0
+    if config.transfer.keep_replay:
+        trainer.kept = _kept_replay(trainer, folder, count)
+
+
+def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
+    """The first `count` episodes of the source, copied into the run's folder, paid anew where the
+    new task's rewards can be known."""
+    rewards = _rewards_of_states(trainer, source)
+    kept = Replay(trainer.folder.source_episodes, None)
+    for episode in _episodes(source, count):
+        paid = rewards is not None and "sim_state" in episode
+        if rewards is not None and paid:
+            episode = relabelled(episode, rewards, source.path)
+        kept.add(episode | {"is_paid": np.full(len(episode["reward"]), paid)})
+    _refuse_too_few(kept, trainer.config, source)
+    return kept
+
+
+def _rewards_of_states(trainer: Trainer, source: RunFolder) -> "Rewards | None":
+    """What the new task pays for the source's states; None where that cannot be known."""
+    noted, spaces = source.read_spaces(), spaces_of(trainer.env)
+    same_body = noted is not None and noted.body == spaces.body
+    same_repeat = source.read_config().action_repeat == trainer.config.action_repeat
+    if not (same_body and same_repeat and isinstance(_paying(trainer.env), DMControlEnv)):
+        return None
+    return reward_function(trainer.env, trainer.config.task)
+
+
+def _episodes(source: RunFolder, count: int) -> Iterator[Episode]:
+    if not source.episodes.is_dir():
+        raise UserError(f"{source.path} has no episodes to learn from: restore {source.episodes}")
+    return Replay.stream(source.episodes, count)
+
+
+def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:
+    rows, needed = len(replay), config.replay.length
+    if rows < needed:
+        raise UserError(
+            f"{source.path} has {rows} agent steps of whole episodes, too few for sequences of "
+            f"{needed}: train it further, or neither relabel nor keep its replay"
+        )
+
+
+def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
+    """The first `count` episodes of the source, paid anew."""
+    rewards = reward_function(trainer.env, trainer.config.task)
+    for episode in _episodes(source, count):
+        trainer.replay.add(relabelled(episode, rewards, source.path))
+    _refuse_too_few(trainer.replay, trainer.config, source)
+
+
+def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Take over all weights but those of `config.transfer.reset`, which stay as they are.
+
+    Raises UserError naming a weight that does not fit.
+    """
+    weights = weights | _anchor_weights(networks, weights)
+    fresh = {name: x.clone() for name, x in networks.state_dict().items()}
+    # ζ of the literal Algorithm 1 has a length that K and H decide.
+    kept = {name for name in fresh if name.startswith("shared_")}
+    if "reward" in networks.config.transfer.reset:
+        kept |= {name for name in fresh if name.startswith("world_model.reward_head.")}
+    taken = {name: weights.get(name) for name in fresh if name not in kept}
+    for name, weight in taken.items():
+        if weight is None or weight.shape != fresh[name].shape:
+            shape = "missing" if weight is None else list(weight.shape)
+            raise UserError(
+                f"{source}: its weights are not those of this run's settings ({name} is {shape}, "
+                f"not {list(fresh[name].shape)}): lsp transfer takes the source's own"
+            )
+    networks.load_state_dict(fresh | taken)
+    if not isinstance(networks, Networks) or networks.config.plans_actions:
+        return  # HIRO's critics start from what they were
+    if "value" in networks.config.transfer.reset:
+        _reset_value(networks, fresh)
+
+
+def _anchor_weights(
+    networks: AnyNetworks, weights: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Those of the anchor: the source's own model and policy as they are now."""
+    if networks.config.transfer.anchor == 0:
+        return {}
+    names = [n.removeprefix("anchor.") for n in networks.state_dict() if n.startswith("anchor.")]
+    homes = {n: n if n.startswith("policy.") else f"world_model.{n}" for n in names}
+    return {f"anchor.{n}": weights[home] for n, home in homes.items() if home in weights}
+
+
+def _reset_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
+    """The last layer of the value and of its slow copy."""
+    last = f"net.{len(networks.value.net) - 1}"
+    with torch.no_grad():
+        for head, name in ((networks.value, "value"), (networks.slow_value, "slow_value")):
+            for part in ("weight", "bias"):
+                head.get_parameter(f"{last}.{part}").copy_(fresh[f"{name}.{last}.{part}"])
+
+
+_SAME_REWARD = (ActionRepeat, UserEnv, TimeLimit, OrderEnforcing, PassiveEnvChecker)
+"""Wrappers that pay what is inside them, for the states that it has."""
+
+Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(states `[time, S]`, actions `[time, A]`) → rewards `[time]`."""
+
+
+def _paying(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """The innermost environment that decides about rewards."""
+    while isinstance(env, _SAME_REWARD):
+        env = env.env
+    return env
+
+
+def reward_function(env: gymnasium.Env[Any, Any], task: str) -> Rewards:
+    """What `env` pays for stored states. Raises UserError for a task whose states are unknown, or
+    in a wrapper that may pay something else for them."""
+    inner = _paying(env)
+    if not isinstance(inner, DMControlEnv):
+        raise UserError(
+            f"{task}: relabelling needs a dm_control task or one of ours, and not in a wrapper of "
+            f"your own: this is {type(inner).__name__}"
+        )
+    return inner.reward_at
+
+
+def relabelled(episode: Episode, rewards: Rewards, source: Path) -> Episode:
+    """The episode with the rewards of another task: of each control step, summed over those that
+    an action was held for.
+
+    Raises UserError if the episode holds no simulator states, or others than the task needs.
+    """
+    if "sim_state" not in episode:
+        raise UserError(f"{source}: its episodes hold no simulator states to relabel")
+    states, taken = episode["sim_state"], episode["env_steps"]
+    count, repeat, size = states.shape
+    # Nothing led to row 0; where an episode ended within a held action, the last state fills the
+    # rest.
+    held = np.arange(repeat) < taken[:, None]
+    actions = np.repeat(episode["action"][:, None], repeat, axis=1)
+    paid = np.zeros((count, repeat))
+    try:
+        paid[held] = rewards(states[held], actions[held])
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{source}: its simulator states of {size} numbers are not this task's ({error})"
+        ) from error
+    return episode | {"reward": paid.sum(1).astype(np.float32)}
+
+
+def _source(config: Config) -> RunFolder:
+    assert config.transfer.source is not None
+    return RunFolder(Path(config.transfer.source))

@@ -1,0 +1,804 @@
+"""Transfer: what is carried over, what starts anew, and old episodes paid for another task."""
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Dict
+from own_tasks import Reach
+
+import lsp
+from lsp.algorithm.cem import standard_plan
+from lsp.api import load_networks
+from lsp.cli.main import _parse_in_one_line, main
+from lsp.config import (
+    Config,
+    RuntimeConfig,
+    TransferConfig,
+    default_runtime,
+    make_config,
+    validated,
+)
+from lsp.config.transfers import ANCHORED_STD, PRIOR_WEIGHT
+from lsp.envs import make_env
+from lsp.envs.custom import Maker
+from lsp.envs.dmc import load_control
+from lsp.errors import RunWarning, UserError
+from lsp.runs.checkpoint import load_newest
+from lsp.runs.folder import RunFolder
+from lsp.runs.metrics import read_metrics
+from lsp.runs.spaces import spaces_of
+from lsp.training import transfer as transfers
+from lsp.training.evaluation import evaluate
+from lsp.training.progress import describe
+from lsp.training.trainer import Trainer, env_maker
+from lsp.training.transfer import begin, relabelled, reward_function, transferred
+
+PLAIN = RuntimeConfig(compile=False, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """For a method, a short run on walker_walk."""
+    made = {}
+
+    def get(method="lsp", task="walker_walk"):
+        if (method, task) not in made:
+            path = tmp_path_factory.mktemp("source") / f"{method}-{task}"
+            config = make_config(method, "debug", task=task)
+            schedule = replace(config.schedule, eval_every=0)
+            lsp.train(replace(config, schedule=schedule), path, 1200, PLAIN)
+            made[method, task] = path
+        return made[method, task]
+
+    return get
+
+
+def open_trainer(path, config):
+    return Trainer(validated(config), RunFolder(path), PLAIN)
+
+
+def weights_of(path):
+    return load_newest(RunFolder(path).checkpoints).tensors["networks"]
+
+
+def changed(one, other):
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
+def test_reward_and_value_start_anew_where_that_is_asked_for(source, tmp_path, method):
+    heads = ("reward",) if method == "cem" else ("reward", "value")
+    config = transferred(source(method), "walker_run", TransferConfig(reset=heads))
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    before, after = weights_of(source(method)), trainer.networks.state_dict()
+    reset = changed(before, after)
+    heads = {name for name in before if name.startswith("world_model.reward_head")}
+    last = (
+        {}
+        if method == "cem"
+        else {
+            f"{value}.net.{len(trainer.networks.value.net) - 1}.{part}"
+            for value in ("value", "slow_value")
+            for part in ("weight", "bias")
+        }
+    )
+    biases = {name for name in before if name.endswith("bias")}  # fresh ones are zero
+    assert {name for name in heads if "weight" in name} - biases <= reset | {
+        "world_model.reward_head.1.weight"
+    }
+    assert reset <= heads | set(last)
+    assert set(last) <= reset
+    trainer.close()
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
+def test_all_weights_are_carried_over_and_no_more(source, tmp_path, method):
+    trainer = open_trainer(tmp_path / "run", transferred(source(method), "walker_run"))
+    begin(trainer)
+    assert not changed(weights_of(source(method)), trainer.networks.state_dict())
+    assert not any(optimizer.state for optimizer in trainer.learner.optimizers.values())
+    assert (len(trainer.replay), trainer.env_steps) == (0, 0)
+    trainer.close()
+
+
+def test_the_prefill_is_acted_by_the_transferred_policy(source, tmp_path):
+    trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run"))
+    begin(trainer)
+    assert not trainer.collector.random
+    trainer.run(200)
+    assert trainer.counters.updates == 0  # the prefill counts, and learning waits for its end
+    trainer.close()
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+def test_a_frozen_policy_stays_the_same_bit_for_bit(source, tmp_path, method):
+    transfer = TransferConfig(freeze_policy=True)
+    config = transferred(source(method), "walker_run", transfer)
+    lsp.train(config, tmp_path / "run", 1200, PLAIN)
+    moved = changed(weights_of(source(method)), weights_of(tmp_path / "run"))
+    assert not any(name.startswith(("policy.", "skill_predictor.")) for name in moved)
+    for part in ("world_model.rssm", "world_model.reward_head", "value.", "slow_value."):
+        assert any(name.startswith(part) for name in moved), part
+
+
+def test_the_planner_chooses_otherwise_for_another_task(source, tmp_path):
+    """The policy is the same, the reward is not: re-planning is what adapts."""
+    transfer = TransferConfig(freeze_policy=True, relabel=True, updates=150)
+    config = transferred(source(), "walker_run", transfer, reward="test_transfer:fall_over")
+    lsp.train(config, tmp_path / "run", 600, PLAIN)
+    plans = []
+    for run in (source(), tmp_path / "run"):
+        agent = lsp.load(run, mode="evaluate")
+        agent.act(
+            {key: np.zeros(x.shape, x.dtype) for key, x in observation_of("walker_run").items()}
+        )
+        plans.append(agent.plan.mean)
+    assert not torch.allclose(*plans, atol=1e-3)
+
+
+def observation_of(task):
+    env = make_env(task)
+    observation, _ = env.reset(seed=0)
+    env.close()
+    return observation
+
+
+def fall_over(states, actions):
+    """A user's own reward: 1 while the torso of the walker is below 0.7 m."""
+    return (states[:, 0] < -0.6).astype(float)
+
+
+def height(states, actions):
+    return states[:, 0] + 0.001 * actions[:, 0]
+
+
+def play(task, steps, repeat=2, seed=0):
+    """An episode as the replay stores it, and its environment."""
+    env = make_env(task, action_repeat=repeat)
+    rng = np.random.default_rng(seed)
+    _, info = env.reset(seed=seed)
+    rows = [(np.zeros(env.action_space.shape, np.float32), 0.0, info)]
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        _, reward, _, _, info = env.step(action)
+        rows.append((action, reward, info))
+    actions, rewards, infos = zip(*rows, strict=True)
+    return {
+        "action": np.stack(actions),
+        "reward": np.array(rewards, np.float32),
+        "sim_state": np.stack([info["sim_state"] for info in infos]),
+        "env_steps": np.array([info["env_steps"] for info in infos], np.int32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("walker_walk", "walker_run"), ("quadruped_upright_walk", "quadruped_reach")],
+)
+def test_relabelled_rewards_are_what_the_target_pays_for_these_states(tmp_path, before, after):
+    episode = play(before, 30)
+    paid = relabelled(episode, reward_function(make_env(after), after), tmp_path)["reward"]
+    env = load_control(*after.split("_", 1))
+    env.reset()
+    for t in range(1, 31):
+        total = 0.0
+        for state in episode["sim_state"][t]:
+            if hasattr(env.task, "goal"):
+                env.task.goal[:] = state[57:60]
+                state = state[:57]
+            with env.physics.reset_context():
+                env.physics.set_state(state)
+            total += float(env.task.get_reward(env.physics))
+        assert paid[t] == pytest.approx(total, rel=1e-6)
+    assert paid[0] == 0
+    assert not np.allclose(paid, episode["reward"])
+
+
+def test_relabelling_for_the_same_task_changes_nothing(tmp_path):
+    for task, repeat in (("walker_walk", 2), ("quadruped_obstacles_reach", 3)):
+        episode = play(task, 20, repeat)
+        again = relabelled(episode, reward_function(make_env(task), task), tmp_path)
+        np.testing.assert_array_equal(again["reward"], episode["reward"])
+
+
+def test_control_steps_after_the_end_are_not_paid(tmp_path):
+    episode = play("walker_walk", 5, repeat=4)
+    episode["env_steps"][-1] = 1  # ended within the last action
+    paid = relabelled(episode, lambda states, actions: np.ones(len(states)), tmp_path)["reward"]
+    assert paid.tolist() == [0, 4, 4, 4, 4, 1]
+
+
+def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
+    transfer = TransferConfig(relabel=True, updates=7)
+    config = transferred(source(), "walker_run", transfer, reward="test_transfer:height")
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    old = list(RunFolder(source()).episodes.iterdir())
+    assert trainer.replay.num_episodes == len(old)
+    first = next(trainer.replay.episodes())
+    states, actions = first["sim_state"], first["action"]
+    wanted = [sum(height(states[t], np.tile(actions[t], (2, 1)))) for t in range(1, 50)]
+    np.testing.assert_allclose(first["reward"][1:50], wanted, rtol=1e-5)
+    trainer.run(2)
+    assert trainer.counters.updates == 7
+    assert trainer.env.step(actions[1])[1] != 0  # the environment pays the same function
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    "held", [{}, {"keep_replay": True, "anchor": 0.1, "anchor_steps": 600}], ids=["free", "held"]
+)
+def test_a_transferred_run_resumes_exactly(source, tmp_path, held):
+    config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3, **held))
+    for path, stops in (("whole", [900]), ("broken", [300, 900])):
+        for stop in stops:
+            lsp.train(config, tmp_path / path, stop, PLAIN)
+    assert not changed(weights_of(tmp_path / "whole"), weights_of(tmp_path / "broken"))
+
+
+def test_skills_may_be_held_longer_on_the_new_task(source, tmp_path):
+    config = transferred(source(), "walker_run", skill_length=30, horizon=120)
+    assert (config.planner.skill_length, config.planner.horizon) == (30, 120)
+    assert (config.behavior_horizon, config.plan_length) == (30, 4)
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    trainer.run(80)
+    assert trainer.agent.plan.mean.shape == standard_plan(1, 4, 3, torch.device("cpu")).mean.shape
+    trainer.close()
+
+
+def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["transfer", str(source()), "--task", "walker_run", "--freeze-policy", "--relabel"]
+    main([*arguments, "--updates", "2", "--steps", "400", "--no-compile", "--seed", "5"])
+    run = tmp_path / "runs" / f"walker_run-from-{source().name}-frozen-relabel-seed5"
+    assert "Evaluation after 400 env steps" in capsys.readouterr().out
+    config = RunFolder(run).read_config()
+    assert (config.task, config.seed, config.transfer.source) == ("walker_run", 5, str(source()))
+    main([*arguments, "--updates", "2", "--steps", "500", "--no-compile", "--seed", "5"])
+    with pytest.raises(SystemExit):
+        main([*arguments, "--updates", "3", "--steps", "500", "--no-compile", "--seed", "5"])
+    assert "relabelled (2 updates), not from" in capsys.readouterr().err
+
+
+def test_each_command_has_a_folder_of_its_own(source):
+    def folder(*flags):
+        return _parse_in_one_line(
+            ["transfer", str(source()), "--task", "walker_run", *flags]
+        ).folder
+
+    flags = [
+        "",
+        "--freeze-policy",
+        "--relabel",
+        "--reset value",
+        "--reset value reward",
+        "--seed 1",
+    ]
+    flags += ["--keep-replay", "--anchor 0.1", "--anchor 0.1 --anchor-steps 9"]
+    flags += ["--prior-weight 0", "--plan-lambda 1", "--min-std 0.2"]
+    flags += ["--skill-length 5", "--horizon 5", "--reward a.b:c", "--reward a.b:d"]
+    folders = [folder(*each.split()) for each in flags]
+    assert len(set(folders)) == len(flags)
+    assert folders[0] == Path("runs") / f"walker_run-from-{source().name}"
+    # What only says how long, or how it is computed, goes on in the same one.
+    assert folder("--steps", "7", "--video", "--threads", "1") == folders[0]
+
+
+def test_a_run_is_called_what_its_folder_is_called(source, monkeypatch):
+    monkeypatch.chdir(source())
+    command = _parse_in_one_line(["transfer", ".", "--task", "walker_run"])
+    assert command.folder.name == f"walker_run-from-{source().name}"
+
+
+def test_a_transfer_is_computed_as_its_sources_preset_has_it(source, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr("lsp.cli.commands.Train.main", lambda self: computed.append(self.runtime))
+    main(["transfer", str(source()), "--task", "walker_run", "--threads", "3"])
+    assert computed == [replace(default_runtime("debug"), threads=3)]
+    assert not computed[0].compile
+
+
+def refused(message, *arguments, **settings):
+    with pytest.raises(UserError, match=message):
+        lsp.transfer(*arguments, runtime=PLAIN, **settings)
+
+
+def test_another_observation_space_is_refused_with_both(source, tmp_path):
+    both = r"walker_walk to cheetah_run.*'orientations'.*against.*'position'"
+    refused(both, source(), "cheetah_run", tmp_path / "run", 100)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
+    run = tmp_path / "run"
+    refused("not a run", tmp_path / "nowhere", "walker_run", run, 100)
+    refused("no skills", source("dreamer"), "walker_run", run, 100, skill_length=30)
+    refused("plans nothing", source("dreamer"), "walker_run", run, 100, horizon=30)
+    refused("plans nothing", source("hiro"), "walker_run", run, 100, horizon=30)
+    refused("plans nothing", source("random_skills"), "walker_run", run, 100, horizon=30)
+    refused("is the run to start from", source(), "walker_run", source(), 100)
+    refused("seed must be below", source(), "walker_run", run, 100, seed=2**32)
+    refused("no setting 'speed'", source(), "walker_run", run, 100, speed=3)
+    relabel = {"transfer": TransferConfig(relabel=True), "skill_length": 4}
+    refused("were skills for 10 agent", source("hiro"), "walker_run", run, 100, **relabel)
+    for reward in ("height", ":height", "..tests:height", "test_transfer:"):
+        refused("module:function", source(), "walker_run", run, 100, reward=reward)
+    refused("no 'nothing'", source(), "walker_run", run, 100, reward="test_transfer:nothing")
+    refused(
+        "needs a policy",
+        source("cem"),
+        "walker_run",
+        run,
+        100,
+        transfer=TransferConfig(freeze_policy=True),
+    )
+    with pytest.raises(UserError, match=r"need a transfer\.source"):
+        validated(Config(transfer=TransferConfig(relabel=True)))
+    assert not run.exists()
+
+
+def test_mistakes_of_a_program_without_type_checks_are_one_line(source, tmp_path):
+    jaxtyping.config.update("jaxtyping_disable", True)
+    refused("be a TransferConfig", source(), "walker_run", tmp_path, 9, transfer={"updates": 3})
+    for steps in ("9", float("nan"), -1):
+        refused("steps must be a number", source(), "walker_run", tmp_path / "run", steps)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_cannot_be_opened_leaves_no_folder(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise UserError("no workers")
+
+    monkeypatch.setattr(Trainer, "_environments", fail)
+    with pytest.raises(UserError, match="no workers"):
+        open_trainer(tmp_path / "run", make_config("lsp", "debug"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_planned_actions_look_as_far_ahead_as_is_asked_for(source):
+    config = transferred(source("cem"), "walker_run", horizon=7)
+    assert (config.planner.horizon, config.planner.skill_length) == (7, 1)
+    assert config.behavior == RunFolder(source("cem")).read_config().behavior
+
+
+def test_a_task_from_python_may_be_gone_on_with(tmp_path):
+    config = make_config("lsp", "debug", task="own_tasks:Reach")
+    lsp.train(config, tmp_path / "source", 200, PLAIN)
+    assert lsp.transfer(tmp_path / "source", Reach, tmp_path / "run", 100, PLAIN)
+    assert (tmp_path / "run" / "source.json").exists()
+
+
+class Elsewhere(Reach):
+    """It observes as many numbers, which mean something else."""
+
+    def __init__(self):
+        super().__init__()
+        spaces = dict(self.observation_space.spaces)
+        self.observation_space = Dict(spaces | {"wind": spaces.pop("goal")})
+
+    def observe(self):
+        seen = super().observe()
+        return seen | {"wind": seen.pop("goal")}
+
+
+def test_observations_that_only_fit_by_their_number_are_refused(tmp_path):
+    """Of tasks passed from Python too: in transfer, on resuming, and in load."""
+    run, both = tmp_path / "source", r"'goal' \[2\].*(against|this task has).*'wind' \[2\]"
+    lsp.train(Reach(), run, 200, PLAIN, config=make_config("lsp", "debug"))
+    assert RunFolder(run).read_spaces() == spaces_of(make_env(Reach()))
+    for task in (Elsewhere(), Elsewhere):
+        refused(both, run, task, tmp_path / "run", 100)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=both):
+        lsp.load(run, env=Elsewhere())
+    Elsewhere.__qualname__ = Reach.__qualname__
+    Elsewhere.__module__, module = Reach.__module__, Elsewhere.__module__
+    try:
+        with pytest.raises(UserError, match=both):
+            lsp.train(Elsewhere(), run, 300, PLAIN, config=make_config("lsp", "debug"))
+    finally:
+        Elsewhere.__qualname__, Elsewhere.__module__ = "Elsewhere", module
+
+
+@pytest.mark.parametrize(
+    "noted", [None, "[]", '{"actions": 3}', '{"observations": 3, "actions": 3, "body": 3}', "\0"]
+)
+def test_where_the_spaces_were_not_noted_the_weights_tell(source, tmp_path, noted):
+    old = tmp_path / "old"
+    shutil.copytree(source(), old)
+    (old / "spaces.json").unlink()
+    if noted is not None:
+        (old / "spaces.json").write_text(noted)
+    assert lsp.transfer(old, "walker_run", tmp_path / "run", 20, PLAIN)
+    refused("weights are not those", old, "cheetah_run", tmp_path / "other", 20)
+    assert not (tmp_path / "other").exists()
+    assert lsp.train(RunFolder(old).read_config(), old, 1210, PLAIN)
+    assert RunFolder(old).read_spaces() == RunFolder(source()).read_spaces()
+
+
+def test_weights_of_other_sizes_are_refused(source, tmp_path):
+    config = transferred(source(), "walker_run")
+    config = replace(config, model=replace(config.model, deter=20))
+    with pytest.raises(UserError, match=r"weights are not those.*rssm.*lsp transfer takes"):
+        lsp.train(config, tmp_path / "run", 100, PLAIN)
+
+
+def wrong_shape(states, actions):
+    return 1.0
+
+
+def enormous(states, actions):
+    return np.full(len(states), 1e30)
+
+
+def imaginary(states, actions):
+    return np.full(len(states), 1j)
+
+
+@pytest.mark.parametrize("reward", ["wrong_shape", "enormous", "imaginary"])
+def test_a_reward_function_must_return_a_number_for_each_state(source, tmp_path, reward):
+    call = (source(), "walker_run", tmp_path / "run", 100)
+    refused("must return one finite number", *call, reward=f"test_transfer:{reward}")
+
+
+class Doubled(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return 2 * reward
+
+
+def test_what_a_wrapper_pays_is_not_what_stored_states_are_paid(source, tmp_path):
+    def limited():
+        return gymnasium.make("lsp/walker_run-v0", max_episode_steps=50)
+
+    relabel = {"transfer": TransferConfig(relabel=True, updates=1)}
+    assert lsp.transfer(source(), limited, tmp_path / "run", 20, PLAIN, **relabel)
+    call = (source(), lambda: Doubled(limited()), tmp_path / "other", 20)
+    refused("not in a wrapper of your own: this is Doubled", *call, **relabel)
+    assert not (tmp_path / "other").exists()
+
+
+def meddling(states, actions):
+    states[:, 0], actions[:] = 777, 0.123
+    return np.ones(len(states))
+
+
+def broken(states, actions):
+    raise KeyError("torso")
+
+
+def forward(states, actions):
+    """The direction of movement, which a state at rest has not."""
+    with np.errstate(invalid="ignore"):
+        return states[:, 9] / np.abs(states[:, 9])
+
+
+def test_what_a_reward_does_to_its_states_and_actions_reaches_nothing(source, tmp_path):
+    transfer = TransferConfig(relabel=True, updates=0)
+    plain, paid = (
+        transferred(source(), "walker_walk", transfer, reward=reward)
+        for reward in (None, "test_transfer:meddling")
+    )
+    for name, config in (("plain", plain), ("paid", paid)):
+        lsp.train(config, tmp_path / name, 20, PLAIN)
+    for path in RunFolder(source()).episodes.iterdir():
+        before, after = np.load(path), np.load(tmp_path / "paid" / "episodes" / path.name)
+        for key in ("sim_state", "action"):
+            np.testing.assert_array_equal(before[key], after[key])
+    env = make_env("walker_walk", reward="test_transfer:meddling")
+    ours = make_env("walker_walk")
+    action = np.full(6, 0.5, np.float32)
+    for each in (env, ours):
+        each.reset(seed=0)
+    states = [each.step(action)[4]["sim_state"] for each in (env, ours)]
+    np.testing.assert_array_equal(*states)
+    assert (action == 0.5).all()
+
+
+def test_a_reward_need_not_be_defined_where_nothing_is_paid(tmp_path):
+    episode = play("walker_walk", 5, repeat=4)
+    episode["sim_state"][0] = 0
+    env = make_env("walker_walk", reward="test_transfer:forward")
+    paid = relabelled(episode, reward_function(env, "walker_walk"), tmp_path)["reward"]
+    assert np.isfinite(paid).all()
+    assert paid[0] == 0
+
+
+def test_a_refused_transfer_leaves_no_folder_and_says_why(source, tmp_path):
+    run, relabel = tmp_path / "run", {"transfer": TransferConfig(relabel=True)}
+    short, lost, held = (tmp_path / name for name in ("short", "lost", "held"))
+    config = make_config("lsp", "debug", task="walker_walk")
+    lsp.train(config, short, 300, PLAIN)
+    (tmp_path / "lost").mkdir()
+    (lost / "config.json").write_bytes((source() / "config.json").read_bytes())
+    lsp.train(replace(config, action_repeat=4), held, 20, PLAIN)
+    refused("150 agent steps|0 agent steps", short, "walker_run", run, 20, **relabel)
+    refused("no checkpoint yet", lost, "walker_run", run, 20)
+    refused("held for 4 env steps", held, "walker_run", run, 20, action_repeat=2, **relabel)
+    refused("failed .KeyError", source(), "walker_run", run, 20, reward=f"{__name__}:broken")
+    reward = {"reward": f"{__name__}:broken"}
+    refused("failed .KeyError", source(), "walker_run", run, 20, **relabel, **reward)
+    refused("number for each", source(), "walker_run", run, 20, reward=f"{__name__}:wrong_shape")
+    assert not run.exists()
+
+
+def with_reset(heads):
+    """As from a program without type checks."""
+    transfer = TransferConfig(source="runs/x")
+    object.__setattr__(transfer, "reset", heads)
+    return transfer
+
+
+def test_what_a_transfer_cannot_change_is_refused(source, tmp_path):
+    run = tmp_path / "run"
+    refused("horizon .H. must be at least 1", source(), "walker_run", run, 20, horizon=0)
+    refused("source's method", source(), "walker_run", run, 20, method="dreamer")
+    for reset in (("rewards",), "reward", ("reward", 3)):
+        with pytest.raises(UserError, match="reset cannot be"):
+            validated(Config(transfer=with_reset(reset)))
+    for transfer, method, why in (
+        (TransferConfig(reset=("value",)), "cem", "no such head"),
+        (TransferConfig(reset=("reward",)), "hiro", "no such head"),
+        (TransferConfig(updates=5), "lsp", r"needs transfer\.relabel"),
+    ):
+        config = make_config(method, "debug", transfer=replace(transfer, source="runs/x"))
+        with pytest.raises(UserError, match=why):
+            validated(config)
+    twice = Config(transfer=with_reset(["value", "reward", "value"]))
+    assert validated(twice).transfer.reset == ("reward", "value")
+    assert not run.exists()
+
+
+def test_what_a_run_began_from_cannot_be_forced(source, tmp_path):
+    run = tmp_path / "run"
+    lsp.train(make_config("lsp", "debug"), run, 20, PLAIN)
+    with pytest.raises(UserError, match="began from nothing, not from"):
+        lsp.train(transferred(source(), "walker_walk"), run, 40, PLAIN, force=True)
+    lsp.train(transferred(source(), "walker_walk"), tmp_path / "other", 20, PLAIN)
+    with pytest.raises(UserError, match="not from nothing"):
+        lsp.train(make_config("lsp", "debug"), tmp_path / "other", 40, PLAIN, force=True)
+    relabel = TransferConfig(relabel=True, updates=3, reset=("reward",))
+    again = (source(), "walker_walk", tmp_path / "other", 40, PLAIN)
+    for force in (False, True):
+        why = r"relabelled .3 updates., without its reward: choose another --logdir$"
+        with pytest.raises(UserError, match=why):
+            lsp.transfer(*again, force=force, transfer=relabel)
+    with pytest.warns(RunWarning, match="other settings"):
+        assert lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
+
+
+def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source().parent)
+    config = transferred(source(), "walker_run")
+    lsp.train(config, tmp_path / "run", 20, PLAIN)
+    relative = replace(config, transfer=replace(config.transfer, source=source().name))
+    lsp.train(relative, tmp_path / "run", 40, PLAIN)
+    away = source().with_name("away")
+    source().rename(away)
+    call = (source(), "walker_run", tmp_path / "run")
+    monkeypatch.setattr("lsp.report.plots.save_figure", lambda figure, out: None)
+    try:
+        assert lsp.train(config, tmp_path / "run", 60, PLAIN)
+        source().mkdir()  # something else has taken its place
+        assert lsp.transfer(*call, 70, PLAIN)
+        source().rmdir()
+        assert lsp.transfer(*call, 80, PLAIN)
+        main([*"transfer {} --task {} --logdir {} --steps 100".format(*call).split(), "--no-bf16"])
+        refused("is not a run", source(), "walker_run", tmp_path / "new", 20)
+        refused("is not a run", source(), "walker_run", tmp_path / "run2", 20)
+    finally:
+        away.rename(source())
+
+
+def test_a_transfer_goes_on_from_any_folder(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source().parent)
+    name = source().name
+    assert lsp.transfer(name, "walker_run", tmp_path / "run", 20, PLAIN)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(source(), tmp_path / "another")
+    refused("began from", "another", "walker_run", "run", 40)
+    shutil.copytree(source(), tmp_path / name)  # the project was moved, as it was
+    assert lsp.transfer(name, "walker_run", "run", 40, PLAIN)
+    assert lsp.transfer(source(), "walker_run", "run", 60, PLAIN)
+
+
+def test_a_source_may_be_named_twice(source, tmp_path):
+    transfer = TransferConfig(source=f"{source()}/")
+    assert transferred(source(), "walker_run", transfer).transfer.source == str(source())
+
+
+def test_longer_skills_get_longer_sequences_where_they_are_needed(source, tmp_path):
+    config = transferred(source("hiro"), "walker_run", skill_length=30)
+    assert config.replay.length == 60
+    assert lsp.train(config, tmp_path / "run", 20, PLAIN)
+    assert transferred(source("hiro"), "walker_run", skill_length=5).replay.length == 20
+
+
+def test_force_goes_on_with_other_k_and_h(source, tmp_path):
+    call = (source(), "walker_run", tmp_path / "run")
+    assert lsp.transfer(*call, 20, PLAIN)
+    refused("--force", *call, 40, skill_length=4, horizon=12)
+    with pytest.warns(RunWarning, match=r"planner.skill_length: \d+ → 4"):
+        assert lsp.transfer(*call, 40, PLAIN, force=True, skill_length=4, horizon=12)
+    assert lsp.transfer(*call, 60, PLAIN, skill_length=4, horizon=12)
+
+
+def test_a_signal_while_the_replay_is_relabelled_saves_and_stops(source, tmp_path, monkeypatch):
+    def stopped(trainer, *arguments):
+        take_over(trainer, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    take_over = transfers._take_over_replay
+    monkeypatch.setattr(transfers, "_take_over_replay", stopped)
+    transfer = TransferConfig(relabel=True, updates=50)
+    call = (source(), "walker_run", tmp_path / "run", 100, PLAIN)
+    assert not lsp.transfer(*call, transfer=transfer)
+    assert load_newest(RunFolder(tmp_path / "run").checkpoints).facts["updates"] == 0
+
+
+def test_a_source_may_have_been_paid_by_what_is_out_of_reach(source, tmp_path):
+    config = make_config("lsp", "debug", reward="test_transfer:height")
+    lsp.train(config, tmp_path / "own", 20, PLAIN)
+    folder = RunFolder(tmp_path / "own")
+    far = replace(folder.read_config(), reward="no_such_module:reward")
+    folder.record(far, PLAIN)
+    assert lsp.transfer(tmp_path / "own", "walker_run", tmp_path / "run", 20, PLAIN)
+
+
+def test_pixels_of_another_body_are_not_relabelled(source, tmp_path):
+    config = make_config("lsp", "debug", obs="pixels")
+    lsp.train(config, tmp_path / "seen", 20, PLAIN)
+    transfer = TransferConfig(relabel=True)
+    refused("another body", tmp_path / "seen", "cheetah_run", tmp_path / "run", transfer=transfer)
+
+
+def test_the_updates_before_the_first_step_are_told_of(source, tmp_path):
+    told, transfer = [], TransferConfig(relabel=True, updates=250)
+    call = (source(), "walker_run", tmp_path / "run", 40, PLAIN)
+    assert lsp.transfer(*call, listen=told.append, transfer=transfer)
+    assert [now.first_updates for now in told] == [(100, 250), (200, 250)]
+    assert describe(told[0]) == "0/40 env steps · 100 of the first 250 updates"
+
+
+def test_stopping_in_the_updates_before_the_first_step_saves_them(source, tmp_path, monkeypatch):
+    transfer = TransferConfig(relabel=True, updates=50)
+    trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run", transfer))
+    begin(trainer)
+    learn = trainer._learn
+
+    def stop_at_seven():
+        learn()
+        trainer.stopping = trainer.counters.updates == 7
+
+    monkeypatch.setattr(trainer, "_learn", stop_at_seven)
+    trainer.run(100)
+    trainer.close()
+    assert load_newest(RunFolder(tmp_path / "run").checkpoints).facts["updates"] == 7
+
+
+def test_flags_say_how_a_transfer_is_computed(source, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr("lsp.cli.commands.Train.main", lambda self: computed.append(self.runtime))
+    main(["transfer", str(source()), "--task", "walker_run", "--compile"])
+    assert computed[0].compile
+
+
+@pytest.mark.parametrize("relabel", [True, False], ids=["relabelled", "empty replay"])
+def test_a_transfer_is_evaluated_at_step_0_which_is_planning_alone(source, tmp_path, relabel):
+    """With the source's own policy, bit for bit; the model may have learned the new reward."""
+    transfer = TransferConfig(relabel=True, updates=5) if relabel else TransferConfig()
+    trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run", transfer))
+    begin(trainer)
+    policies, evaluate_now = [], trainer.evaluate
+
+    def watch():
+        policies.append(policy_of(trainer.networks.state_dict()))
+        evaluate_now()
+
+    trainer.evaluate = watch
+    trainer.run(20)
+    trainer.close()
+    assert not changed(policy_of(weights_of(source())), policies[0])
+    first = next(line for line in read_metrics(tmp_path / "run") if line["kind"] == "eval")
+    assert first["env_steps"] == 0
+    assert trainer.counters.updates == (5 if relabel else 0)
+    if not relabel:
+        assert first["eval/return"] == evaluated_on(source(), "walker_run")
+
+
+def policy_of(weights):
+    return {k: x.clone() for k, x in weights.items() if k.startswith("policy.")}
+
+
+def evaluated_on(path, task):
+    """The return of a run's weights on another task, planned for as a transfer plans."""
+    networks = load_networks(path)
+    networks.config = transferred(path, task)
+    schedule = networks.config.schedule
+    maker = env_maker(networks.config, task)
+    outcome = evaluate(networks, maker, schedule.eval_episodes, networks.config.seed, PLAIN)
+    return float(outcome.returns.mean())
+
+
+def test_a_transfer_that_was_stopped_before_step_0_is_evaluated_there(source, tmp_path):
+    config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=5))
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    learn = trainer._learn
+
+    def stop_after_one():
+        learn()
+        trainer.stopping = True
+
+    trainer._learn = stop_after_one
+    trainer.run(20)
+    trainer.close()
+    assert not [line for line in read_metrics(tmp_path / "run") if line["kind"] == "eval"]
+    lsp.train(config, tmp_path / "run", 20, PLAIN)
+    steps = [x["env_steps"] for x in read_metrics(tmp_path / "run") if x["kind"] == "eval"]
+    assert steps == [0, 20]
+
+
+def test_half_of_each_batch_comes_from_the_source(source, tmp_path):
+    config = transferred(
+        source(),
+        "walker_run",
+        TransferConfig(keep_replay=True),
+        reward="test_transfer:height",
+    )
+    trainer = open_trainer(tmp_path / "run", config)
+    begin(trainer)
+    assert len(trainer.replay) == 0
+    first = next(trainer.kept.episodes())
+    assert first["is_paid"].all()
+    states, actions = first["sim_state"], first["action"]
+    wanted = [sum(height(states[t], np.tile(actions[t], (2, 1)))) for t in range(1, 50)]
+    np.testing.assert_allclose(first["reward"][1:50], wanted, rtol=1e-5)
+    trainer.run(1000)
+    batch, half = trainer.draw_batch(), config.replay.batch // 2
+    old = trainer.kept.sample(2000, 1, np.random.default_rng(0))["action"]
+    old = {row.tobytes() for row in old}
+    from_source = [[row.tobytes() in old for row in each[:, None]] for each in batch["action"]]
+    assert not np.any(from_source[:half])
+    assert np.mean(from_source[half:]) > 0.9
+    trainer.close()
+
+
+def test_what_cannot_be_paid_is_kept_unpaid(tmp_path):
+    """A user's task has no simulator states."""
+    lsp.train(Reach(), tmp_path / "source", 400, config=make_config("lsp", "debug"))
+    config = transferred(tmp_path / "source", "python:Reach", TransferConfig(keep_replay=True))
+    trainer = Trainer(validated(config), RunFolder(tmp_path / "run"), PLAIN, Maker(Reach()))
+    begin(trainer)
+    assert not next(trainer.kept.episodes())["is_paid"].any()
+    trainer.run(300)
+    assert trainer.counters.updates > 0
+    trainer.close()
+
+
+def test_kept_episodes_that_are_gone_are_missed(source, tmp_path):
+    config = transferred(source(), "walker_run", TransferConfig(keep_replay=True))
+    lsp.train(config, tmp_path / "run", 20, PLAIN)
+    shutil.rmtree(tmp_path / "run" / "source_episodes")
+    with pytest.raises(UserError, match="source_episodes holds no episodes"):
+        lsp.train(config, tmp_path / "run", 40, PLAIN)
+
+
+def test_a_new_task_is_planned_for_within_the_prior(source):
+    assert transferred(source(), "walker_run").planner.prior_weight == PRIOR_WEIGHT
+    assert transferred(source(), "walker_run", prior_weight=0.3).planner.prior_weight == 0.3
+    assert transferred(source("dreamer"), "walker_run").planner.prior_weight == 0
+    with pytest.raises(UserError, match="plans no skills"):
+        transferred(source("dreamer"), "walker_run", prior_weight=0.3)
+    config = transferred(source(), "walker_run", plan_lambda=0.5, min_std=0.2)
+    assert (config.planner.lambda_, config.policy.min_std) == (0.5, 0.2)
+    anchored = transferred(source(), "walker_run", TransferConfig(anchor=0.1))
+    assert anchored.policy.min_std == ANCHORED_STD
