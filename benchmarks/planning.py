@@ -15,7 +15,7 @@ import torch
 
 from lsp.algorithm.behavior import plan_skills
 from lsp.api import prepare_torch
-from lsp.backends.backends import FastPath, fast_path
+from lsp.backends.backends import EagerBackend, learning_backend
 from lsp.config import Config, RuntimeConfig, make_config
 from lsp.models.networks import Networks
 
@@ -27,13 +27,13 @@ def wide() -> Config:
     fast = make_config("lsp", "fast").resolved()
     return replace(
         fast,
-        model=replace(fast.model, deter=128, hidden=128, reward=(128,)),
+        model=replace(backend.model, deter=128, hidden=128, reward=(128,)),
         policy=replace(fast.policy, layers=(128, 128)),
         value=replace(fast.value, layers=(128,)),
     )
 
 
-def planner(path: FastPath, starts: int) -> Callable[[], float]:
+def planner(path: EagerBackend, starts: int) -> Callable[[], float]:
     """A function that plans once and returns the milliseconds it took."""
     latent = path.networks.world_model.rssm.initial(starts)
     generator = torch.Generator().manual_seed(0)
@@ -56,8 +56,8 @@ def main() -> None:
     prepare_torch(runtime)
     torch.manual_seed(0)
     networks = Networks({"vector": (OBSERVATION,)}, ACTION, wide())
-    plain = planner(FastPath(networks), arguments.starts)
-    fast = planner(fast_path(networks, runtime), arguments.starts)
+    plain = planner(EagerBackend(networks), arguments.starts)
+    fast = planner(learning_backend(networks, runtime), arguments.starts)
     for each in (plain, fast):
         each()  # warms up
     rounds = [(plain(), fast()) for _ in range(arguments.rounds)]

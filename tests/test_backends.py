@@ -12,7 +12,7 @@ import torch
 import lsp.backends.backends
 from lsp.algorithm.behavior import score_plans
 from lsp.algorithm.learner import Learner
-from lsp.backends.backends import CompiledPath, FastPath, acting_path, fast_path
+from lsp.backends.backends import CompiledBackend, EagerBackend, acting_backend, learning_backend
 from lsp.backends.cuda_graphs import Recording
 from lsp.backends.hardware import compiler
 from lsp.config import RuntimeConfig, make_config
@@ -57,8 +57,8 @@ def observe(networks, sequences, scan):
     return everything, torch.autograd.grad(everything.sum(), list(rssm.parameters()))
 
 
-def same_weights(twin, networks):
-    pairs = zip(twin.parameters(), networks.parameters(), strict=True)
+def same_weights(copy, networks):
+    pairs = zip(copy.parameters(), networks.parameters(), strict=True)
     return all(torch.equal(mine, theirs.to(mine.dtype)) for mine, theirs in pairs)
 
 
@@ -69,19 +69,19 @@ def difference(one, other):
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
 def test_in_full_precision_the_twin_is_the_reference(method):
     networks = make_networks(method, termination=True)
-    twin = FastPath(networks).twin
+    copy = EagerBackend(networks).frozen_copy
     steps = make_steps(networks)
-    expected, same = (x.imagine(*steps) for x in (networks, twin))
+    expected, same = (x.imagine(*steps) for x in (networks, copy))
     assert torch.equal(same.feature, expected.feature)
     assert torch.equal(same.action, expected.action)
-    judgement, same = (x.judge(expected.feature) for x in (networks, twin))
-    assert all(torch.equal(x, y) for x, y in zip(judgement, same, strict=True))
+    head_outputs, same = (x.predict_heads(expected.feature) for x in (networks, copy))
+    assert all(torch.equal(x, y) for x, y in zip(head_outputs, same, strict=True))
 
 
 @pytest.mark.parametrize("length", [1, 4, 10])
 def test_scanning_in_pieces_is_scanning_at_once(length):
     networks = make_networks()
-    fast = CompiledPath(networks, wrap=lambda function: function)
+    fast = CompiledBackend(networks, wrap=lambda function: function)
     sequences = make_sequences(networks, length)
     states, gradients = zip(*(observe(networks, sequences, scan) for scan in (None, fast.scan)))
     assert torch.equal(*states)
@@ -91,11 +91,11 @@ def test_scanning_in_pieces_is_scanning_at_once(length):
 @pytest.mark.parametrize(
     ("chosen", "has_compiler", "path", "recorded"),
     [
-        ({}, True, CompiledPath, True),
-        ({"cuda_graphs": False}, True, CompiledPath, False),
-        ({"compile": False}, True, FastPath, True),
-        ({"compile": False, "cuda_graphs": False}, True, FastPath, False),
-        ({}, False, FastPath, True),
+        ({}, True, CompiledBackend, True),
+        ({"cuda_graphs": False}, True, CompiledBackend, False),
+        ({"compile": False}, True, EagerBackend, True),
+        ({"compile": False, "cuda_graphs": False}, True, EagerBackend, False),
+        ({}, False, EagerBackend, True),
     ],
 )
 def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, recorded):
@@ -104,39 +104,42 @@ def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, rec
     monkeypatch.setattr(lsp.backends.backends, "compiler", lambda: "g++" if has_compiler else None)
     lsp.backends.backends._say_once.cache_clear()
     with nullcontext() if has_compiler else pytest.warns(RunWarning, match="nothing is compiled"):
-        fast = fast_path(networks, runtime)
+        fast = learning_backend(networks, runtime)
     assert type(fast) is path
-    assert fast.twin.dtype == torch.bfloat16
-    acting = acting_path(networks, runtime)
-    assert type(acting) is FastPath
-    assert acting.twin.dtype == torch.float32
+    assert backend.frozen_copy.dtype == torch.bfloat16
+    acting = acting_backend(networks, runtime)
+    assert type(acting) is EagerBackend
+    assert acting.frozen_copy.dtype == torch.float32
     for each in (fast, acting):
         assert (each.record is Recording) == recorded
 
 
 def test_the_bf16_twin_is_close_to_the_reference():
     networks = make_networks(termination=True)
-    twin = FastPath(networks, torch.bfloat16).twin
+    copy = EagerBackend(networks, torch.bfloat16).frozen_copy
     steps = make_steps(networks, rows=200, count=1)
-    expected, rough = networks.imagine(*steps), twin.imagine(*steps)
+    expected, rough = networks.imagine(*steps), copy.imagine(*steps)
     assert rough.feature.dtype == torch.bfloat16
     # bf16 has 8 bits: values of size 1 are 0.4 % off, and a few layers add up.
     assert 0 < difference([expected.feature], [rough.feature]) < 0.06
     assert 0 < difference([expected.action], [rough.action]) < 0.03
-    judgement, rough = networks.judge(expected.feature), twin.judge(expected.feature)
+    head_outputs, rough = (
+        networks.predict_heads(expected.feature),
+        copy.predict_heads(expected.feature),
+    )
     assert rough.value.dtype == torch.float32
-    assert 0 < difference(judgement, rough) < 0.06
+    assert 0 < difference(head_outputs, rough) < 0.06
 
 
 def test_plans_are_ranked_in_bf16_as_in_full_precision():
     networks = make_networks()
-    twin = FastPath(networks, torch.bfloat16).twin
+    copy = EagerBackend(networks, torch.bfloat16).frozen_copy
     latent = make_steps(networks)[0]
     candidates = torch.randn(64, 6, 1, 3, generator=seeded(5))
     noise = networks.draw_noise(10, 1, 6, generator=seeded(6))
     with torch.no_grad():
         exact, rough = (
-            score_plans(x, latent, candidates, noise, seeded(7)) for x in (networks, twin)
+            score_plans(x, latent, candidates, noise, seeded(7)) for x in (networks, copy)
         )
     for start in range(6):
         assert torch.corrcoef(torch.stack([exact[:, start], rough[:, start]]))[0, 1] > 0.95
@@ -146,10 +149,10 @@ def test_a_large_value_keeps_its_precision_in_bf16():
     networks = make_networks()
     with torch.no_grad():
         networks.slow_value.net[-1].bias.fill_(100.0)
-    twin = FastPath(networks, torch.bfloat16).twin
+    copy = EagerBackend(networks, torch.bfloat16).frozen_copy
     feature = make_steps(networks, rows=200)[0].feature
     # Around 100, bf16 itself knows only multiples of one half.
-    exact, rough = networks.judge(feature).value, twin.judge(feature).value
+    exact, rough = networks.predict_heads(feature).value, copy.predict_heads(feature).value
     assert difference([exact], [exact.bfloat16()]) > 0.1
     assert 0 < difference([exact], [rough]) < 0.06
 
@@ -157,38 +160,38 @@ def test_a_large_value_keeps_its_precision_in_bf16():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_twin_follows_the_weights(dtype):
     networks = make_networks()
-    fast = FastPath(networks, dtype)
+    fast = EagerBackend(networks, dtype)
     shared = dtype == torch.float32
     with torch.no_grad():
         for weight in networks.parameters():
             weight.add_(0.1)
     networks.track_return_size(torch.linspace(-90, 90, 100)[None], torch.ones(100))
-    assert torch.equal(fast.twin.return_size, networks.return_size)
-    assert same_weights(fast.twin, networks) == shared
+    assert torch.equal(backend.frozen_copy.return_size, networks.return_size)
+    assert same_weights(backend.frozen_copy, networks) == shared
     fast.refresh()
-    assert same_weights(fast.twin, networks)
+    assert same_weights(backend.frozen_copy, networks)
     networks.load_state_dict({k: x.clone() + 1 for k, x in networks.state_dict().items()})
-    assert same_weights(fast.twin, networks) == shared
+    assert same_weights(backend.frozen_copy, networks) == shared
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_of_the_twin_teach_the_networks(dtype):
     """The losses of behaviour never reach the world model, in either precision."""
     networks = make_networks()
-    fast = FastPath(networks, dtype)
-    assert not any(weight.requires_grad for weight in fast.twin.world_model.parameters())
+    fast = EagerBackend(networks, dtype)
+    assert not any(weight.requires_grad for weight in backend.frozen_copy.world_model.parameters())
     assert all(weight.requires_grad for weight in networks.world_model.parameters())
     learner = Learner(networks, 0, fast)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     steps = make_steps(networks)
-    learner.descend("policy", -fast.twin.imagine(*steps).feature.float().square().mean())
+    learner.descend("policy", -backend.frozen_copy.imagine(*steps).feature.float().square().mean())
     changed = {k for k, x in networks.state_dict().items() if not torch.equal(x, before[k])}
     assert changed == {name for name in before if name.startswith("policy.")}
     exact = networks.imagine(*steps).feature.square().mean()
     wanted = torch.autograd.grad(-exact, list(networks.policy.parameters()))
     fast.refresh()
-    rough = fast.twin.imagine(*steps).feature.float().square().mean()
-    computed = torch.autograd.grad(-rough, list(fast.twin.policy.parameters()))
+    rough = backend.frozen_copy.imagine(*steps).feature.float().square().mean()
+    computed = torch.autograd.grad(-rough, list(backend.frozen_copy.policy.parameters()))
     one, other = (torch.cat([x.float().flatten() for x in g]) for g in (wanted, computed))
     assert torch.cosine_similarity(one, other, dim=0) > 0.99
 
@@ -245,22 +248,22 @@ import torch
 sys.path.insert(0, sys.argv[1])
 import test_acceleration as t
 
-from lsp.backends.backends import CompiledPath
+from lsp.backends.backends import CompiledBackend
 
 networks = t.make_networks()
-fast = CompiledPath(networks)
-twin, steps = fast.twin, t.make_steps(networks)
+fast = CompiledBackend(networks)
+copy, steps = backend.frozen_copy, t.make_steps(networks)
 close = {"atol": 1e-4, "rtol": 1e-3}
-expected, same = networks.imagine(*steps), twin.imagine(*steps)
+expected, same = networks.imagine(*steps), copy.imagine(*steps)
 torch.testing.assert_close(same.feature, expected.feature, **close)
 torch.testing.assert_close(same.action, expected.action, **close)
 with torch.no_grad():
-    torch.testing.assert_close(twin.imagine(*steps).feature, expected.feature, **close)
-    for one, other in zip(twin.judge(expected.feature), networks.judge(expected.feature)):
+    torch.testing.assert_close(copy.imagine(*steps).feature, expected.feature, **close)
+    for one, other in zip(copy.predict_heads(expected.feature), networks.predict_heads(expected.feature)):
         torch.testing.assert_close(one, other, **close)
 gradients = [
     torch.autograd.grad(x.imagine(*steps).feature.sum(), list(x.policy.parameters()))
-    for x in (networks, twin)
+    for x in (networks, copy)
 ]
 for one, other in zip(*gradients):
     torch.testing.assert_close(one, other, **close)

@@ -28,7 +28,7 @@ from lsp.algorithm.learner import Learner
 from lsp.config import make_config, validated
 from lsp.errors import UserError
 from lsp.models.distributions import softly_clamped_std
-from lsp.models.networks import Judgement, Networks
+from lsp.models.networks import HeadOutputs, Networks
 from lsp.models.world_model import Latent
 
 SHAPES = {"position": (5,)}
@@ -126,8 +126,8 @@ def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way():
 def test_one_step_of_one_part_changes_no_other():
     networks = make_networks()
     learner = Learner(networks, seed=0)
-    twin = learner.fast.twin
-    rollout, estimates, starts = imagine(twin)
+    copy = learner.backend.frozen_copy
+    rollout, estimates, starts = imagine(copy)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     loss, _ = policy_loss(rollout, estimates, starts.weight)
     learner.descend("policy", loss)
@@ -135,10 +135,10 @@ def test_one_step_of_one_part_changes_no_other():
     changed = {name for name in before if not torch.equal(before[name], after_policy[name])}
     assert changed
     assert all(name.startswith("policy.") for name in changed)
-    for part in (networks.world_model, twin.world_model, networks.value, networks.skill_predictor):
+    for part in (networks.world_model, copy.world_model, networks.value, networks.skill_predictor):
         assert all(weight.grad is None for weight in part.parameters())
 
-    loss, _ = value_loss(twin, rollout, estimates, starts.weight)
+    loss, _ = value_loss(copy, rollout, estimates, starts.weight)
     learner.descend("value", loss)
     after = networks.state_dict()
     changed = {name for name in after if not torch.equal(after_policy[name], after[name])}
@@ -200,7 +200,7 @@ def test_nothing_counts_after_a_certain_end():
     with torch.no_grad():
         head[-1].bias.fill_(100.0)  # every state is surely the last
     rollout, estimates, _ = imagine(networks)
-    reward = networks.judge(rollout.feature[1:]).reward
+    reward = networks.predict_heads(rollout.feature[1:]).reward
     torch.testing.assert_close(estimates.returns, reward)
     assert estimates.weight[:, 0].tolist() == [1, 0, 0, 0]
 
@@ -544,13 +544,13 @@ def test_an_update_imagines_a_quarter_of_its_rollouts_under_n_0_1(monkeypatch):
     networks = make_networks(behavior={"num_starts": 4, "rollouts_per_start": 4})
     learner = Learner(networks, seed=0)
     seen = []
-    imagine_rollout = learner.fast.twin.imagine
+    imagine_rollout = learner.backend.frozen_copy.imagine
 
     def watch(start, plan, noise):
         seen.append(plan)
         return imagine_rollout(start, plan, noise)
 
-    monkeypatch.setattr(learner.fast.twin, "imagine", watch)
+    monkeypatch.setattr(learner.backend.frozen_copy, "imagine", watch)
     far = Plan(torch.full((4, 1, 3), 50.0), torch.full((4, 1, 3), 0.1))
     monkeypatch.setattr(learner, "plan", lambda starts: (far, {}))
     networks.shapes = SHAPES
@@ -592,7 +592,7 @@ def test_a_reward_at_step_120_counts_with_a_lambda_of_one(monkeypatch):
         last = torch.zeros(120, 2)
         last[-1] = 1.0
         nothing = torch.zeros(120, 2)
-        networks.judge = lambda feature: Judgement(last, nothing + 1, nothing)
+        networks.predict_heads = lambda feature: HeadOutputs(last, nothing + 1, nothing)
         starts = make_starts(networks, 2).latent
         noise = networks.draw_noise(120, 1, 2, generator=seeded())
         plans = torch.zeros(1, 2, networks.config.plan_length, 3)

@@ -9,7 +9,7 @@ import torch
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
 from lsp.api import prepare_torch
-from lsp.backends.backends import FastPath
+from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import WARM_UP, Recording
 from lsp.cli.main import main
 from lsp.config import RuntimeConfig, make_config
@@ -58,8 +58,8 @@ def make_batch(networks, obs, seed):
 def test_a_recorded_update_is_an_update(method, obs):
     both = [make_networks(method, obs) for _ in range(2)]
     learners = [
-        Learner(both[0], 0, FastPath(both[0])),
-        Learner(both[1], 0, FastPath(both[1], record=Recording)),
+        Learner(both[0], 0, EagerBackend(both[0])),
+        Learner(both[1], 0, EagerBackend(both[1], record=Recording)),
     ]
     for update in range(WARM_UP + 4):
         plain, recorded = (x.update(make_batch(both[0], obs, update)) for x in learners)
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_updates(obs):
     weights = []
     for _ in range(2):
         networks = make_networks(obs=obs)
-        learner = Learner(networks, 0, FastPath(networks, record=Recording))
+        learner = Learner(networks, 0, EagerBackend(networks, record=Recording))
         for update in range(WARM_UP + 3):
             learner.update(make_batch(networks, obs, update))
         weights.append(networks.state_dict())
@@ -95,7 +95,9 @@ def test_the_same_seed_gives_the_same_updates(obs):
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "cem"])
 def test_nothing_in_an_update_waits_for_the_gpu(method, record):
     networks = make_networks(method)
-    learner = Learner(networks, 0, FastPath(networks, **({"record": Recording} if record else {})))
+    learner = Learner(
+        networks, 0, EagerBackend(networks, **({"record": Recording} if record else {}))
+    )
     batch = make_batch(networks, "proprio", 0)
     for _ in range(WARM_UP + 2):
         learner.update(batch)
@@ -111,7 +113,7 @@ def test_nothing_in_an_update_waits_for_the_gpu(method, record):
 def test_a_recorded_agent_acts_as_it_would(method, mode):
     networks = make_networks(method)
     agents = [
-        Agent(networks, mode, 3, 0, FastPath(networks, **record))
+        Agent(networks, mode, 3, 0, EagerBackend(networks, **record))
         for record in ({}, {"record": Recording})
     ]
     rng = np.random.default_rng(0)
@@ -140,7 +142,9 @@ def test_imagination_and_filter_are_those_of_a_cpu():
 
     feature = there.imagine(*(moved(x) for x in steps)).feature
     torch.testing.assert_close(feature.cpu(), expected, **CLOSE)
-    for one, other in zip(here.judge(expected), there.judge(expected.cuda()), strict=True):
+    for one, other in zip(
+        here.predict_heads(expected), there.predict_heads(expected.cuda()), strict=True
+    ):
         torch.testing.assert_close(other.cpu(), one, **CLOSE)
     rssm = here.world_model.rssm
     first = torch.rand(3, 9, generator=seed) < 0.2

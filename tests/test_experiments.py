@@ -25,7 +25,7 @@ from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
 from lsp.experiments.figures.skill_pictures import hold, skill_grid, spread, views
 from lsp.experiments.figures.trajectories import episode_states
 from lsp.experiments.sweep.execution import Execution, Outcome, cores
-from lsp.experiments.sweep.planned_run import Run, grid, parse_seeds, unique
+from lsp.experiments.sweep.planned_run import PlannedRun, grid, parse_seeds, unique
 from lsp.experiments.sweep.progress_screen import Screen, last_line
 from lsp.experiments.sweep.worker import perform
 from lsp.report.tables import collect
@@ -36,8 +36,8 @@ from lsp.training.transfer import transferred
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
 
-def debug_run(steps: int = 1000, method: str = "lsp", **changes) -> Run:
-    return Run(make_config(method, "debug", task="walker_walk", **changes), steps)
+def debug_run(steps: int = 1000, method: str = "lsp", **changes) -> PlannedRun:
+    return PlannedRun(make_config(method, "debug", task="walker_walk", **changes), steps)
 
 
 def call(command: str) -> None:
@@ -59,7 +59,7 @@ def test_the_name_of_a_run_stays():
     # Another name would have everybody's runs done again.
     assert debug_run().name == "walker_walk-lsp-debug-s0-a3d284f1"
     fast = make_config("dreamer", "fast", task="walker_walk")
-    assert Run(fast, 1).name == "walker_walk-dreamer-fast-s0-9c7831f5"
+    assert PlannedRun(fast, 1).name == "walker_walk-dreamer-fast-s0-9c7831f5"
 
 
 def test_the_length_is_no_part_of_the_name():
@@ -72,19 +72,23 @@ def test_the_length_is_no_part_of_the_name():
 def test_every_setting_is_part_of_the_name(changes):
     config = debug_run().config
     nested = replace(config, planner=replace(config.planner, horizon=20))
-    names = {debug_run().name, Run(replace(config, **changes), 1).name, Run(nested, 1).name}
+    names = {
+        debug_run().name,
+        PlannedRun(replace(config, **changes), 1).name,
+        PlannedRun(nested, 1).name,
+    }
     assert len(names) == 3
 
 
 def test_a_transfer_is_named_by_its_source_and_the_length_of_that():
     config = make_config("lsp", "debug", task="walker_run")
     sources = [None, debug_run(1000), debug_run(2000), debug_run(1000, seed=1)]
-    assert len({Run(config, 500, source).name for source in sources}) == 4
+    assert len({PlannedRun(config, 500, source).name for source in sources}) == 4
 
 
 def test_a_shared_run_is_done_once_for_its_longest_length():
     source = debug_run(1000)
-    transfer = Run(make_config("lsp", "debug", task="walker_run"), 500, source)
+    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 500, source)
     runs = unique([debug_run(400), transfer, debug_run(200)])
     assert [(run.name, run.steps) for run in runs] == [(source.name, 1000), (transfer.name, 500)]
 
@@ -100,15 +104,15 @@ def test_the_command_of_a_run_gives_its_settings(method, tmp_path):
         policy=replace(source.config.policy, layers=(8, 4)),
         behavior=replace(source.config.behavior, num_starts=None, lambda_=0.5),
     )
-    run = Run(config, 700, source)
+    run = PlannedRun(config, 700, source)
     parsed = _parse(run.command(tmp_path))
     assert parsed.config == run.settings(tmp_path)
     assert (parsed.steps, parsed.logdir) == (700, run.folder(tmp_path))
 
 
 def test_a_run_survives_the_way_to_another_process():
-    run = Run(make_config("dreamer", "debug", task="walker_run"), 500, debug_run())
-    assert Run.from_dict(run.to_dict()) == run
+    run = PlannedRun(make_config("dreamer", "debug", task="walker_run"), 500, debug_run())
+    assert PlannedRun.from_dict(run.to_dict()) == run
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("0-2", [0, 1, 2]), ("3", [3]), ("0-1,5", [0, 1, 5])])
@@ -253,10 +257,10 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
 
 def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, capsys):
     runs = [
-        Run(make_config("lsp", "debug", task="walker_wak"), 200),
+        PlannedRun(make_config("lsp", "debug", task="walker_wak"), 200),
         debug_run(200),
     ]
-    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, runs[0])
+    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, runs[0])
     outcome = Execution(storage=tmp_path, jobs=2).carry_out([*runs, transfer], RUNTIME)
     assert set(outcome.failed) == {runs[0].name, transfer.name}
     assert "Unknown task 'walker_wak'" in outcome.failed[runs[0].name]
@@ -267,7 +271,7 @@ def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, ca
 
 def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path):
     source = debug_run(400)
-    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, source)
+    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, source)
     outcome = Execution(storage=tmp_path, jobs=2).carry_out([source, transfer], RUNTIME)
     assert outcome == Outcome({}, False)
     assert transfer.finished(tmp_path)
@@ -278,7 +282,7 @@ def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path):
 
 def test_a_source_of_another_length_is_refused(tmp_path):
     perform_here([debug_run(400)], tmp_path)
-    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, debug_run(200))
+    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, debug_run(200))
     with pytest.raises(UserError, match=r"trained for 400 env steps, and .* starts from 200"):
         perform_here([transfer], tmp_path)
 
@@ -288,7 +292,7 @@ def test_a_source_whose_end_is_damaged_is_refused(tmp_path):
     perform_here([source], tmp_path)
     newest = source.folder(tmp_path) / "checkpoints" / "step-000000400"
     (newest / "networks.safetensors").write_bytes(b"damaged")
-    transfer = Run(make_config("lsp", "debug", task="walker_run"), 200, source)
+    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, source)
     with (
         pytest.warns(RunWarning, match="going on from step"),
         pytest.raises(UserError, match=r"newest is damaged.*remove it"),
@@ -399,7 +403,7 @@ def test_small_sources_are_long_where_getting_up_comes_first():
 
 
 def test_a_longer_horizon_takes_longer_where_the_planner_looks_ahead():
-    runs = [Run(make_config(method, "fast"), 60_000) for method in ("lsp", "dreamer")]
+    runs = [PlannedRun(make_config(method, "fast"), 60_000) for method in ("lsp", "dreamer")]
     longer = [
         replace(run, config=replace(run.config, planner=replace(run.config.planner, horizon=120)))
         for run in runs
@@ -532,7 +536,7 @@ def test_every_other_figure_at_its_full_size(name, storage):
 
 
 def test_skills_start_alike_and_are_held(tmp_path):
-    run = Run(make_config("lsp", "debug", task="quadruped_upright_walk"), 200)
+    run = PlannedRun(make_config("lsp", "debug", task="quadruped_upright_walk"), 200)
     perform_here([run], tmp_path)
     states = hold(run.folder(tmp_path), skill_grid(3), steps=4)
     assert states.shape == (9, 5, 60)

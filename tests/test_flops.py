@@ -56,7 +56,7 @@ def test_an_update_runs_about_the_operations_it_needs(method, shapes, model):
     data = {key: torch.as_tensor(x) for key, x in batch.items()}
 
     def learn_model():
-        loss, _, _ = networks.world_model.loss(data, learner.generator, learner.fast.scan)
+        loss, _, _ = networks.world_model.loss(data, learner.generator, learner.backend.scan)
         learner.descend("model", loss)
 
     model = counted(learn_model)

@@ -17,7 +17,13 @@ import lsp.backends.native.imagination
 import lsp.backends.native.layers
 import lsp.backends.native.mlp
 from lsp.algorithm.learner import Learner
-from lsp.backends.backends import CompiledPath, FastPath, NativePath, acting_path, fast_path
+from lsp.backends.backends import (
+    CompiledBackend,
+    EagerBackend,
+    NativeBackend,
+    acting_backend,
+    learning_backend,
+)
 from lsp.backends.hardware import compiler
 from lsp.backends.native.build import CannotBuild, library
 from lsp.backends.native.layers import room
@@ -92,9 +98,11 @@ VARIANTS = {
 @pytest.mark.parametrize("rows", [1, 37, 130, 300])  # of two tiles, three, and two blocks
 def test_imagination_is_the_reference(variant, rows):
     networks = make_networks(**VARIANTS[variant])
-    path = NativePath(networks)
+    path = NativeBackend(networks)
     expected = rollout(networks, networks.imagine, list(networks.policy.parameters()), rows)
-    found = rollout(networks, path.twin.imagine, list(path.twin.policy.parameters()), rows)
+    found = rollout(
+        networks, path.frozen_copy.imagine, list(path.frozen_copy.policy.parameters()), rows
+    )
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
 
@@ -102,10 +110,10 @@ def test_imagination_is_the_reference(variant, rows):
 @pytest.mark.parametrize("method", ["dreamer", "cem"])
 def test_imagination_without_skills_is_the_reference(method):
     networks = make_networks(method)
-    twin = NativePath(networks).twin
-    learned = [[] if method == "cem" else list(x.policy.parameters()) for x in (networks, twin)]
+    copy = NativeBackend(networks).frozen_copy
+    learned = [[] if method == "cem" else list(x.policy.parameters()) for x in (networks, copy)]
     expected = rollout(networks, networks.imagine, learned[0])
-    found = rollout(networks, twin.imagine, learned[1])
+    found = rollout(networks, copy.imagine, learned[1])
     assert distance(found[0], expected[0]) < CLOSE
     assert method == "cem" or distance(found[1], expected[1]) < CLOSE
 
@@ -113,9 +121,9 @@ def test_imagination_without_skills_is_the_reference(method):
 @bf16_products
 def test_bf16_stays_near_the_reference():
     networks = make_networks()
-    twin = NativePath(networks, torch.bfloat16).twin
+    copy = NativeBackend(networks, torch.bfloat16).frozen_copy
     expected = rollout(networks, networks.imagine, list(networks.policy.parameters()))
-    found = rollout(networks, twin.imagine, list(twin.policy.parameters()))
+    found = rollout(networks, copy.imagine, list(copy.policy.parameters()))
     assert 0 < distance(found[0], expected[0]) < 0.03
     assert 0 < distance(found[1], expected[1]) < 0.06
 
@@ -140,7 +148,7 @@ def scan(networks, path, length=12, rows=7):
 def test_the_filter_is_the_reference(variant, rows):
     networks = make_networks(**VARIANTS[variant])
     expected = scan(networks, networks.world_model.rssm.scan, rows=rows)
-    found = scan(networks, NativePath(networks).scan, rows=rows)
+    found = scan(networks, NativeBackend(networks).scan, rows=rows)
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
 
@@ -149,7 +157,7 @@ def test_the_filter_is_the_reference(variant, rows):
 def test_the_filter_in_bf16_stays_near_the_reference():
     networks = make_networks()
     expected = scan(networks, networks.world_model.rssm.scan)
-    found = scan(networks, NativePath(networks, torch.bfloat16).scan)
+    found = scan(networks, NativeBackend(networks, torch.bfloat16).scan)
     assert 10 * CLOSE < distance(found[0], expected[0]) < 0.03
     assert 10 * CLOSE < distance(found[1], expected[1]) < 0.06
 
@@ -163,8 +171,8 @@ def pass_through(mlp):
 
 
 MLPS = {
-    "χ": ("twin", "skill_predictor.net"),
-    "v": ("twin", "value.net"),
+    "χ": ("frozen_copy", "skill_predictor.net"),
+    "v": ("frozen_copy", "value.net"),
     "encoder": ("model", "encoder.mlp"),
     "decoder": ("model", "decoder.mlp"),
     "reward": ("model", "reward_head"),
@@ -177,15 +185,15 @@ MLPS = {
 def test_every_mlp_is_the_reference(variant, name):
     networks = make_networks(**VARIANTS[variant])
     holder, part = MLPS[name]
-    holders = {"twin": networks, "model": networks.world_model}
-    mlp = getattr(NativePath(networks), holder).get_submodule(part)
+    holders = {"frozen_copy": networks, "model": networks.world_model}
+    mlp = getattr(NativeBackend(networks), holder).get_submodule(part)
     assert mlp.faster is not None
     reference = holders[holder].get_submodule(part)
     assert reference.faster is None
     assert distance(pass_through(mlp), pass_through(reference)) < CLOSE
 
 
-def judge(networks, judges, rows=45):
+def predict_heads(networks, judges, rows=45):
     """What the heads say of some states, and the gradient of a function of it."""
     shape = 3, rows, networks.world_model.features
     feature = torch.randn(shape, generator=seeded(1)).to(networks.dtype).requires_grad_()
@@ -201,8 +209,8 @@ def test_judging_is_the_reference(variant, method, termination):
     parts = {"model": {}} | VARIANTS[variant]
     parts["model"] = parts["model"] | {"termination": termination}
     networks = make_networks(method, **parts)
-    expected = judge(networks, networks.judge)
-    found = judge(networks, NativePath(networks).twin.judge)
+    expected = predict_heads(networks, networks.predict_heads)
+    found = predict_heads(networks, NativeBackend(networks).frozen_copy.predict_heads)
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
 
@@ -210,9 +218,9 @@ def test_judging_is_the_reference(variant, method, termination):
 @bf16_products
 def test_judging_in_bf16_stays_near_the_reference():
     networks = make_networks()
-    expected = judge(networks, networks.judge)
-    twin = NativePath(networks, torch.bfloat16).twin
-    found = judge(twin, twin.judge)
+    expected = predict_heads(networks, networks.predict_heads)
+    copy = NativeBackend(networks, torch.bfloat16).frozen_copy
+    found = predict_heads(copy, copy.predict_heads)
     assert 0 < distance(found[0][::2], expected[0][::2]) < 0.03
     assert 0 < distance(found[1], expected[1]) < 0.06
 
@@ -240,7 +248,7 @@ def whole_update(make_path):
 
 def test_a_whole_update_is_the_reference():
     """Losses and gradients of all parts, the same noise in."""
-    (expected, weights), (found, changed) = map(whole_update, (FastPath, NativePath))
+    (expected, weights), (found, changed) = map(whole_update, (EagerBackend, NativeBackend))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
@@ -249,8 +257,8 @@ def test_a_whole_update_is_the_reference():
 
 @bf16_products
 def test_learning_the_model_in_bf16_stays_near_the_reference():
-    expected, _ = whole_update(FastPath)
-    found, _ = whole_update(lambda networks: NativePath(networks, torch.bfloat16))
+    expected, _ = whole_update(EagerBackend)
+    found, _ = whole_update(lambda networks: NativeBackend(networks, torch.bfloat16))
     names = [name for name in expected if name.startswith(("model/", "gradient/model"))]
     assert len(names) > 6
     for name in names:
@@ -260,11 +268,11 @@ def test_learning_the_model_in_bf16_stays_near_the_reference():
 
 def test_changed_weights_are_noticed_however_they_changed():
     networks = make_networks()
-    twin = NativePath(networks).twin
+    copy = NativeBackend(networks).frozen_copy
 
     def same():
         reference = deepcopy(networks)  # which computes eagerly
-        found, expected = (rollout(networks, x.imagine, [])[0] for x in (twin, reference))
+        found, expected = (rollout(networks, x.imagine, [])[0] for x in (copy, reference))
         return distance(found, expected) < CLOSE
 
     assert same()
@@ -280,7 +288,7 @@ def test_changed_weights_are_noticed_however_they_changed():
 def test_the_networks_themselves_stay_as_they_are():
     """They act and are looked into in full precision, whatever learns."""
     networks = make_networks()
-    NativePath(networks, torch.bfloat16 if HAS_BF16 else torch.float32)
+    NativeBackend(networks, torch.bfloat16 if HAS_BF16 else torch.float32)
     assert all(getattr(part, "faster", None) is None for part in networks.modules())
     assert all(weight.dtype == torch.float32 for weight in networks.parameters())
 
@@ -288,21 +296,21 @@ def test_the_networks_themselves_stay_as_they_are():
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_nan_comes_through(dtype):
     networks = make_networks()
-    path = NativePath(networks, dtype)
+    path = NativeBackend(networks, dtype)
     with torch.no_grad():
         networks.policy.net[0].bias[0] = float("nan")
-    assert all(x.isnan().any() for x in rollout(networks, path.twin.imagine, [])[0])
+    assert all(x.isnan().any() for x in rollout(networks, path.frozen_copy.imagine, [])[0])
     x = torch.full((2, networks.world_model.features), float("nan"))
     assert path.model.reward_head(x).isnan().all()
-    assert path.twin.judge(x).value.isnan().all()
+    assert path.frozen_copy.predict_heads(x).value.isnan().all()
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_the_same_again_is_the_same_to_the_bit(dtype):
     networks = make_networks()
-    twin = NativePath(networks, dtype).twin
+    copy = NativeBackend(networks, dtype).frozen_copy
     once, again = (
-        rollout(networks, twin.imagine, list(twin.policy.parameters()), 130) for _ in range(2)
+        rollout(networks, copy.imagine, list(copy.policy.parameters()), 130) for _ in range(2)
     )
     for one, other in zip((*once[0], *once[1]), (*again[0], *again[1]), strict=True):
         assert torch.equal(one, other)
@@ -310,33 +318,33 @@ def test_the_same_again_is_the_same_to_the_bit(dtype):
 
 def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
     networks = make_networks()
-    twin, kept = NativePath(networks).twin, []
+    copy, kept = NativeBackend(networks).frozen_copy, []
     for module in (lsp.backends.native.imagination, lsp.backends.native.mlp):
         monkeypatch.setattr(module, "room", lambda size: kept.append(size) or room(size))
-    learned = list(twin.policy.parameters())
+    learned = list(copy.policy.parameters())
     with torch.no_grad():
-        features, _ = rollout(networks, twin.imagine, [])
-        twin.judge(features[0])
+        features, _ = rollout(networks, copy.imagine, [])
+        copy.predict_heads(features[0])
     assert not kept
-    twin.judge(features[0].clone().requires_grad_())  # which knows its way back at once
+    copy.predict_heads(features[0].clone().requires_grad_())  # which knows its way back at once
     assert not kept
-    rollout(networks, twin.imagine, learned)
-    twin.value(features[0])
+    rollout(networks, copy.imagine, learned)
+    copy.value(features[0])
     assert len(kept) == 2
 
 
 def test_nothing_is_kept_of_a_pass_that_is_over():
     """Memory is given back at once: none of it hangs in a circle."""
     networks = make_networks()
-    path = NativePath(networks)
-    learned = list(path.twin.policy.parameters())
+    path = NativeBackend(networks)
+    learned = list(path.frozen_copy.policy.parameters())
 
     def passes():
-        rollout(networks, path.twin.imagine, learned)
+        rollout(networks, path.frozen_copy.imagine, learned)
         scan(networks, path.scan)
         states = torch.randn(4, networks.world_model.features).requires_grad_()
         path.model.reward_head(states).sum()
-        path.twin.judge(states)
+        path.frozen_copy.predict_heads(states)
 
     passes()
     gc.collect()
@@ -360,8 +368,8 @@ def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch
     runtime = RuntimeConfig(compile=True)
     try:
         with pytest.warns(RunWarning, match=r"no C\+\+ compiler") as said:
-            made = [fast_path(networks, runtime), acting_path(networks, runtime)]
-        assert [type(x) for x in made] == [FastPath, FastPath]
+            made = [learning_backend(networks, runtime), acting_backend(networks, runtime)]
+        assert [type(x) for x in made] == [EagerBackend, EagerBackend]
         assert len(said) == 1
     finally:
         library.cache_clear()
@@ -374,9 +382,9 @@ def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch)
     lsp.backends.backends._say_once.cache_clear()
     try:
         with pytest.warns(RunWarning, match="products for this processor"):
-            path = fast_path(networks, RuntimeConfig(compile=True))
-        assert type(path) is CompiledPath
-        assert type(acting_path(networks, RuntimeConfig(compile=True))) is FastPath
+            path = learning_backend(networks, RuntimeConfig(compile=True))
+        assert type(path) is CompiledBackend
+        assert type(acting_backend(networks, RuntimeConfig(compile=True))) is EagerBackend
     finally:
         lsp.backends.backends._say_once.cache_clear()
 
@@ -384,7 +392,7 @@ def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch)
 def test_networks_too_deep_for_the_kernels_are_refused():
     networks = make_networks(policy={"layers": (8,) * 16})
     with pytest.raises(CannotBuild, match="16 layers, not 17"):
-        NativePath(networks)
+        NativeBackend(networks)
 
 
 def test_an_older_processor_runs_the_kernels_in_fp32():

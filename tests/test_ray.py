@@ -9,14 +9,14 @@ import pytest
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
 from lsp.experiments.sweep.execution import Execution, Outcome
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
 
 def debug_run(steps, seed, task="walker_walk", source=None):
     config = make_config("lsp", "debug", task=task, seed=seed, action_repeat=10)
-    return Run(config, steps, source)
+    return PlannedRun(config, steps, source)
 
 
 def test_without_ray_it_is_one_line(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 
 from lsp.algorithm.learner import Learner
 from lsp.api import prepare_torch
-from lsp.backends.backends import fast_path
+from lsp.backends.backends import learning_backend
 from lsp.benchmark.bench import workload
 from lsp.config import Config, RuntimeConfig
 from lsp.models.networks import Networks
@@ -38,7 +38,7 @@ def main(sizes: str, precision: str, threads: int) -> None:
     torch.manual_seed(0)
     config = workload(sizes, "quadruped_walk")
     networks = Networks({"vector": (OBSERVATION,)}, ACTION, config)
-    learner, batch = Learner(networks, 0, fast_path(networks, runtime)), make_batch(config)
+    learner, batch = Learner(networks, 0, learning_backend(networks, runtime)), make_batch(config)
     for _ in sys.stdin:
         began = time.perf_counter()
         learner.update(batch)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lsp.algorithm.behavior import noisy_plan, plan_skills
 from lsp.algorithm.cem import Plan
-from lsp.algorithm.rng import take_up
-from lsp.backends.backends import FastPath
+from lsp.algorithm.rng import restore
+from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import Tensors
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
@@ -22,7 +22,7 @@ class Agent:
 
     `collect` explores: skills drawn from the planned ζ with noise on its mean, actions sampled
     from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
-    mode. Each agent has its own seeded random generator. `fast`, which is in full precision, is
+    mode. Each agent has its own seeded random generator. `backend`, which is in full precision, is
     what it filters, plans and acts with. `skills` are planned or drawn from N(0, I), whatever the
     settings say.
     """
@@ -33,20 +33,20 @@ class Agent:
         mode: Literal["collect", "evaluate"] = "evaluate",
         num_envs: int | None = None,
         seed: int = 0,
-        fast: FastPath | None = None,
+        backend: EagerBackend | None = None,
         skills: Literal["planned", "prior"] | None = None,
     ):
         config = networks.config
         if skills is not None:
             config = replace(config, skills=replace(config.skills, source=skills))
         self.networks, self.config, self.mode = networks, config, mode
-        self.fast = fast or FastPath(networks)
+        self.backend = backend or EagerBackend(networks)
         self.batched = num_envs is not None
         self.count = num_envs or 1
         self.generator = torch.Generator(networks.device).manual_seed(seed)
         # The same three functions, recorded where that is faster.
         self._filter, self._plan, self._choose = (
-            self.fast.record(function, self.generator)
+            self.backend.record(function, self.generator)
             for function in (self.filter, self.replan, self.choose)
         )
         self.reset()
@@ -97,11 +97,11 @@ class Agent:
         latent = Latent(inputs["deter"], inputs["stoch"])
         step = (
             inputs["action"],
-            self.fast.model.encode(seen),
+            self.backend.model.encode(seen),
             inputs["is_first"],
             self._noise(*latent.stoch.shape),
         )
-        latent, _, _ = self.fast.scan(latent, *(x[:, None] for x in step))
+        latent, _, _ = self.backend.scan(latent, *(x[:, None] for x in step))
         return latent._asdict()
 
     def _choose_skill(self) -> None:
@@ -139,7 +139,7 @@ class Agent:
             return
         rows = torch.as_tensor(np.flatnonzero(due), device=networks.device)
         mean, std = self.plan
-        self.fast.refresh()
+        self.backend.refresh()
         zeta = Plan(**self._plan(self.latent.rows(rows)._asdict() | {"mean": mean[rows]}))
         self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
@@ -149,7 +149,7 @@ class Agent:
         rest = torch.cat([inputs["mean"][:, 1:], inputs["mean"][:, -1:]], 1)
         prior = Plan(rest, torch.ones_like(rest)) if self.config.planner.warm_start else None
         latent = Latent(inputs["deter"], inputs["stoch"])
-        return plan_skills(self.fast.twin, latent, self.generator, prior)[0]._asdict()
+        return plan_skills(self.backend.frozen_copy, latent, self.generator, prior)[0]._asdict()
 
     def choose(self, inputs: Tensors) -> Tensors:
         """What the policy does with its skill, or the planned action itself."""
@@ -160,7 +160,7 @@ class Agent:
         config, collecting = self.config.policy, self.mode == "collect"
         if self.config.plans_actions:
             return self._explore(skill) if collecting else skill.clamp(-1, 1)
-        policy = self.fast.twin.policy(feature, skill)
+        policy = self.backend.frozen_copy.policy(feature, skill)
         if collecting:
             return self._explore(policy.sample(self._noise(*policy.mean.shape)))
         if config.mode_samples == 0:
@@ -202,4 +202,4 @@ class Agent:
         self.action, self.skill = on["action"], on["skill"]
         self.plan = Plan(on["plan_mean"], on["plan_std"])
         self.steps = state["steps"].numpy().copy()
-        take_up(self.generator, state["generator"])
+        restore(self.generator, state["generator"])

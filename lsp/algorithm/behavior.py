@@ -110,7 +110,7 @@ def estimate_values(
     (docs/findings.md).
     """
     config = networks.config
-    reward, going_on, value = networks.judge(feature[1:])
+    reward, going_on, value = networks.predict_heads(feature[1:])
     discount = config.behavior.discount * going_on
     if intrinsic is not None and config.value.covers == "total":
         reward, intrinsic = reward + intrinsic, None

@@ -28,8 +28,8 @@ from lsp.algorithm.behavior import (
 )
 from lsp.algorithm.cem import Plan, standard_plan
 from lsp.algorithm.optimizer import Adam
-from lsp.algorithm.rng import take_up
-from lsp.backends.backends import FastPath
+from lsp.algorithm.rng import restore
+from lsp.backends.backends import EagerBackend
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent, Metrics
 
@@ -39,28 +39,28 @@ PROBE_STARTS = 16  # start states at which skills are probed
 class Learner:
     """Networks, their optimisers and a random generator.
 
-    Behaviour is learned with `fast.twin`, a copy of the networks that may be faster and less
+    Behaviour is learned with `backend.frozen_copy`, a copy of the networks that may be faster and less
     precise; its gradients go to the networks' own parameters, and `refresh` brings it up to date.
-    `fast.model` computes with the parameters of the world model itself.
+    `backend.model` computes with the parameters of the world model itself.
     """
 
-    def __init__(self, networks: Networks, seed: int, fast: FastPath | None = None):
+    def __init__(self, networks: Networks, seed: int, backend: EagerBackend | None = None):
         config = networks.config
-        self.fast = fast or FastPath(networks)
+        self.backend = backend or EagerBackend(networks)
         self.networks, self.config = networks, config
         self.generator = torch.Generator(networks.device).manual_seed(seed)
-        twin = self.fast.twin
+        frozen = self.backend.frozen_copy
         # Of each part: what is learned, what computes its gradient, and the learning rate.
         parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
             "model": (networks.world_model, networks.world_model, config.model.learning_rate),
         }
-        frozen, anchored = config.transfer.freeze_policy, config.transfer.anchor > 0
+        held, anchored = config.transfer.freeze_policy, config.transfer.anchor > 0
         if not config.plans_actions:
-            parts["value"] = networks.value, twin.value, config.value.learning_rate
-        if not config.plans_actions and (anchored or not frozen):
-            parts["policy"] = networks.policy, twin.policy, config.policy.learning_rate
-        if config.has_intrinsic and not frozen:
-            skills = networks.skill_predictor, twin.skill_predictor
+            parts["value"] = networks.value, frozen.value, config.value.learning_rate
+        if not config.plans_actions and (anchored or not held):
+            parts["policy"] = networks.policy, frozen.policy, config.policy.learning_rate
+        if config.has_intrinsic and not held:
+            skills = networks.skill_predictor, frozen.skill_predictor
             parts["skills"] = (*skills, config.skills.learning_rate)
         self.optimizers, self.computing = dict[str, Adam](), dict[str, list[Tensor]]()
         for name, (module, computing, rate) in parts.items():
@@ -70,7 +70,7 @@ class Learner:
         self._starts: Latent | None = None
         self.anchor_weight = torch.zeros((), device=networks.device)
         self._learn, self._learn_around = (
-            self.fast.record(function, self.generator)
+            self.backend.record(function, self.generator)
             for function in (self.learn, partial(self.learn, hold_policy=True))
         )
 
@@ -89,16 +89,16 @@ class Learner:
     def learn(self, data: dict[str, Tensor], hold_policy: bool = False) -> Metrics:
         """`update` on a batch that is on the device. The first `own_sequences` of it are the run's
         own; from any others the model learns alone."""
-        networks, twin = self.networks, self.fast.twin
+        networks, frozen = self.networks, self.backend.frozen_copy
         config, generator = self.config, self.generator
 
         # Model learning: compute model states s_t, update θ
         noise = networks.world_model.posterior_noise(data, generator)
-        loss, latents, metrics = self.fast.model.loss(data, generator, self.fast.scan, noise)
+        loss, latents, metrics = self.backend.model.loss(data, generator, self.backend.scan, noise)
         metrics |= self.descend("model", loss)
         if config.plans_actions:
             return {name: value.detach() for name, value in metrics.items()}
-        self.fast.refresh()
+        self.backend.refresh()
         latents, data = self.own_rows(latents, data)
 
         # Behaviour learning: ζ = CEM(S, ...), μ ← μ + ε
@@ -111,32 +111,32 @@ class Learner:
         # Imagine with skills from ζ, some from N(0, I)
         rows, sources = starts.weight.shape[0], self.sources(starts.weight.shape[0])
         plans = draw_skills(zeta, sources, generator)
-        draws = twin.draw_noise(config.behavior_horizon, rows, generator=generator)
-        rollout = twin.imagine(starts.latent, plans, draws)
+        draws = frozen.draw_noise(config.behavior_horizon, rows, generator=generator)
+        rollout = frozen.imagine(starts.latent, plans, draws)
 
         # Rewards R and intrinsic rewards r_i form the value estimates
         evidence = None
         if config.num_segments:
-            evidence = recognise_skills(twin, rollout.feature, plans, generator)
+            evidence = recognise_skills(frozen, rollout.feature, plans, generator)
             metrics["skills/intrinsic_reward"] = evidence.reward.sum(0).mean()
         intrinsic = None if evidence is None else evidence.reward
-        estimates = estimate_values(twin, rollout.feature, intrinsic)
+        estimates = estimate_values(frozen, rollout.feature, intrinsic)
 
         # Update φ, ψ, χ
         loss, about_policy = policy_loss(rollout, estimates, starts.weight)
         metrics |= about_plan | about_policy
         if config.transfer.anchor > 0:
             drawn = noise[: config.own_sequences], generator
-            kl, about_anchor = anchor_loss(twin, latents, data, *drawn, self.fast.anchor_scan)
+            kl, about_anchor = anchor_loss(frozen, latents, data, *drawn, self.backend.anchor_scan)
             metrics |= about_anchor
             weight = self.anchor_weight * networks.return_size
             loss = kl if config.transfer.freeze_policy else loss + weight * kl
         if "policy" in self.optimizers and not hold_policy:
             metrics |= self.descend("policy", loss, again=evidence is not None)
         value_weight = starts.weight * sources.value_weight
-        loss, about_value = value_loss(twin, rollout, estimates, value_weight)
+        loss, about_value = value_loss(frozen, rollout, estimates, value_weight)
         if config.value.states == "observed":
-            replayed, about_replayed = replayed_value_loss(twin, latents, data)
+            replayed, about_replayed = replayed_value_loss(frozen, latents, data)
             loss, about_value = loss + replayed, about_value | about_replayed
         metrics |= about_value | self.descend("value", loss)
         if evidence is not None:
@@ -185,7 +185,7 @@ class Learner:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        take_up(self.generator, state["generator"])
+        restore(self.generator, state["generator"])
         if "deter" in state:
             device = self.networks.device
             self._starts = Latent(state["deter"].to(device), state["stoch"].to(device))
@@ -196,7 +196,7 @@ class Learner:
         if not config.plans_skills:
             count, length = starts.deter.shape[0], config.plan_length
             return standard_plan(count, length, config.skills.dim, networks.device), {}
-        zeta, stats = plan_skills(self.fast.twin, starts, self.generator)
+        zeta, stats = plan_skills(self.backend.frozen_copy, starts, self.generator)
         if config.planner.scope == "per_state":
             return noisy_plan(zeta, config, self.generator), stats
         one = Plan(zeta.mean[:1], zeta.std[:1])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def take_up(generator: torch.Generator, state: Tensor) -> None:
+def restore(generator: torch.Generator, state: Tensor) -> None:
     """Draw on from `state`. Kinds of device draw in different ways: where another one left it,
     what follows are other draws, the same ones whenever it is taken up."""
     state = state.cpu()

@@ -17,7 +17,7 @@ from lsp.backends.cuda_graphs import Record, Recording, as_it_is
 from lsp.backends.hardware import bf16_features, compiler
 from lsp.backends.native.build import CannotBuild
 from lsp.backends.native.filtering import Filter
-from lsp.backends.native.heads import Judge
+from lsp.backends.native.heads import Heads
 from lsp.backends.native.imagination import Imagination
 from lsp.backends.native.mlp import NativeMLP
 from lsp.config import RuntimeConfig
@@ -38,10 +38,10 @@ def precision(runtime: RuntimeConfig) -> torch.dtype:
     return torch.bfloat16 if runtime.bf16 and hardware else torch.float32
 
 
-class FastPath:
+class EagerBackend:
     """What updates and agents compute with; here as PyTorch does it, eagerly.
 
-    `twin` is a copy of the networks with its weights in `dtype`, for planning and behaviour
+    `frozen_copy` is a copy of the networks with its weights in `dtype`, for planning and behaviour
     learning. Its world model is frozen: behaviour learning differentiates through it, never with
     respect to it. `model` is the world model that learns and filters, and `scan` its filter;
     `anchor_scan` is that of a transfer's anchor.
@@ -55,39 +55,39 @@ class FastPath:
         record: Record = as_it_is,
     ):
         self.networks, self.record = networks, record
-        self.twin = twin_of(networks, dtype)
+        self.frozen_copy = frozen_copy(networks, dtype)
         self.model = networks.world_model
         self.scan: Scan = self.model.rssm.scan
-        anchor = self.twin.anchor
+        anchor = self.frozen_copy.anchor
         self.anchor_scan: Scan | None = None if anchor is None else anchor.rssm.scan
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the networks' weights; in full precision the twin shares their memory."""
-        if self.twin.dtype != self.networks.dtype:
-            mine: list[Tensor] = list(self.twin.parameters())
+        """Take over the networks' weights; in full precision the copy shares their memory."""
+        if self.frozen_copy.dtype != self.networks.dtype:
+            mine: list[Tensor] = list(self.frozen_copy.parameters())
             theirs: list[Tensor] = list(self.networks.parameters())
             torch._foreach_copy_(mine, theirs)
 
 
-class NativePath(FastPath):
-    """By kernels, all in `dtype`: rollouts, the filter, and every MLP of `twin` and `model`.
+class NativeBackend(EagerBackend):
+    """By kernels, all in `dtype`: rollouts, the filter, and every MLP of `copy` and `model`.
 
-    They read the networks' own weights, whatever the precision: the twin's parameters only stand
+    They read the networks' own weights, whatever the precision: the copy's parameters only stand
     for them where a gradient is asked for. Raises CannotBuild where there are no kernels.
     """
 
     def __init__(self, networks: Networks, dtype: torch.dtype = torch.float32):
         super().__init__(networks, dtype)
-        twin = self.twin
-        learned = [] if networks.config.plans_actions else list(twin.policy.parameters())
-        twin.imagine = Imagination(networks, learned, dtype)
-        twin.judge = Judge(networks, dtype)
+        copy = self.frozen_copy
+        learned = [] if networks.config.plans_actions else list(copy.policy.parameters())
+        copy.imagine = Imagination(networks, learned, dtype)
+        copy.predict_heads = Heads(networks, dtype)
         self.model = _same_weights(networks.world_model)
         self.scan = Filter(self.model.rssm, dtype)
         if networks.anchor is not None:
             self.anchor_scan = Filter(networks.anchor.rssm, dtype)
-        for mine, theirs in zip(_mlps(twin), _mlps(networks), strict=True):
+        for mine, theirs in zip(_mlps(copy), _mlps(networks), strict=True):
             mine.faster = NativeMLP(theirs, dtype, learned=mine)
         for mlp in _mlps(self.model):
             mlp.faster = NativeMLP(mlp, dtype)
@@ -96,7 +96,7 @@ class NativePath(FastPath):
         """Nothing to do: kernels see at every call whether weights have changed."""
 
 
-class CompiledPath(FastPath):
+class CompiledBackend(EagerBackend):
     """By torch.compile: one imagination step, all heads at once, a few steps of the filter.
 
     `wrap` compiles; another function of functions leaves only the division into pieces.
@@ -113,9 +113,9 @@ class CompiledPath(FastPath):
         wrap = wrap or partial(torch.compile, dynamic=False, fullgraph=True)
         self._scan: Scan = wrap(self.scan)
         self.scan = self._scan_in_pieces
-        self._transition: Transition = wrap(self.twin.transition)
-        self.twin.transition = self.transition
-        self.twin.judge = wrap(self.twin.judge)
+        self._transition: Transition = wrap(self.frozen_copy.transition)
+        self.frozen_copy.transition = self.transition
+        self.frozen_copy.predict_heads = wrap(self.frozen_copy.predict_heads)
 
     def _scan_in_pieces(
         self, latent: Latent, action: Tensor, embedding: Tensor, is_first: Tensor, noise: Tensor
@@ -134,19 +134,19 @@ class CompiledPath(FastPath):
     def transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
     ) -> tuple[Latent, Float[Tensor, "batch action"]]:
-        """`Networks.transition` of the twin."""
+        """`Networks.transition` of the copy."""
         return self._transition(_with_gradient(latent), skill, noise)
 
 
-def twin_of(networks: Networks, dtype: torch.dtype) -> Networks:
+def frozen_copy(networks: Networks, dtype: torch.dtype) -> Networks:
     """A copy with its weights in `dtype`; where that is their own, in the same memory."""
-    twin = deepcopy(networks)
-    twin.world_model.requires_grad_(False)
-    for weight, original in zip(twin.parameters(), networks.parameters(), strict=True):
+    copy = deepcopy(networks)
+    copy.world_model.requires_grad_(False)
+    for weight, original in zip(copy.parameters(), networks.parameters(), strict=True):
         weight.data = original.data.to(dtype)
-    for buffer, same in zip(twin.buffers(), networks.buffers(), strict=True):
+    for buffer, same in zip(copy.buffers(), networks.buffers(), strict=True):
         buffer.data = same.data
-    return twin
+    return copy
 
 
 def _same_weights(model: WorldModel) -> WorldModel:
@@ -165,36 +165,36 @@ def _with_gradient(latent: Latent) -> Latent:
     return Latent(*(x if x.requires_grad else x.detach().requires_grad_() for x in latent))
 
 
-def fast_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
+def learning_backend(networks: Networks, runtime: RuntimeConfig) -> EagerBackend:
     """For updates: the fastest that this machine and the user's settings allow."""
     dtype = precision(runtime)
     if networks.device.type == "cuda":
-        return _gpu_path(networks, dtype, runtime)
+        return _gpu_backend(networks, dtype, runtime)
     if not runtime.compile:
-        return FastPath(networks, dtype)
+        return EagerBackend(networks, dtype)
     try:
-        return NativePath(networks, dtype)
+        return NativeBackend(networks, dtype)
     except CannotBuild as reason:
         _say_once(f"{WITHOUT_KERNELS}: {reason}")
-        return CompiledPath(networks, dtype) if compiler() else FastPath(networks, dtype)
+        return CompiledBackend(networks, dtype) if compiler() else EagerBackend(networks, dtype)
 
 
-def acting_path(networks: Networks, runtime: RuntimeConfig) -> FastPath:
+def acting_backend(networks: Networks, runtime: RuntimeConfig) -> EagerBackend:
     """For agents, in full precision: a plan for one state costs little."""
     if networks.device.type == "cuda":
-        return FastPath(networks, record=_recorder(runtime))
+        return EagerBackend(networks, record=_recorder(runtime))
     if runtime.compile:
         try:
-            return NativePath(networks)
+            return NativeBackend(networks)
         except CannotBuild as reason:
             _say_once(f"{WITHOUT_KERNELS}: {reason}")
-    return FastPath(networks)
+    return EagerBackend(networks)
 
 
-def _gpu_path(networks: Networks, dtype: torch.dtype, runtime: RuntimeConfig) -> FastPath:
+def _gpu_backend(networks: Networks, dtype: torch.dtype, runtime: RuntimeConfig) -> EagerBackend:
     if runtime.compile and compiler() is None:  # which Triton needs to start its kernels
         _say_once("nothing is compiled, updates take half as long again: there is no C++ compiler")
-    kind = CompiledPath if runtime.compile and compiler() else FastPath
+    kind = CompiledBackend if runtime.compile and compiler() else EagerBackend
     return kind(networks, dtype, _recorder(runtime))
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lsp.algorithm.optimizer import Adam
-from lsp.algorithm.rng import take_up
+from lsp.algorithm.rng import restore
 from lsp.baselines.segments import (
     Segments,
     Sequences,
@@ -313,6 +313,6 @@ class HiroLearner:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        take_up(self.generator, state["generator"])
+        restore(self.generator, state["generator"])
         for name, level in self.levels.items():
             level.updates = int(state[name])

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lsp.algorithm.rng import take_up
+from lsp.algorithm.rng import restore
 from lsp.baselines.hiro import HiroNetworks
 
 
@@ -97,4 +97,4 @@ class HiroAgent:
         device = self.networks.device
         self.state_before, self.goal = (state[k].to(device) for k in ("state_before", "goal"))
         self.steps = state["steps"].numpy().copy()
-        take_up(self.generator, state["generator"])
+        restore(self.generator, state["generator"])

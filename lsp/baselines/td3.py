@@ -34,7 +34,7 @@ class Transitions(NamedTuple):
     weight: Float[Tensor, " batch"]
 
 
-class Actor(nn.Module):
+class ActingAgent(nn.Module):
     """π(s): actions in [-1, 1]."""
 
     def __init__(self, states: int, actions: int, layers: Sequence[int]):
@@ -89,7 +89,7 @@ class TD3(nn.Module):
     def __init__(self, states: int, actions: int, config: HiroConfig):
         super().__init__()
         self.config = config
-        self.actor = Actor(states, actions, config.layers)
+        self.actor = ActingAgent(states, actions, config.layers)
         critics = [Critic(states, actions, config.layers) for _ in range(2)]
         self.critics = nn.ModuleList(critics)
         self.slow_actor = deepcopy(self.actor).requires_grad_(False)

@@ -19,7 +19,7 @@ from lsp.algorithm.agent import Agent
 from lsp.algorithm.behavior import draw_starts
 from lsp.algorithm.learner import Learner
 from lsp.backends import cuda_graphs
-from lsp.backends.backends import acting_path
+from lsp.backends.backends import acting_backend
 from lsp.backends.cuda_graphs import Tensors
 from lsp.backends.hardware import cpu_name
 from lsp.benchmark.flops import update_flops
@@ -133,7 +133,7 @@ def bench(
             networks, learner = _parts(trainer)
             for _ in range(WARM_UP[networks.device.type] - 1):
                 update(trainer)
-            gemm = Gemm(config, learner.fast.twin.dtype, runtime.device)
+            gemm = Gemm(config, learner.backend.frozen_copy.dtype, runtime.device)
             times = time_updates(trainer, runtime, repeats, gemm)
             acting = time_acting(trainer, runtime)
             rate = end_to_end(trainer, env_steps) if env_steps else None
@@ -175,11 +175,11 @@ def time_updates(
     (networks, learner), config = _parts(trainer), trainer.config
     device = networks.device
     data = {key: torch.as_tensor(x).to(device) for key, x in trainer.draw_batch().items()}
-    model, is_terminal = learner.fast.model, data["is_terminal"]
+    model, is_terminal = learner.backend.model, data["is_terminal"]
     count = config.behavior.num_starts
 
     def learn(data: Tensors) -> Tensors:
-        loss, _, _ = model.loss(data, learner.generator, learner.fast.scan)
+        loss, _, _ = model.loss(data, learner.generator, learner.backend.scan)
         return learner.descend("model", loss)
 
     def plan(starts: Tensors) -> Tensors:
@@ -188,7 +188,7 @@ def time_updates(
     with torch.no_grad():
         _, latents, _ = model.loss(data, learner.generator)
     starts = draw_starts(latents, is_terminal, count, learner.generator).latent._asdict()
-    record, draws = learner.fast.record, learner.generator
+    record, draws = learner.backend.record, learner.generator
     works: list[Callable[[], Any]] = [partial(update, trainer), partial(record(learn, draws), data)]
     works += [partial(record(plan, draws), starts)] if config.plans_skills else []
     for work in works[1:]:
@@ -212,7 +212,7 @@ def _parts(trainer: Trainer) -> tuple[Networks, Learner]:
 def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
     """Milliseconds of each agent step while collecting, on observations of the replay."""
     networks = _parts(trainer)[0]
-    agent = Agent(networks, "collect", fast=acting_path(networks, runtime))
+    agent = Agent(networks, "collect", backend=acting_backend(networks, runtime))
     rows = trainer.replay.sample(1, trainer.config.replay.length, np.random.default_rng(0))
     observations = [
         {key[4:]: x[0, t] for key, x in rows.items() if key.startswith("obs/")}

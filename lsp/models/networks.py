@@ -18,7 +18,7 @@ from lsp.models.skills import SkillPredictor
 from lsp.models.world_model import Latent, WorldModel
 
 
-class Judgement(NamedTuple):
+class HeadOutputs(NamedTuple):
     """What the heads say of states s: r(s), the chance that the episode goes on, and v(s)."""
 
     reward: Float[Tensor, "*batch"]
@@ -55,7 +55,7 @@ class Networks(nn.Module):
         self.register_buffer("return_size", torch.ones(()))
         # Attributes, so that a faster copy can have faster ones (acceleration.py).
         self.transition: Transition = self._transition
-        self.judge: Callable[[Tensor], Judgement] = self._judge
+        self.predict_heads: Callable[[Tensor], HeadOutputs] = self._predict_heads
         self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
 
     def _transition(
@@ -81,15 +81,15 @@ class Networks(nn.Module):
             heads.append(self.slow_value.net)
         return heads
 
-    def judgement(self, said: list[Float[Tensor, "*batch"]]) -> Judgement:
+    def head_outputs(self, said: list[Float[Tensor, "*batch"]]) -> HeadOutputs:
         """Of what the heads say; values are 0 where none is learned."""
         reward, *others = said
         ends, learns = self.world_model.config.termination, not self.config.plans_actions
         going_on = torch.sigmoid(-others[0]) if ends else torch.ones_like(reward)
-        return Judgement(reward, going_on, others[-1] if learns else torch.zeros_like(reward))
+        return HeadOutputs(reward, going_on, others[-1] if learns else torch.zeros_like(reward))
 
-    def _judge(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
-        return self.judgement([head(feature).squeeze(-1) for head in self.heads])
+    def _predict_heads(self, feature: Float[Tensor, "*batch features"]) -> HeadOutputs:
+        return self.head_outputs([head(feature).squeeze(-1) for head in self.heads])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ import gymnasium
 
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
-from lsp.backends.backends import acting_path, fast_path
+from lsp.backends.backends import acting_backend, learning_backend
 from lsp.baselines.hiro import HiroLearner, HiroNetworks
 from lsp.baselines.hiro_agent import HiroAgent
 from lsp.config import Config, RuntimeConfig
@@ -35,7 +35,7 @@ def build_learner(networks: AnyNetworks, seed: int, runtime: RuntimeConfig) -> A
     """A learner for these networks, as fast as the machine allows."""
     if isinstance(networks, HiroNetworks):
         return HiroLearner(networks, seed)
-    return Learner(networks, seed, fast_path(networks, runtime))
+    return Learner(networks, seed, learning_backend(networks, runtime))
 
 
 def build_agent(
@@ -50,5 +50,5 @@ def build_agent(
     planned or drawn from N(0, I), whatever the settings say; HIRO's manager chooses its own."""
     if isinstance(networks, HiroNetworks):
         return HiroAgent(networks, mode, num_envs, seed)
-    fast = None if runtime is None else acting_path(networks, runtime)
-    return Agent(networks, mode, num_envs, seed, fast, skills)
+    backend = None if runtime is None else acting_backend(networks, runtime)
+    return Agent(networks, mode, num_envs, seed, backend, skills)

@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 
 @runtime_checkable
-class Actor(Protocol):
+class ActingAgent(Protocol):
     """What collecting asks of an agent; `lsp.algorithm.agent.Agent` is the first of them.
 
     `notes` are arrays `[num_envs, ...]` that belong to the last action of each env, zeros where
@@ -53,7 +53,7 @@ class Collector:
     the agent's action is not.
     """
 
-    def __init__(self, envs: Environments, agent: Actor, replay: Replay, seed: int):
+    def __init__(self, envs: Environments, agent: ActingAgent, replay: Replay, seed: int):
         self.envs, self.agent, self.replay, self.seed = envs, agent, replay, seed
         self.action_dim = agent.networks.action_dim
         self.task = agent.networks.config.task
@@ -201,11 +201,11 @@ class Collector:
         }
 
     def restore(
-        self, facts: Mapping[str, Any], rows: Mapping[str, np.ndarray], take_up: bool = True
+        self, facts: Mapping[str, Any], rows: Mapping[str, np.ndarray], resume: bool = True
     ) -> None:
         """The inverse of `facts` and `unfinished`: resets with the episodes' seeds and repeats
         their actions. An episode that does not arrive where it was is kept as truncated; all of
-        them without `take_up`, or where the number of environments changed.
+        them without `resume`, or where the number of environments changed.
         """
         self.env_steps, self.random = facts["env_steps"], facts["random"]
         self.rng.bit_generator.state = facts["random_rng"]
@@ -219,7 +219,7 @@ class Collector:
             mine = range(start, start + length)
             under_way.append([{key: x[t] for key, x in rows.items()} for t in mine])
             start += length
-        if take_up and len(under_way) == self.envs.count:
+        if resume and len(under_way) == self.envs.count:
             self.rows, self.numbers = under_way, numbers
             self.success = list(facts.get("success", self.success))
             self._repeat_actions()

@@ -14,7 +14,7 @@ from lsp.errors import UserError, said
 from lsp.runs.checkpoint import Checkpoint
 from lsp.training.build import AnyAgent, AnyLearner, AnyNetworks
 from lsp.training.collector import Collector
-from lsp.training.running_means import Means
+from lsp.training.running_means import RunningMeans
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class RunState:
     """The parts of a run that change as it goes on, apart from its episodes and metrics, which are
     files of their own."""
 
@@ -44,7 +44,7 @@ class Snapshot:
     agent: AnyAgent
     collector: Collector
     sampler: np.random.Generator
-    means: Means
+    means: RunningMeans
     counters: Counters
 
     def take(self, folder: Path) -> Checkpoint:
@@ -117,7 +117,7 @@ class Snapshot:
             setattr(self.counters, name, facts[name])
         self.sampler.bit_generator.state = facts["sampler_rng"]
         # Episodes go on only with an agent that remembers them.
-        self.collector.restore(facts, episode, take_up=same)
+        self.collector.restore(facts, episode, resume=same)
 
 
 def _state_of(name: str, optimizers: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

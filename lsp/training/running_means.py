@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class Means:
+class RunningMeans:
     """Sums and their count, kept on the device until the means are taken."""
 
     def __init__(self) -> None:

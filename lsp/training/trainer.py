@@ -26,8 +26,8 @@ from lsp.training.collector import Collector, EpisodeSummary
 from lsp.training.evaluation import Evaluation, evaluate
 from lsp.training.open_loop import has_images, write_film
 from lsp.training.replay import Replay
-from lsp.training.run_state import Counters, Snapshot
-from lsp.training.running_means import Means
+from lsp.training.run_state import Counters, RunState
+from lsp.training.running_means import RunningMeans
 
 _FIRST_UPDATES_TOLD = 100  # of those that come at once, between two reports
 
@@ -110,7 +110,7 @@ class Trainer:
         self.agent = build_agent(
             self.networks, "collect", config.num_envs, config.seed + 1, runtime
         )
-        self.means, self.counters = Means(), Counters()
+        self.means, self.counters = RunningMeans(), Counters()
         self.save_seconds: float | None = None
         self.owes_checkpoint = self.failed_to_save = False
         checkpoint = load_newest(folder.checkpoints)
@@ -122,7 +122,7 @@ class Trainer:
         self.envs = self._environments(runtime.patience)
         opened.callback(self.envs.close)
         self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
-        self.snapshot = Snapshot(
+        self.snapshot = RunState(
             *(self.networks, self.learner, self.agent, self.collector),
             *(self.sampler, self.means, self.counters),
         )

@@ -1,4 +1,4 @@
-"""`Networks.judge` by kernels: what all heads say of imagined states."""
+"""`Networks.predict_heads` by kernels: what all heads say of imagined states."""
 
 from typing import Any
 
@@ -7,28 +7,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lsp.backends.native.mlp import Call, NativeMLP
-from lsp.models.networks import Judgement, Networks
+from lsp.models.networks import HeadOutputs, Networks
 
 
-class Judge:
+class Heads:
     """The heads of `networks`, with weights in `dtype`; differentiable in the states alone."""
 
     def __init__(self, networks: Networks, dtype: torch.dtype):
         self.networks = networks
         self.heads = [NativeMLP(head, dtype) for head in networks.heads]
 
-    def __call__(self, feature: Float[Tensor, "*batch features"]) -> Judgement:
+    def __call__(self, feature: Float[Tensor, "*batch features"]) -> HeadOutputs:
         flat = feature.flatten(0, -2)
         for head in self.heads:
             head.packed.refresh()
         if torch.is_grad_enabled():
-            said = _Judge.apply(self.heads, flat)
+            said = _Heads.apply(self.heads, flat)
         else:
             said = [Call(head, flat, False).forward() for head in self.heads]
-        return self.networks.judgement([y.view(feature.shape[:-1]) for y in said])
+        return self.networks.head_outputs([y.view(feature.shape[:-1]) for y in said])
 
 
-class _Judge(torch.autograd.Function):
+class _Heads(torch.autograd.Function):
     """One output of each head, with its slope.
 
     A head is frozen and says one number, so that its gradient with respect to the states is known

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lsp.config import METHODS, TransferConfig, make_config, on_another_task
-from lsp.experiments.sweep.planned_run import Run, unique
+from lsp.experiments.sweep.planned_run import PlannedRun, unique
 
 PIXEL_TASKS = ("cheetah_run", "quadruped_run", "walker_run")
 SOURCES = ("quadruped_getup_walk", "quadruped_upright_walk")
@@ -88,7 +88,7 @@ class Curve:
 
     panel: str
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Target:
     curves: tuple[Curve, ...]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[PlannedRun]:
         """Seed by seed, so that every line has one early; sources before their transfers."""
         all_runs = [run for curve in self.curves for run in curve.runs]
         return unique(sorted(all_runs, key=lambda run: run.config.seed))
@@ -129,10 +129,10 @@ def _single(
 
 def _runs(
     scale: Scale, method: str, task: str, steps: int, obs: str = "proprio"
-) -> tuple[Run, ...]:
+) -> tuple[PlannedRun, ...]:
     config = make_config(method, scale.preset, task=task, obs=obs)
     config = replace(config, schedule=replace(config.schedule, eval_every=scale.eval_every))
-    return tuple(Run(replace(config, seed=seed), steps) for seed in scale.seeds)
+    return tuple(PlannedRun(replace(config, seed=seed), steps) for seed in scale.seeds)
 
 
 def _transferred(
@@ -150,7 +150,9 @@ def _transferred(
     if relabel and curve.runs[0].config.preset == "debug":
         transfer = replace(transfer, updates=10)
     runs = tuple(
-        Run(on_another_task(source.config, task, transfer, skill_length, horizon), steps, source)
+        PlannedRun(
+            on_another_task(source.config, task, transfer, skill_length, horizon), steps, source
+        )
         for source in curve.runs
     )
     return Curve(curve.panel, label or curve.label, runs)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lsp.config import to_dict
 from lsp.errors import UserError
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report import plots
 from lsp.report.tables import Row, read_table, start, table_path
 from lsp.runs.metrics import read_metrics
@@ -39,18 +39,18 @@ class Records:
         """For what only the folders of runs have."""
         return Records(self.storage)
 
-    def evaluations(self, run: Run) -> plots.Curve | None:
+    def evaluations(self, run: PlannedRun) -> plots.Curve | None:
         """Env steps and returns; None of a run that has not been evaluated. Of its folder and its
         table the one that has got further."""
         found = [self._of_folder(run), self._of_table(run)]
         return max((x for x in found if x[0].size), key=lambda x: x[0][-1], default=None)
 
-    def finished(self, run: Run) -> bool:
+    def finished(self, run: PlannedRun) -> bool:
         """Whether it is as long as it is to be."""
         steps, _ = self._of_table(run)
         return run.finished(self.storage) or (steps.size > 0 and bool(steps[-1] >= run.steps))
 
-    def counts(self, run: Run) -> bool:
+    def counts(self, run: PlannedRun) -> bool:
         """Whether it can tell anything: not a transfer from a run that ended no higher than
         standing still."""
         if run.source is None or not self.finished(run.source):
@@ -59,14 +59,14 @@ class Records:
         still = plots.STANDING_STILL.get(run.source.config.task, -np.inf)
         return learned is None or bool(learned[1][-1] > still)
 
-    def _of_folder(self, run: Run) -> plots.Curve:
+    def _of_folder(self, run: PlannedRun) -> plots.Curve:
         folder = run.folder(self.storage)
         lines = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
         steps, values = plots.curve((x for x in lines if x["kind"] == "eval"), "eval/return")
         kept = steps <= run.steps * TOO_FAR
         return steps[kept], values[kept]
 
-    def _of_table(self, run: Run) -> plots.Curve:
+    def _of_table(self, run: PlannedRun) -> plots.Curve:
         rows = [] if self.tables is None else _rows(self.tables, run)
         points = sorted((float(x["env_steps"]), float(x["eval_return"])) for x in rows)
         steps, values = np.array(points).reshape(-1, 2).T
@@ -74,7 +74,7 @@ class Records:
         return steps[kept], values[kept]
 
 
-def _rows(tables: Path, run: Run) -> list[Row]:
+def _rows(tables: Path, run: PlannedRun) -> list[Row]:
     """Those of a run in its table; evaluations without a return left out."""
     config, settings = run.config, to_dict(run.config)
     source = None if run.source is None else run.source.config.task

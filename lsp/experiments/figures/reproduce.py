@@ -6,7 +6,7 @@ from pathlib import Path
 from lsp.errors import UserError
 from lsp.experiments.figures.definitions import SCALES, TARGETS, Scale, Target, target
 from lsp.experiments.figures.evaluations import Records
-from lsp.experiments.sweep.planned_run import Run, unique
+from lsp.experiments.sweep.planned_run import PlannedRun, unique
 
 
 def find_scale(name: str) -> Scale:
@@ -23,7 +23,7 @@ def find_targets(name: str, scale: Scale) -> list[Target]:
     return [target(each, scale) for each in (TARGETS if name == "all" else [name])]
 
 
-def runs_of(targets: Iterable[Target]) -> list[Run]:
+def runs_of(targets: Iterable[Target]) -> list[PlannedRun]:
     """All runs, each once, first seeds first."""
     return unique(run for each in targets for run in each.runs)
 

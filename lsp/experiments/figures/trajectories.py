@@ -14,7 +14,7 @@ from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.experiments.figures.curves import partial_note
 from lsp.experiments.figures.definitions import COVE_SHOWN, Target
 from lsp.experiments.figures.evaluations import Records
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report import plots
 from lsp.runs.files import read_arrays
 
@@ -30,7 +30,7 @@ def draw_trajectories(target: Target, records: Records, out: Path) -> None:
 
 
 def episode_states(
-    run: Run, storage: Path, limit: int
+    run: PlannedRun, storage: Path, limit: int
 ) -> Iterator[tuple[Float64[np.ndarray, "time S"], Float64[np.ndarray, "steps S"]]]:
     """Simulator states after each agent step, start included, and after each control step, of the
     episodes that begin before `limit` env steps."""
@@ -46,7 +46,7 @@ def episode_states(
         begun += int(taken.sum())
 
 
-def _draw_run(axes: Axes, run: Run, storage: Path, label: str) -> None:
+def _draw_run(axes: Axes, run: PlannedRun, storage: Path, label: str) -> None:
     episodes = list(episode_states(run, storage, COVE_SHOWN))
     for states, _ in episodes:
         way = Measurements(states).position[:, :2]

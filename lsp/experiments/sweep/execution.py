@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from lsp.config import RuntimeConfig
 from lsp.errors import UserError
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.experiments.sweep.progress_screen import show
 
 
@@ -47,7 +47,7 @@ class Execution:
             raise UserError(f"threads must be at least 1, not {runtime.threads}")
         return replace(runtime, threads=runtime.threads or max(1, cores() // self.at_once))
 
-    def carry_out(self, runs: Sequence[Run], runtime: RuntimeConfig) -> Outcome:
+    def carry_out(self, runs: Sequence[PlannedRun], runtime: RuntimeConfig) -> Outcome:
         """Carry out what is missing of `runs`. Raises UserError if this cannot even begin."""
         if self.address is not None and self.engine != "ray":
             raise UserError(f"--address {self.address} is of a Ray cluster: add --engine ray")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lsp.config import RuntimeConfig
 from lsp.experiments.sweep.execution import Outcome
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.experiments.sweep.progress_screen import Screen, last_line
 from lsp.experiments.sweep.worker import MISTAKE, job
 from lsp.training.signals import counted_signals
@@ -23,7 +23,7 @@ Process = subprocess.Popen[str]
 
 
 def run_locally(
-    runs: Sequence[Run], storage: Path, jobs: int, runtime: RuntimeConfig, screen: Screen
+    runs: Sequence[PlannedRun], storage: Path, jobs: int, runtime: RuntimeConfig, screen: Screen
 ) -> Outcome:
     """Carry out `runs`, `jobs` at a time; SIGINT and SIGTERM stop and save them all."""
     pool = _Pool(runs, storage, runtime, screen)
@@ -47,10 +47,12 @@ def run_locally(
 class _Pool:
     """Runs that wait, that are under way, and that failed."""
 
-    def __init__(self, runs: Sequence[Run], storage: Path, runtime: RuntimeConfig, screen: Screen):
+    def __init__(
+        self, runs: Sequence[PlannedRun], storage: Path, runtime: RuntimeConfig, screen: Screen
+    ):
         self.storage, self.runtime, self.screen = storage, runtime, screen
         self.waiting = list(runs)
-        self.running: list[tuple[Run, Process]] = []
+        self.running: list[tuple[PlannedRun, Process]] = []
         self.failed: dict[str, str] = {}
         self.deaths: Counter[str] = Counter()
 
@@ -95,12 +97,12 @@ class _Pool:
         for _, process in self.running:
             process.send_signal(number)
 
-    def _give_up(self, run: Run, why: str) -> None:
+    def _give_up(self, run: PlannedRun, why: str) -> None:
         self.failed[run.name] = why
         self.screen.given_up(run, why)
 
 
-def _start(run: Run, storage: Path, runtime: RuntimeConfig) -> Process:
+def _start(run: PlannedRun, storage: Path, runtime: RuntimeConfig) -> Process:
     """A process of its own session: Ctrl-C reaches it through us alone."""
     environment = os.environ | {"OMP_NUM_THREADS": str(runtime.threads or 1)}
     with run.log(storage).open("a", encoding="utf-8") as log:

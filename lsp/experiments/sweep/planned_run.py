@@ -27,13 +27,13 @@ SPEED_NOTE = (
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One training: its settings and length. A transfer names the run that it starts from, and
     has no `transfer.source` of its own."""
 
     config: Config
     steps: int
-    source: "Run | None" = None
+    source: "PlannedRun | None" = None
 
     @cached_property
     def name(self) -> str:
@@ -115,20 +115,20 @@ class Run:
         return {"config": to_dict(self.config), "steps": self.steps, "source": source}
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> "Run":
+    def from_dict(values: dict[str, Any]) -> "PlannedRun":
         """The inverse of `to_dict`."""
-        source = None if values["source"] is None else Run.from_dict(values["source"])
-        return Run(from_dict(values["config"]), values["steps"], source)
+        source = None if values["source"] is None else PlannedRun.from_dict(values["source"])
+        return PlannedRun(from_dict(values["config"]), values["steps"], source)
 
 
 def grid(
     configs: Iterable[Config], tasks: Iterable[str], seeds: Sequence[int], steps: int
-) -> list[Run]:
+) -> list[PlannedRun]:
     """Every task with every settings and seed. Raises UserError if a setting makes no sense."""
     if steps < 0:
         raise UserError(f"steps must be at least 0, not {steps}")
     runs = [
-        Run(validated(replace(config, task=task, seed=seed)), steps)
+        PlannedRun(validated(replace(config, task=task, seed=seed)), steps)
         for config in map(_with_absolute_source, configs)
         for task in tasks
         for seed in seeds
@@ -148,10 +148,10 @@ def _with_absolute_source(config: Config) -> Config:
     return replace(config, transfer=replace(config.transfer, source=str(path)))
 
 
-def unique(runs: Iterable[Run]) -> list[Run]:
+def unique(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     """Each run once, for the longest of its lengths, sources included and before what needs
     them."""
-    found: dict[str, Run] = {}
+    found: dict[str, PlannedRun] = {}
     for run in runs:
         for each in _with_sources(run):
             known = found.get(each.name)
@@ -160,7 +160,7 @@ def unique(runs: Iterable[Run]) -> list[Run]:
     return list(found.values())
 
 
-def _with_sources(run: Run) -> Iterator[Run]:
+def _with_sources(run: PlannedRun) -> Iterator[PlannedRun]:
     if run.source is not None:
         yield from _with_sources(run.source)
     yield run
@@ -180,7 +180,7 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def listing(runs: Sequence[Run], storage: Path, jobs: int) -> list[str]:
+def listing(runs: Sequence[PlannedRun], storage: Path, jobs: int) -> list[str]:
     """A line for each run, with what is left of it, and the sum."""
     lines, left = [], 0.0
     for run in runs:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.live import Live
 from rich.table import Table
 
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 
 PLAIN_EVERY = 60.0  # seconds between reports where there is no terminal
 LIVE_EVERY = 0.5
@@ -31,15 +31,15 @@ class Screen:
         else:
             self.live.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def finished(self, run: Run) -> None:
+    def finished(self, run: PlannedRun) -> None:
         self.done += 1
         self.say(f"done: {run.name} ({self.done} of {self.total})")
 
-    def given_up(self, run: Run, why: str) -> None:
+    def given_up(self, run: PlannedRun, why: str) -> None:
         self.failed += 1
         self.say(f"failed: {run.name}: {why}")
 
-    def update(self, running: Iterable[Run]) -> None:
+    def update(self, running: Iterable[PlannedRun]) -> None:
         """Show what the running ones last said; call it often."""
         if time.monotonic() < self._next:
             return

@@ -11,7 +11,7 @@ from typing import Any
 from lsp.config import RuntimeConfig
 from lsp.errors import UserError, said, warn
 from lsp.experiments.sweep.execution import Outcome
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.experiments.sweep.progress_screen import Screen
 from lsp.experiments.sweep.worker import job, perform_job
 from lsp.training.signals import counted_signals
@@ -22,7 +22,7 @@ _PATIENCE = 10.0  # seconds that a cluster has to answer
 
 
 def run_on_ray(
-    runs: Sequence[Run],
+    runs: Sequence[PlannedRun],
     storage: Path,
     jobs: int,
     runtime: RuntimeConfig,
@@ -76,7 +76,7 @@ def _task(text: str, log: str, source: str | None) -> str | None:
 
 def _follow(
     ray: Any,
-    named: dict[Any, Run],
+    named: dict[Any, PlannedRun],
     failed: dict[str, str],
     screen: Screen,
     storage: Path,

@@ -15,7 +15,7 @@ from typing import Any
 
 from lsp.config import RuntimeConfig, from_dict, to_dict
 from lsp.errors import UserError
-from lsp.experiments.sweep.planned_run import Run
+from lsp.experiments.sweep.planned_run import PlannedRun
 
 STOPPED = 3
 """Exit code of a run that was asked to stop, and saved."""
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 Say = Callable[[str], None]
 
 
-def perform(run: Run, storage: Path, runtime: RuntimeConfig, say: Say) -> bool:
+def perform(run: PlannedRun, storage: Path, runtime: RuntimeConfig, say: Say) -> bool:
     """Train `run`, or go on with it; nothing where it is finished. Returns whether it is.
 
     Raises UserError as `lsp.train`, and where a transfer's source is not what it starts from.
@@ -45,7 +45,7 @@ def perform(run: Run, storage: Path, runtime: RuntimeConfig, say: Say) -> bool:
 
 
 @contextmanager
-def _alone(run: Run, storage: Path) -> Iterator[None]:
+def _alone(run: PlannedRun, storage: Path) -> Iterator[None]:
     """Wait for other processes that have the same run in hand; theirs end with their lock."""
     log = run.log(storage)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def _alone(run: Run, storage: Path) -> Iterator[None]:
         yield
 
 
-def job(run: Run, storage: Path, runtime: RuntimeConfig) -> str:
+def job(run: PlannedRun, storage: Path, runtime: RuntimeConfig) -> str:
     """The run as JSON, for another process."""
     values = {"run": run.to_dict(), "storage": str(storage), "runtime": to_dict(runtime)}
     return json.dumps(values)
@@ -64,7 +64,7 @@ def perform_job(text: str, say: Say) -> bool:
     """`perform` what `job` wrote down."""
     values: dict[str, Any] = json.loads(text)
     runtime = from_dict(values["runtime"], RuntimeConfig, "runtime")
-    return perform(Run.from_dict(values["run"]), Path(values["storage"]), runtime, say)
+    return perform(PlannedRun.from_dict(values["run"]), Path(values["storage"]), runtime, say)
 
 
 def _end_with_parent() -> None:
