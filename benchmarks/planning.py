@@ -13,9 +13,9 @@ from statistics import median
 
 import torch
 
-from lsp.algorithm.behavior import plan_skills
-from lsp.api import prepare_torch
+from lsp.algorithm.skill_planning import plan_skills
 from lsp.backends.backends import EagerBackend, learning_backend
+from lsp.backends.torch_setup import prepare_torch
 from lsp.config import Config, RuntimeConfig, make_config
 from lsp.models.networks import Networks
 

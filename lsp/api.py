@@ -1,18 +1,14 @@
 """Training, loading and evaluating runs: what the command line and `import lsp` offer."""
 
-import signal
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
-import torch
 
-from lsp.backends import malloc
+from lsp.backends.torch_setup import prepare_torch
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code, validated
 from lsp.envs.custom import Maker, Task, task_name
 from lsp.errors import UserError
@@ -21,10 +17,13 @@ from lsp.report.video import VideoWriter
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import spaces_of
+from lsp.training import signals
 from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
-from lsp.training.trainer import Progress, Trainer, env_maker
+from lsp.training.parts import env_maker, open_run
+from lsp.training.schedule import Progress
+from lsp.training.trainer import Trainer
 from lsp.training.transfer import begin, check, transferred
 
 
@@ -58,9 +57,9 @@ def train(
     folder, transfers = RunFolder(Path(logdir)), settings.transfer.source is not None
     if transfers and not folder.has_checkpoint:  # later the source may have gone away
         check(settings, source)  # before there is a folder
-    trainer = Trainer(settings, folder, runtime, source, force)
+    trainer = Trainer(open_run(settings, folder, runtime, env_maker(settings, source), force))
     try:
-        with _stopping_on_signals(trainer):
+        with signals.calling(trainer.stop, once=True):
             if transfers and trainer.fresh:
                 _begin(trainer)
             trainer.run(steps, listen)
@@ -112,61 +111,6 @@ def _settings(task: Config | Task, config: Config | None) -> tuple[Config, Task]
     if isinstance(task, str):
         return replace(config, task=task), task
     return replace(config, task=task_name(task)), Maker(task)
-
-
-def prepare_torch(runtime: RuntimeConfig) -> None:
-    """Threads, precision, memory. Raises UserError for a device that is not there."""
-    if runtime.threads is not None:
-        if runtime.threads < 1:
-            raise UserError(f"threads must be at least 1, not {runtime.threads}")
-        torch.set_num_threads(runtime.threads)
-    # Saturated units make denormals, on which matrix products are many times slower.
-    torch.set_flush_denormal(True)
-    malloc.keep_freed()
-    device = _device(runtime.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device.index or 0)
-        # Who allows bf16 allows what else is multiplied in TF32, which has three bits more.
-        torch.set_float32_matmul_precision("high" if runtime.bf16 else "highest")
-        torch.backends.cudnn.allow_tf32 = runtime.bf16
-        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # are refused on purpose
-        # The same seed gives the same run.
-        torch.backends.cudnn.deterministic = True
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}: choose cpu or cuda")
-    index = device.index or 0
-    if device.type == "cuda" and index >= torch.cuda.device_count():
-        raise UserError(f"device {name!r}: PyTorch finds no GPU {index} here; use --device cpu")
-    return device
-
-
-@contextmanager
-def _stopping_on_signals(trainer: Trainer) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends training between two steps; a second one is not caught."""
-    handled = (signal.SIGINT, signal.SIGTERM)
-
-    def stop(number: int, frame: object) -> None:
-        trainer.stopping = True
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        before = {each: signal.signal(each, stop) for each in handled}
-    except ValueError:  # not in the main thread, where signals cannot be handled
-        yield
-        return
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def load_networks(

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import lsp.backends.backends
-from lsp.algorithm.behavior import score_plans
 from lsp.algorithm.learner import Learner
+from lsp.algorithm.skill_planning import score_plans
 from lsp.backends.backends import CompiledBackend, EagerBackend, acting_backend, learning_backend
 from lsp.backends.cuda_graphs import Recording
 from lsp.backends.hardware import compiler
@@ -204,7 +204,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 import test_acceleration as t
 
-from lsp.algorithm.behavior import score_plans
+from lsp.algorithm.skill_planning import score_plans
 from lsp.models.imagination import RolloutNoise
 from lsp.algorithm.cem import candidate_noise, plan, standard_plan
 
@@ -259,7 +259,8 @@ torch.testing.assert_close(same.feature, expected.feature, **close)
 torch.testing.assert_close(same.action, expected.action, **close)
 with torch.no_grad():
     torch.testing.assert_close(copy.imagine(*steps).feature, expected.feature, **close)
-    for one, other in zip(copy.predict_heads(expected.feature), networks.predict_heads(expected.feature)):
+    outputs = (x.predict_heads(expected.feature) for x in (copy, networks))
+    for one, other in zip(*outputs):
         torch.testing.assert_close(one, other, **close)
 gradients = [
     torch.autograd.grad(x.imagine(*steps).feature.sum(), list(x.policy.parameters()))

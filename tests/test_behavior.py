@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.behavior import (
     Starts,
-    draw_skills,
     draw_starts,
     estimate_values,
     intrinsic_scale,
@@ -18,13 +17,12 @@ from lsp.algorithm.behavior import (
     recognise_skills,
     repeat_starts,
     replayed_value_loss,
-    score_plans,
-    skill_information,
-    skill_sources,
     value_loss,
 )
 from lsp.algorithm.cem import Plan
+from lsp.algorithm.diagnostics import skill_information
 from lsp.algorithm.learner import Learner
+from lsp.algorithm.skill_planning import draw_skills, score_plans, skill_sources
 from lsp.config import make_config, validated
 from lsp.errors import UserError
 from lsp.models.distributions import softly_clamped_std

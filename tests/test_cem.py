@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import lsp.algorithm.behavior
-from lsp.algorithm.behavior import plan_skills
 from lsp.algorithm.cem import Plan, candidate_noise, plan, standard_plan
+from lsp.algorithm.skill_planning import plan_skills
 from lsp.config import PlannerConfig, make_config, validated
 from lsp.models.imagination import RolloutNoise, imagine
 from lsp.models.networks import Networks
@@ -203,7 +203,7 @@ def test_with_independent_noise_the_elites_of_the_same_skills_are_just_lucky():
 
 
 def test_each_iteration_imagines_with_noise_of_its_own(monkeypatch):
-    seen, original = [], lsp.algorithm.behavior.score_plans
+    seen, original = [], lsp.algorithm.skill_planning.score_plans
 
     def watched(networks, starts, candidates, noise, generator):
         seen.append(noise)

@@ -511,7 +511,7 @@ def test_a_dead_worker_does_not_end_training(tmp_path):
 
     def kill(progress):
         if progress.env_steps >= 150 and not killed:
-            killed.append(trainer.envs.processes[0].pid)
+            killed.append(trainer.collector.envs.processes[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.warns(RunWarning, match=r"^walker_walk: environment 0 failed .*exit code -9"):

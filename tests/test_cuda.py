@@ -8,9 +8,9 @@ import torch
 
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
-from lsp.api import prepare_torch
 from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import WARM_UP, Recording
+from lsp.backends.torch_setup import prepare_torch
 from lsp.cli.main import main
 from lsp.config import RuntimeConfig, make_config
 from lsp.models.networks import Networks

@@ -24,8 +24,8 @@ from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
 from lsp.experiments.figures.skill_pictures import hold, skill_grid, spread, views
 from lsp.experiments.figures.trajectories import episode_states
-from lsp.experiments.sweep.execution import Execution, Outcome, cores
-from lsp.experiments.sweep.planned_run import PlannedRun, grid, parse_seeds, unique
+from lsp.experiments.sweep.execution import Execution, cores
+from lsp.experiments.sweep.planned_run import Outcome, PlannedRun, grid, parse_seeds, unique
 from lsp.experiments.sweep.progress_screen import Screen, last_line
 from lsp.experiments.sweep.worker import perform
 from lsp.report.tables import collect

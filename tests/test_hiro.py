@@ -35,6 +35,7 @@ from lsp.models.distributions import Normal
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
 from lsp.training.build import build_agent, build_networks
+from lsp.training.parts import open_run
 from lsp.training.trainer import Trainer
 
 K, TIME = 3, 8
@@ -504,13 +505,9 @@ class Plane(gymnasium.Env[Any, Any]):
         return {"position": self.position.astype(np.float32)}
 
 
-class PlaneTrainer(Trainer):
-    def make_env(self):
-        return Plane()
-
-
 def train(path, config, steps) -> Trainer:
-    trainer = PlaneTrainer(config, RunFolder(path), RuntimeConfig(compile=False))
+    runtime = RuntimeConfig(compile=False)
+    trainer = Trainer(open_run(config, RunFolder(path), runtime, Plane))
     trainer.run(steps)
     trainer.close()
     return trainer

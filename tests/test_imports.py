@@ -90,7 +90,7 @@ class Module:
                 f"{package.name}.{alias.name}" if _exists(package, alias.name) else package.name
                 for alias in node.names
             ]
-        # "from lsp.runs import folder" imports the module, "from lsp.config import Config" does not.
+        # "from lsp.runs import folder" imports a module, "from lsp.config import Config" does not.
         inside = base[:1] == [package.name]
         deeper = (*base[1:], "")
         return [".".join(base)] + [

@@ -8,8 +8,8 @@ import pytest
 
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
-from lsp.experiments.sweep.execution import Execution, Outcome
-from lsp.experiments.sweep.planned_run import PlannedRun
+from lsp.experiments.sweep.execution import Execution
+from lsp.experiments.sweep.planned_run import Outcome, PlannedRun
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 

@@ -12,8 +12,10 @@ import torch
 
 from lsp.backends.hardware import compiler
 from lsp.config import RuntimeConfig, make_config
-from lsp.runs.folder import RunFolder, provenance
+from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
+from lsp.runs.provenance import provenance
+from lsp.training.parts import open_run
 from lsp.training.trainer import Trainer
 
 RUNTIME = RuntimeConfig(compile=False)
@@ -21,16 +23,16 @@ KERNELS = RuntimeConfig(compile=True)
 TIMES = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds"}
 
 
-def open_trainer(path, config, kind=Trainer, runtime=RUNTIME):
+def open_trainer(path, config, make_env=None, runtime=RUNTIME):
     folder = RunFolder(path)
     folder.open(config, runtime)
-    return kind(config, folder, runtime)
+    return Trainer(open_run(config, folder, runtime, make_env))
 
 
-def train(path, config, *stops, kind=Trainer, runtime=RUNTIME):
+def train(path, config, *stops, make_env=None, runtime=RUNTIME):
     """Run to each of `stops` in turn, every time with a trainer opened anew; the last trainer."""
     for stop in stops:
-        trainer = open_trainer(path, config, kind, runtime)
+        trainer = open_trainer(path, config, make_env, runtime)
         trainer.run(stop)
         trainer.close()
     return trainer
@@ -60,7 +62,7 @@ def assert_same_learning(one, other):
     assert one.counters.updates == other.counters.updates
     states = [
         t.networks.state_dict()
-        | {f"agent/{name}": x for name, x in t.agent.state().items()}
+        | {f"agent/{name}": x for name, x in t.parts.agent.state().items()}
         | {"generator": t.learner.generator.get_state()}
         for t in (one, other)
     ]
@@ -71,7 +73,7 @@ def assert_same_learning(one, other):
         others = other.learner.optimizers[name].state_dict()["state"]
         for index, state in optimizer.state_dict()["state"].items():
             assert all(torch.equal(x, others[index][key]) for key, x in state.items())
-    samplers = [t.sampler.bit_generator.state for t in (one, other)]
+    samplers = [t.parts.sampler.bit_generator.state for t in (one, other)]
     assert samplers[0] == samplers[1]
     for mine, theirs in zip(one.replay.episodes(), other.replay.episodes(), strict=True):
         assert mine.keys() == theirs.keys()
@@ -107,17 +109,6 @@ class Cliff(Slope):
     def step(self, action):
         observation, reward, _, truncated, info = super().step(action)
         return observation, reward, self.position <= -1, truncated, info
-
-
-class SlopeTrainer(Trainer):
-    env_class = Slope
-
-    def make_env(self):
-        return self.env_class()
-
-
-class CliffTrainer(SlopeTrainer):
-    env_class = Cliff
 
 
 def slope_config(method="lsp", **schedule):
@@ -163,7 +154,7 @@ def unbroken(tmp_path_factory):
     @cache
     def run(method):
         path = tmp_path_factory.mktemp("whole") / method
-        return path, train(path, slope_config(method), 180, kind=SlopeTrainer)
+        return path, train(path, slope_config(method), 180, make_env=Slope)
 
     return run
 
@@ -187,21 +178,21 @@ def unbroken(tmp_path_factory):
 )
 def test_it_does_not_matter_where_a_run_is_broken_off(tmp_path, unbroken, method, stop):
     path, whole = unbroken(method)
-    broken = train(tmp_path / "broken", slope_config(method), stop, 180, kind=SlopeTrainer)
+    broken = train(tmp_path / "broken", slope_config(method), stop, 180, make_env=Slope)
     assert_same_learning(whole, broken)
     assert_same_but_for_stops(path, tmp_path / "broken", [stop])
 
 
 @pytest.mark.parametrize("method", ["lsp", "hiro"])
 def test_a_run_goes_on_on_another_kind_of_device(tmp_path, method):
-    first = open_trainer(tmp_path / "one", slope_config(method), SlopeTrainer)
-    for part in (first.agent, first.learner):
+    first = open_trainer(tmp_path / "one", slope_config(method), Slope)
+    for part in (first.parts.agent, first.learner):
         part.state = elsewhere(part.state)
     first.run(112)
     first.close()
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     went_on = [
-        train(tmp_path / name, slope_config(method), 180, kind=SlopeTrainer)
+        train(tmp_path / name, slope_config(method), 180, make_env=Slope)
         for name in ("one", "other")
     ]
     assert_same_learning(*went_on)
@@ -216,8 +207,8 @@ def elsewhere(state):
 
 def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):
     config = slope_config(save_every=50)
-    whole = train(tmp_path / "whole", config, 180, kind=SlopeTrainer)
-    dead = open_trainer(tmp_path / "broken", config, SlopeTrainer)
+    whole = train(tmp_path / "whole", config, 180, make_env=Slope)
+    dead = open_trainer(tmp_path / "broken", config, Slope)
 
     def die(progress):
         if progress.env_steps >= 150:
@@ -226,7 +217,7 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         dead.run(180, die)
     dead.close()
-    broken = open_trainer(tmp_path / "broken", config, SlopeTrainer)
+    broken = open_trainer(tmp_path / "broken", config, Slope)
     assert broken.env_steps == 100
     broken.run(180)
     broken.close()
@@ -236,16 +227,16 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):
 
 def test_running_a_finished_run_again_changes_nothing(tmp_path):
     config = slope_config()
-    first = train(tmp_path, config, 130, kind=SlopeTrainer)
+    first = train(tmp_path, config, 130, make_env=Slope)
     before = lines(tmp_path)
-    assert_same_learning(first, train(tmp_path, config, 130, kind=SlopeTrainer))
+    assert_same_learning(first, train(tmp_path, config, 130, make_env=Slope))
     assert lines(tmp_path) == before
 
 
 @pytest.mark.parametrize(("update_every", "pretrain"), [(4, 2), (7, 0), (1, 5)])
 def test_updates_keep_their_schedule_in_env_steps(tmp_path, update_every, pretrain):
     config = slope_config(update_every=update_every, pretrain=pretrain)
-    trainer = open_trainer(tmp_path, config, SlopeTrainer)
+    trainer = open_trainer(tmp_path, config, Slope)
     counts = {}
     learn = trainer._learn
 
@@ -263,7 +254,7 @@ def test_updates_keep_their_schedule_in_env_steps(tmp_path, update_every, pretra
 
 
 def test_prefill_acts_at_random_and_training_does_not(tmp_path):
-    trainer = train(tmp_path, slope_config(), 160, kind=SlopeTrainer)
+    trainer = train(tmp_path, slope_config(), 160, make_env=Slope)
     episodes = list(trainer.replay.episodes())
     assert len(episodes) == 8
     for number, episode in enumerate(episodes):
@@ -284,7 +275,7 @@ def test_prefill_acts_at_random_and_training_does_not(tmp_path):
 
 def test_seeds_differ_and_the_same_seed_does_not(tmp_path):
     one, same, other = (
-        train(tmp_path / name, replace(slope_config(), seed=seed), 130, kind=SlopeTrainer)
+        train(tmp_path / name, replace(slope_config(), seed=seed), 130, make_env=Slope)
         for name, seed in (("one", 0), ("same", 0), ("other", 1))
     )
     assert_same_learning(one, same)
@@ -293,7 +284,7 @@ def test_seeds_differ_and_the_same_seed_does_not(tmp_path):
 
 
 def test_episodes_that_end_early_are_learned_from(tmp_path):
-    trainer = train(tmp_path, slope_config(), 200, kind=CliffTrainer)
+    trainer = train(tmp_path, slope_config(), 200, make_env=Cliff)
     episodes = list(trainer.replay.episodes())
     ended = [episode for episode in episodes if episode["is_terminal"].any()]
     assert ended
@@ -328,7 +319,7 @@ ABLATIONS = [pytest.param(x, marks=pytest.mark.slow) for x in ("no_mi", "random_
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "cem", *ABLATIONS])
 def test_walking_up_the_slope_is_learned(tmp_path, method):
     config = replace(learner_config(method), seed=1)
-    trainer = train(tmp_path, config, 800, kind=SlopeTrainer)
+    trainer = train(tmp_path, config, 800, make_env=Slope)
     # 20 steps of 1 less the way up are 17.2 at best; chance is 0, with a deviation of 2 or 3.
     random = np.mean([x["reward"].sum() for x in list(trainer.replay.episodes())[:10]])
     assert random < 7

@@ -36,9 +36,11 @@ from lsp.runs.metrics import read_metrics
 from lsp.runs.spaces import spaces_of
 from lsp.training import transfer as transfers
 from lsp.training.evaluation import evaluate
+from lsp.training.parts import env_maker, open_run
 from lsp.training.progress import describe
-from lsp.training.trainer import Trainer, env_maker
-from lsp.training.transfer import begin, relabelled, reward_function, transferred
+from lsp.training.relabel import relabelled, reward_function
+from lsp.training.trainer import Trainer
+from lsp.training.transfer import begin, transferred
 
 PLAIN = RuntimeConfig(compile=False, bf16=False)
 
@@ -61,7 +63,7 @@ def source(tmp_path_factory):
 
 
 def open_trainer(path, config):
-    return Trainer(validated(config), RunFolder(path), PLAIN)
+    return Trainer(open_run(validated(config), RunFolder(path), PLAIN))
 
 
 def weights_of(path):
@@ -229,7 +231,7 @@ def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
     np.testing.assert_allclose(first["reward"][1:50], wanted, rtol=1e-5)
     trainer.run(2)
     assert trainer.counters.updates == 7
-    assert trainer.env.step(actions[1])[1] != 0  # the environment pays the same function
+    assert trainer.parts.env.step(actions[1])[1] != 0  # the environment pays the same function
     trainer.close()
 
 
@@ -251,7 +253,10 @@ def test_skills_may_be_held_longer_on_the_new_task(source, tmp_path):
     trainer = open_trainer(tmp_path / "run", config)
     begin(trainer)
     trainer.run(80)
-    assert trainer.agent.plan.mean.shape == standard_plan(1, 4, 3, torch.device("cpu")).mean.shape
+    assert (
+        trainer.parts.agent.plan.mean.shape
+        == standard_plan(1, 4, 3, torch.device("cpu")).mean.shape
+    )
     trainer.close()
 
 
@@ -757,14 +762,14 @@ def test_half_of_each_batch_comes_from_the_source(source, tmp_path):
     trainer = open_trainer(tmp_path / "run", config)
     begin(trainer)
     assert len(trainer.replay) == 0
-    first = next(trainer.kept.episodes())
+    first = next(trainer.parts.source_replay.episodes())
     assert first["is_paid"].all()
     states, actions = first["sim_state"], first["action"]
     wanted = [sum(height(states[t], np.tile(actions[t], (2, 1)))) for t in range(1, 50)]
     np.testing.assert_allclose(first["reward"][1:50], wanted, rtol=1e-5)
     trainer.run(1000)
     batch, half = trainer.draw_batch(), config.replay.batch // 2
-    old = trainer.kept.sample(2000, 1, np.random.default_rng(0))["action"]
+    old = trainer.parts.source_replay.sample(2000, 1, np.random.default_rng(0))["action"]
     old = {row.tobytes() for row in old}
     from_source = [[row.tobytes() in old for row in each[:, None]] for each in batch["action"]]
     assert not np.any(from_source[:half])
@@ -776,9 +781,11 @@ def test_what_cannot_be_paid_is_kept_unpaid(tmp_path):
     """A user's task has no simulator states."""
     lsp.train(Reach(), tmp_path / "source", 400, config=make_config("lsp", "debug"))
     config = transferred(tmp_path / "source", "python:Reach", TransferConfig(keep_replay=True))
-    trainer = Trainer(validated(config), RunFolder(tmp_path / "run"), PLAIN, Maker(Reach()))
+    config = validated(config)
+    maker = env_maker(config, Maker(Reach()))
+    trainer = Trainer(open_run(config, RunFolder(tmp_path / "run"), PLAIN, maker))
     begin(trainer)
-    assert not next(trainer.kept.episodes())["is_paid"].any()
+    assert not next(trainer.parts.source_replay.episodes())["is_paid"].any()
     trainer.run(300)
     assert trainer.counters.updates > 0
     trainer.close()

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from lsp.algorithm.learner import Learner
-from lsp.api import prepare_torch
 from lsp.backends.backends import learning_backend
+from lsp.backends.torch_setup import prepare_torch
 from lsp.benchmark.bench import workload
 from lsp.config import Config, RuntimeConfig
 from lsp.models.networks import Networks

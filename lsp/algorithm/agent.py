@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsp.algorithm.behavior import noisy_plan, plan_skills
 from lsp.algorithm.cem import Plan
 from lsp.algorithm.rng import restore
+from lsp.algorithm.skill_planning import noisy_plan, plan_skills
 from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import Tensors
 from lsp.models.networks import Networks

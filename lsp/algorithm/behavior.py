@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lsp.algorithm.cem import Plan, candidate_noise, plan, standard_plan
+from lsp.algorithm.cem import Plan
 from lsp.algorithm.returns import discounted_sum, lambda_return
-from lsp.config import Config
 from lsp.models.distributions import Normal
-from lsp.models.imagination import Rollout, RolloutNoise
+from lsp.models.imagination import Rollout
 from lsp.models.networks import Networks
 from lsp.models.skills import batch_density, intrinsic_reward, segments
 from lsp.models.world_model import Latent, Metrics, Scan
@@ -43,43 +42,6 @@ def repeat_starts(starts: Starts, times: int) -> Starts:
     """Row i of the result is start i // times."""
     deter, stoch, weight = (x.repeat_interleave(times, 0) for x in (*starts.latent, starts.weight))
     return Starts(Latent(deter, stoch), weight)
-
-
-def repeat_plan(zeta: Plan, times: int) -> Plan:
-    """ζ of row i is that of start i // times."""
-    return Plan(*(x.repeat_interleave(times, 0) for x in zeta))
-
-
-class SkillSources(NamedTuple):
-    """Which rollouts of an update have skills from N(0, I), spread evenly over its starts, and
-    which have planned ones; row numbers, known before any of them is imagined."""
-
-    prior: Int[Tensor, " prior"]
-    planned: Int[Tensor, " planned"]
-
-    @property
-    def value_weight(self) -> Float[Tensor, " batch"]:
-        """Of each rollout in what v learns, 1 on average: v is the value of planned skills."""
-        count = len(self.prior) + len(self.planned)
-        weight = torch.zeros(count, device=self.planned.device)
-        return weight.index_fill(0, self.planned, count / len(self.planned))
-
-
-def skill_sources(count: int, config: Config, device: torch.device) -> SkillSources:
-    """The share `behavior.prior_share` of `count` rollouts, rounded down, and the others."""
-    share = config.behavior.prior_share if config.mixes_skills else 0.0
-    reached = (torch.arange(count + 1, dtype=torch.float64) * share).floor()
-    from_prior = reached.diff() > 0
-    rows = (torch.nonzero(mask).flatten().to(device) for mask in (from_prior, ~from_prior))
-    return SkillSources(*rows)
-
-
-def draw_skills(
-    zeta: Plan, sources: SkillSources, generator: torch.Generator
-) -> Float[Tensor, "batch plan skill"]:
-    """Plans from ζ, and from N(0, I) where `sources` says so."""
-    draws = torch.randn(zeta.mean.shape, generator=generator, device=zeta.mean.device)
-    return zeta.sample(draws).index_copy(0, sources.prior, draws[sources.prior])
 
 
 class Estimates(NamedTuple):
@@ -155,75 +117,6 @@ def intrinsic_scale(networks: Networks) -> Float[Tensor, ""] | float:
     skills = networks.config.skills
     unit = networks.return_size if skills.intrinsic_unit == "return" else 1.0
     return skills.intrinsic_scale * unit
-
-
-def score_plans(
-    networks: Networks,
-    starts: Latent,
-    candidates: Float[Tensor, "candidates starts plan skill"],
-    noise: RolloutNoise,
-    generator: torch.Generator,
-) -> Float[Tensor, "candidates starts"]:
-    """V_g of Algorithm 2: the task return of each plan (plus weighted intrinsic return, plus the
-    weighted log prior of its skills).
-
-    `noise` is `[horizon, candidates, starts, ...]`, in any axis but the first possibly expanded.
-    """
-    config = networks.config
-    weight = config.planner.intrinsic_weight
-    count, num_starts = candidates.shape[:2]
-    rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts))
-    flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
-    plans = candidates.flatten(0, 1)
-    feature = networks.imagine(rows, plans, flat).feature
-    intrinsic = None
-    if weight > 0:
-        intrinsic = weight * recognise_skills(networks, feature, plans, generator).reward
-    estimates = estimate_values(networks, feature, intrinsic, config.planning_lambda)
-    scores = estimates.returns[0].reshape(count, num_starts)
-    if config.planner.prior_weight > 0:
-        used = candidates[:, :, : config.skills_ahead]
-        scores = scores + config.planner.prior_weight * networks.return_size * log_prior(used)
-    return scores
-
-
-def log_prior(
-    plans: Float[Tensor, "candidates starts plan skill"],
-) -> Float[Tensor, "candidates starts"]:
-    """log p_0(z) of whole plans (A.5, eq. 6), less the constant: it is 0 for the skill 0."""
-    return -0.5 * plans.square().sum((-1, -2))
-
-
-@torch.no_grad()
-def plan_skills(
-    networks: Networks,
-    starts: Latent,
-    generator: torch.Generator,
-    prior: Plan | None = None,
-) -> tuple[Plan, Metrics]:
-    """ζ for each start state: Algorithm 2 bound to the learned networks."""
-    config = networks.config
-    planner, num_starts = config.planner, starts.deter.shape[0]
-    independent = planner.rollout_noise == "independent"
-    rows = planner.num_candidates if independent else 1
-
-    if prior is None:
-        prior = standard_plan(num_starts, config.plan_length, networks.plan_dim, networks.device)
-    draws = candidate_noise(prior, planner, generator)
-    shape = (planner.num_iterations, planner.horizon, rows, num_starts)
-    noise = networks.draw_noise(*shape, generator=generator)
-
-    def evaluate(candidates: Tensor, iteration: int) -> Tensor:
-        now = RolloutNoise(*(x[iteration] for x in noise))
-        return score_plans(networks, starts, candidates, now, generator)
-
-    return plan(evaluate, prior, planner, draws)
-
-
-def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:
-    """μ ← μ + ε, which keeps the entropy of the skill distribution up (section 3.2)."""
-    noise = torch.randn(zeta.mean.shape, generator=generator, device=zeta.mean.device)
-    return Plan(zeta.mean + config.planner.mean_noise * noise, zeta.std)
 
 
 def policy_loss(
@@ -334,53 +227,3 @@ def skill_loss(
         "skills/mutual_information_given_start": scores.mean() - given_start,
         "skills/std": skills.std(0, correction=0).mean(),
     }
-
-
-@torch.no_grad()
-def skill_effect(
-    networks: Networks,
-    starts: Latent,
-    generator: torch.Generator,
-    num_skills: int = 8,
-    num_noises: int = 8,
-) -> Metrics:
-    """Does the skill matter? Spread of returns over skills, the noise held, against spread over
-    noise, the skill held. If the first is small beside the second, planning selects noise."""
-    config, count = networks.config, starts.deter.shape[0]
-    shape = (num_skills, count, config.plan_length, config.skills.dim)
-    skills = torch.randn(shape, generator=generator, device=networks.device)
-    horizon = config.planner.horizon
-    returns = []
-    for _ in range(num_noises):
-        noise = networks.draw_noise(horizon, 1, count, generator=generator)
-        returns.append(score_plans(networks, starts, skills, noise, generator))
-    table = torch.stack(returns)  # noise, skill, start
-    effect, noise_spread = table.std(1).mean(), table.std(0).mean()
-    return {
-        "skills/effect": effect,
-        "skills/noise": noise_spread,
-        "skills/effect_ratio": effect / noise_spread.clamp(min=1e-8),
-    }
-
-
-@torch.no_grad()
-def skill_information(
-    networks: Networks, starts: Latent, generator: torch.Generator, num_skills: int = 8
-) -> Metrics:
-    """Do the states tell the skill? Log q - log p of skills drawn from p = N(0, I).
-
-    Such skills know nothing of the start they are used in, as planned ones do, so this bounds
-    I(z; {s} | s0) under N(0, I) from below. Empty where no segment is complete.
-    """
-    config, count = networks.config, starts.deter.shape[0] * num_skills
-    if not config.num_segments:
-        return {}
-    rows = repeat_starts(Starts(starts, torch.ones_like(starts.deter[:, 0])), num_skills).latent
-    prior = standard_plan(count, config.plan_length, config.skills.dim, networks.device)
-    draws = torch.randn(prior.mean.shape, generator=generator, device=networks.device)
-    plans = prior.sample(draws)
-    noise = networks.draw_noise(config.behavior_horizon, count, generator=generator)
-    feature = networks.imagine(rows, plans, noise).feature
-    log_q = torch.stack(recognise_skills(networks, feature, plans, generator).log_q)
-    log_p = Normal(prior.mean, prior.std).log_prob(plans)[:, : config.num_segments]
-    return {"skills/mutual_information_prior": log_q.mean() - log_p.mean()}

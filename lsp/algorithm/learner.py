@@ -8,27 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from lsp.algorithm.behavior import (
-    SkillSources,
     anchor_loss,
-    draw_skills,
     draw_starts,
     estimate_values,
-    noisy_plan,
-    plan_skills,
     policy_loss,
     recognise_skills,
-    repeat_plan,
     repeat_starts,
     replayed_value_loss,
-    skill_effect,
-    skill_information,
     skill_loss,
-    skill_sources,
     value_loss,
 )
 from lsp.algorithm.cem import Plan, standard_plan
+from lsp.algorithm.diagnostics import skill_effect, skill_information
 from lsp.algorithm.optimizer import Adam
 from lsp.algorithm.rng import restore
+from lsp.algorithm.skill_planning import (
+    SkillSources,
+    draw_skills,
+    noisy_plan,
+    plan_skills,
+    repeat_plan,
+    skill_sources,
+)
 from lsp.backends.backends import EagerBackend
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent, Metrics
@@ -39,9 +40,9 @@ PROBE_STARTS = 16  # start states at which skills are probed
 class Learner:
     """Networks, their optimisers and a random generator.
 
-    Behaviour is learned with `backend.frozen_copy`, a copy of the networks that may be faster and less
-    precise; its gradients go to the networks' own parameters, and `refresh` brings it up to date.
-    `backend.model` computes with the parameters of the world model itself.
+    Behaviour is learned with `backend.frozen_copy`, a copy of the networks that may be faster and
+    less precise; its gradients go to the networks' own parameters, and `refresh` brings it up to
+    date. `backend.model` computes with the parameters of the world model itself.
     """
 
     def __init__(self, networks: Networks, seed: int, backend: EagerBackend | None = None):

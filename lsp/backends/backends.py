@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lsp.backends.cuda_graphs import Record, Recording, as_it_is
-from lsp.backends.hardware import bf16_features, compiler
+from lsp.backends.hardware import compiler
 from lsp.backends.native.build import CannotBuild
 from lsp.backends.native.filtering import Filter
 from lsp.backends.native.heads import Heads
 from lsp.backends.native.imagination import Imagination
 from lsp.backends.native.mlp import NativeMLP
+from lsp.backends.precision import precision
 from lsp.config import RuntimeConfig
 from lsp.errors import warn
 from lsp.models.distributions import Normal
@@ -30,12 +31,6 @@ from lsp.models.world_model import Latent, Scan, WorldModel
 
 WITHOUT_KERNELS = "no kernels here, updates and planning take several times as long"
 STEPS_PER_CALL = 4  # of a compiled scan: fewer spend their time between calls, more compile long
-
-
-def precision(runtime: RuntimeConfig) -> torch.dtype:
-    """Of matrix products in planning and learning, here and by the user's settings."""
-    hardware = runtime.device.startswith("cuda") or bool(bf16_features())
-    return torch.bfloat16 if runtime.bf16 and hardware else torch.float32
 
 
 class EagerBackend:

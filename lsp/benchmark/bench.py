@@ -29,7 +29,9 @@ from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
-from lsp.training.trainer import Progress, Trainer
+from lsp.training.parts import open_run
+from lsp.training.schedule import Progress
+from lsp.training.trainer import Trainer
 
 WARM_UP = {"cpu": 2, "cuda": cuda_graphs.WARM_UP + 1}
 """Updates, or plans of an acting agent, before any is timed: the first ones compile."""
@@ -122,7 +124,7 @@ def bench(
     schedule = replace(config.schedule, prefill=FILL, pretrain=0, eval_every=0, log_every=FILL)
     config = validated(replace(config, schedule=schedule))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, RunFolder(Path(folder) / "run"), runtime)
+        trainer = Trainer(open_run(config, RunFolder(Path(folder) / "run"), runtime))
         try:
             if run is not None:
                 _take_weights(trainer, run)

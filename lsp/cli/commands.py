@@ -15,7 +15,8 @@ from tyro.conf import Positional, Suppress, arg
 
 from lsp.config import Config, RuntimeConfig, TransferConfig, to_dict
 from lsp.errors import UserError
-from lsp.experiments.sweep.execution import Execution, Outcome
+from lsp.experiments.sweep.execution import Execution
+from lsp.experiments.sweep.planned_run import Outcome
 
 OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
 

@@ -20,7 +20,15 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lsp.errors import UserError, warn
-from lsp.runs.files import entries, read_arrays, read_json, sync, write_arrays, write_bytes, write_json
+from lsp.runs.files import (
+    entries,
+    read_arrays,
+    read_json,
+    sync,
+    write_arrays,
+    write_bytes,
+    write_json,
+)
 
 SCHEMA = 2
 _OLDEST_SCHEMA = 1  # its manifest has no sum of its own

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import ProgressColumn as Column
 from rich.text import Text
 
-from lsp.training.trainer import Progress as Now
+from lsp.training.schedule import Progress as Now
 
 
 @contextmanager

@@ -1,25 +1,33 @@
-"""Signals that ask for an end, counted."""
+"""Signals that ask for an end: SIGINT and SIGTERM."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def counted_signals() -> Iterator[list[int]]:
-    """Those of SIGINT and SIGTERM that came, where they can be handled. They raise nothing: an
-    exception inside of `subprocess` could leave its locks held."""
-    came: list[int] = []
-    handled = (signal.SIGINT, signal.SIGTERM)
+def calling(handler: Callable[[int], None], once: bool = False) -> Iterator[None]:
+    """Signals that ask for an end call `handler`, where they can be handled; with `once` the first
+    of them alone. A handler should raise nothing: an exception inside of `subprocess` could leave
+    its locks held."""
+
+    def handle(number: int, frame: object) -> None:
+        if once:
+            restore()
+        handler(number)
+
+    def restore() -> None:
+        for each, earlier in before.items():
+            signal.signal(each, earlier)
+
     try:
-        before = {
-            each: signal.signal(each, lambda number, _: came.append(number)) for each in handled
-        }
-    except ValueError:  # not in the main thread
-        yield came
+        before = {each: signal.signal(each, handle) for each in ENDINGS}
+    except ValueError:  # not in the main thread, where signals cannot be handled
+        yield
         return
     try:
-        yield came
+        yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()

@@ -2,167 +2,48 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
 
 from lsp.backends import malloc
-from lsp.config import Config, RuntimeConfig
-from lsp.envs import make_env
-from lsp.envs.custom import Task
-from lsp.envs.vector import Environments, Failure, InProcess, Workers
 from lsp.errors import NotFinite, UserError, warn
-from lsp.runs.checkpoint import Checkpoint, load_newest, save
+from lsp.runs.checkpoint import save
 from lsp.runs.files import write_arrays
-from lsp.runs.folder import RunFolder
-from lsp.runs.metrics import MetricsLogger
-from lsp.runs.spaces import spaces_of
-from lsp.training.build import build_agent, build_learner, build_networks
-from lsp.training.collector import Collector, EpisodeSummary
+from lsp.training.collector import EpisodeSummary
 from lsp.training.evaluation import Evaluation, evaluate
 from lsp.training.open_loop import has_images, write_film
+from lsp.training.parts import Parts
 from lsp.training.replay import Replay
-from lsp.training.run_state import Counters, RunState
-from lsp.training.running_means import RunningMeans
+from lsp.training.schedule import Clock, Due, Progress
 
 _FIRST_UPDATES_TOLD = 100  # of those that come at once, between two reports
 
 
-class Progress(NamedTuple):
-    """What a listener is told at every log line, and while the first updates are made."""
-
-    env_steps: int
-    total_steps: int
-    episode_return: float | None
-    eval_return: float | None
-    steps_per_second: float
-    first_updates: tuple[int, int] | None = None
-    """How many of how many are made, while no env steps are taken."""
-
-
-def env_maker(config: Config, source: Task) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """Makes environments for a run's agents; it can be sent to other processes if `source` can."""
-    settings = config.obs, config.action_repeat, config.render_quality, config.reward
-    return partial(make_env, source, *settings)
-
-
 class Trainer:
-    """One run in one folder. Opening a folder with checkpoints takes the run up where it was.
+    """One run in one folder, made of the parts that `open_run` returns.
 
-    `source` is where environments come from if not from the task's name: a function, called for
-    each of them.
-
-    `fresh` says that nothing was taken up. Set `stopping` to end `run` after the current step or
-    update, saved but not evaluated.
-
-    With `force`, a folder of other settings is taken up with these, as far as its checkpoint fits.
-
-    Raises UserError where nothing can be learned from the environment, or the folder is in use,
-    holds another run, or cannot be read or written.
+    `fresh` says that nothing was resumed.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        folder: RunFolder,
-        runtime: RuntimeConfig,
-        source: Task | None = None,
-        force: bool = False,
-    ):
-        with ExitStack() as opened:
-            try:
-                self._open(config.resolved(), folder, runtime, source, force, opened)
-            except BaseException:
-                folder.discard()
-                raise
-            self._opened = opened.pop_all()
-
-    def _open(
-        self,
-        config: Config,
-        folder: RunFolder,
-        runtime: RuntimeConfig,
-        source: Task | None,
-        force: bool,
-        opened: ExitStack,
-    ) -> None:
-        """`__init__`, in which everything that must be closed is handed to `opened`."""
-        self.config, self.folder, self.runtime = config, folder, runtime
-        self.maker = env_maker(config, config.task if source is None else source)
-        self.stopping = False
-        torch.manual_seed(config.seed)
-        self.env = self.make_env()
-        opened.callback(self.env.close)
-        _check_first_observation(self.env, config)
-        if config.reward is not None:
-            _check_first_reward(self.env)
-        self.networks = build_networks(self.env, config, runtime.device)
-        opened.callback(folder.close)
-        folder.open(config, runtime, force)  # now: what cannot be learned leaves no folder behind
-        if not force:
-            folder.check_spaces(spaces_of(self.env))
-        self.learner = build_learner(self.networks, config.seed, runtime)
-        self.sampler = np.random.default_rng([config.seed, 2])
-        self.agent = build_agent(
-            self.networks, "collect", config.num_envs, config.seed + 1, runtime
-        )
-        self.means, self.counters = RunningMeans(), Counters()
+    def __init__(self, parts: Parts):
+        self.parts, self.config, self.folder = parts, parts.config, parts.folder
+        self.networks, self.learner, self.collector = parts.networks, parts.learner, parts.collector
+        self.replay, self.metrics, self.counters = parts.replay, parts.metrics, parts.counters
+        self.fresh, self.stopping = not parts.resumed, False
         self.save_seconds: float | None = None
         self.owes_checkpoint = self.failed_to_save = False
-        checkpoint = load_newest(folder.checkpoints)
-        if checkpoint is None and not force:
-            self._refuse_lost_checkpoints()
-        episodes = 0 if checkpoint is None else count_episodes(checkpoint, folder)
-        self.replay = Replay.load(folder.episodes, config.replay.capacity, episodes)
-        self.kept = self._load_kept() if checkpoint is not None else None
-        self.envs = self._environments(runtime.patience)
-        opened.callback(self.envs.close)
-        self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
-        self.snapshot = RunState(
-            *(self.networks, self.learner, self.agent, self.collector),
-            *(self.sampler, self.means, self.counters),
-        )
-        self.metrics = MetricsLogger(folder.path)
-        opened.callback(self.metrics.close)
-        if checkpoint is not None:
-            self.snapshot.restore(checkpoint, folder.checkpoints, force)
-        self.metrics.truncate(self.collector.env_steps)
-        folder.record(config, runtime)
-        folder.write_spaces(spaces_of(self.env))
-        self.fresh = checkpoint is None
-        self.saved_at = self.evaluated_at = self.collector.env_steps if checkpoint else -1
+        self.saved_at = self.evaluated_at = self.env_steps if parts.resumed else -1
         self.saved_updates = self.counters.updates
 
-    def _refuse_lost_checkpoints(self) -> None:
-        """A run has a checkpoint before its first metrics: without one it would start afresh over
-        the episodes of an old one."""
-        path = self.folder.path
-        if any(path.glob("metrics.jsonl")) and (path / "metrics.jsonl").stat().st_size:
-            raise UserError(
-                f"{self.folder.checkpoints} holds no checkpoint of the run that wrote "
-                f"{path / 'metrics.jsonl'}: restore one, choose another --logdir, or start afresh "
-                "here by --force"
-            )
-
-    def _load_kept(self) -> Replay | None:
-        """The source's episodes, which a transfer has copied."""
-        if not self.config.transfer.keep_replay:
-            return None
-        return Replay.load_all(self.folder.source_episodes)
-
-    def make_env(self) -> gymnasium.Env[Any, Any]:
-        return self.maker()
-
-    def _environments(self, patience: float) -> Environments:
-        """What to collect from: `env` itself, or others like it in worker processes."""
-        config = self.config
-        if config.num_envs == 1:
-            return InProcess(self.env)
-        return Workers(self.maker, config.num_envs, self.env, config.task, patience)
+    def start_from_source(self, source_replay: Replay | None) -> None:
+        """A transfer begins: the policy that was carried over acts from the first step on, and a
+        relabelled replay is learned from at once."""
+        self.collector.random = False
+        self.parts.source_replay = source_replay
+        if self.config.transfer.relabel:
+            self.counters.learning_since = 0
 
     @property
     def env_steps(self) -> int:
@@ -174,7 +55,7 @@ class Trainer:
         The dataset starts with random episodes (`schedule.prefill` env steps, rounded up).
         """
         schedule = self.config.schedule
-        clock = _Clock(self.env_steps)
+        clock = Clock(self.env_steps)
         if self.fresh and self.saved_at < 0:
             self._try_to_save()
         if self.counters.owes_evaluation:
@@ -195,7 +76,7 @@ class Trainer:
             for finished in self._interact():
                 self._end_episode(finished)
             # Now and then
-            due = _Due(before, self.env_steps)
+            due = Due(before, self.env_steps)
             if due(schedule.log_every):
                 self.counters.seconds += clock.lap()
                 listen(self._log(steps, clock.rate(self.env_steps)))
@@ -247,7 +128,7 @@ class Trainer:
         if wrong := _not_finite(metrics):
             what = f"{', '.join(wrong)} not finite in update {self.counters.updates}"
             raise self._stopped(NotFinite(f"{self.config.task}: {what}", batch))
-        self.means.add(metrics)
+        self.parts.means.add(metrics)
 
     def _interact(self) -> list[EpisodeSummary]:
         try:
@@ -270,11 +151,13 @@ class Trainer:
     def draw_batch(self) -> dict[str, np.ndarray]:
         """B data sequences, some of them the source's where its replay is kept."""
         replay, own = self.config.replay, self.config.own_sequences
-        batch = self.replay.sample(own, replay.length, self.sampler)
-        if self.kept is None:
+        batch = self.replay.sample(own, replay.length, self.parts.sampler)
+        if self.parts.source_replay is None:
             return batch
         batch["is_paid"] = np.ones_like(batch["is_first"])
-        others = self.kept.sample(replay.batch - own, replay.length, self.sampler)
+        others = self.parts.source_replay.sample(
+            replay.batch - own, replay.length, self.parts.sampler
+        )
         return {key: np.concatenate([rows, others[key]]) for key, rows in batch.items()}
 
     def _end_episode(self, finished: EpisodeSummary) -> None:
@@ -295,7 +178,7 @@ class Trainer:
     def _log(self, steps: int, rate: float) -> Progress:
         counters = self.counters
         values: dict[str, Any] = {"steps_per_second": rate, "wall_hours": counters.seconds / 3600}
-        values |= self.means.take()
+        values |= self.parts.means.take()
         values |= {name: float(x) for name, x in self.learner.probe_skills().items()}
         values["updates"] = counters.updates
         if self.replay.lost:
@@ -338,7 +221,7 @@ class Trainer:
         schedule = self.config.schedule
         episodes = schedule.eval_episodes if skills is None else schedule.prior_episodes
         return evaluate(
-            *(self.networks, self.make_env, episodes, self.config.seed, self.runtime),
+            *(self.networks, self.parts.make_env, episodes, self.config.seed, self.parts.runtime),
             on_step=self._raise_if_stopping,
             skills=skills,
         )
@@ -354,18 +237,18 @@ class Trainer:
         """
         began = time.monotonic()
         self.replay.store()
-        save(self.folder.checkpoints, self.snapshot.take(self.folder.path))
+        save(self.folder.checkpoints, self.parts.state.take(self.folder.path))
         self.saved_at, self.saved_updates = self.env_steps, self.counters.updates
         self.owes_checkpoint = False
         self.save_seconds = (self.save_seconds or 0.0) + time.monotonic() - began
 
-    def _can_save(self, due: "_Due") -> bool:
+    def _can_save(self, due: Due) -> bool:
         """A checkpoint that found no room is tried again with each line of metrics; one of an
         episode that cannot be repeated waits for its end, unless others are under way anyway."""
         schedule = self.config.schedule
         if self.failed_to_save and not due(schedule.log_every):
             return False
-        return self.collector.can_resume or self.envs.count > 1
+        return self.collector.can_resume or self.collector.envs.count > 1
 
     def _try_to_save(self) -> None:
         self.failed_to_save = False
@@ -380,8 +263,8 @@ class Trainer:
 
     def _save_at_the_end(self) -> None:
         """Raises UserError where there is no room."""
-        if not self.envs.repeatable:
-            for index in range(self.envs.count):
+        if not self.collector.envs.repeatable:
+            for index in range(self.collector.envs.count):
                 self.collector.break_off(index)
         try:
             self.save()
@@ -393,29 +276,13 @@ class Trainer:
                 "command"
             ) from error
 
+    def stop(self, signal: int | None = None) -> None:
+        """End `run` after the current step or update, saved but not evaluated."""
+        self.stopping = True
+
     def close(self) -> None:
-        self._opened.close()
-
-
-def _check_first_observation(env: gymnasium.Env[Any, Any], config: Config) -> None:
-    """Raises UserError where resetting fails, or gives something else than its space."""
-    begun = InProcess(env).reset({0: config.seed})[0]
-    if isinstance(begun, Failure):
-        raise UserError(f"{config.task}: reset failed ({begun.reason})") from begun.cause
-
-
-def _check_first_reward(env: gymnasium.Env[Any, Any]) -> None:
-    """Raises UserError where a reward of the user's own does not pay the step after a reset."""
-    assert env.action_space.shape is not None
-    env.step(np.full(env.action_space.shape, 0.5, np.float32))
-
-
-def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:
-    """Whole episodes of the replay that belong to it. Raises UserError where it does not say."""
-    count = checkpoint.facts.get("episodes")
-    if type(count) is not int or count < 0:
-        raise UserError(f"{folder.checkpoints}: the checkpoint counts {count!r} episodes")
-    return count
+        """Let go of the environments, the metrics and the folder."""
+        self.parts.opened.close()
 
 
 def _not_finite(metrics: Mapping[str, torch.Tensor]) -> list[str]:
@@ -428,33 +295,3 @@ def _not_finite(metrics: Mapping[str, torch.Tensor]) -> list[str]:
 
 class _Stopped(Exception):
     """An evaluation was broken off."""
-
-
-class _Due:
-    """Whether a multiple of some number of env steps has just been passed."""
-
-    def __init__(self, before: int, now: int):
-        self.before, self.now = before, now
-
-    def __call__(self, every: int) -> bool:
-        return every > 0 and self.now // every > self.before // every
-
-
-class _Clock:
-    """Seconds spent, and env steps per second, since the last lap."""
-
-    def __init__(self, env_steps: int):
-        self.last = self.began = time.monotonic()
-        self.env_steps = env_steps
-        self.began_rate = self.last
-
-    def lap(self) -> float:
-        now = time.monotonic()
-        self.last, elapsed = now, now - self.last
-        return elapsed
-
-    def rate(self, env_steps: int) -> float:
-        now = time.monotonic()
-        rate = (env_steps - self.env_steps) / max(now - self.began_rate, 1e-9)
-        self.env_steps, self.began_rate = env_steps, now
-        return rate

@@ -1,18 +1,15 @@
 """Starting from what another run has learned, on another task with the same body (section 4.3)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from lsp.config import Config, TransferConfig, on_another_task
-from lsp.envs.action_repeat import ActionRepeat
-from lsp.envs.custom import Task, UserEnv
+from lsp.envs.custom import Task
 from lsp.envs.dmc import DMControlEnv
 from lsp.errors import UserError
 from lsp.models.networks import Networks
@@ -20,8 +17,10 @@ from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import spaces_of
 from lsp.training.build import AnyNetworks
+from lsp.training.parts import count_episodes, env_maker
+from lsp.training.relabel import Rewards, _paying, relabelled, reward_function
 from lsp.training.replay import Episode, Replay
-from lsp.training.trainer import Trainer, count_episodes, env_maker
+from lsp.training.trainer import Trainer
 
 
 def transferred(
@@ -128,13 +127,11 @@ def begin(trainer: Trainer) -> None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
     trainer.folder.write_source(folder.path, folder.read_config(), checkpoint.env_steps)
-    trainer.collector.random = False
     count = count_episodes(checkpoint, folder)
     if config.transfer.relabel:
         _take_over_replay(trainer, folder, count)
-        trainer.counters.learning_since = 0
-    if config.transfer.keep_replay:
-        trainer.kept = _kept_replay(trainer, folder, count)
+    kept = _kept_replay(trainer, folder, count) if config.transfer.keep_replay else None
+    trainer.start_from_source(kept)
 
 
 def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
@@ -153,12 +150,12 @@ def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
 
 def _rewards_of_states(trainer: Trainer, source: RunFolder) -> "Rewards | None":
     """What the new task pays for the source's states; None where that cannot be known."""
-    noted, spaces = source.read_spaces(), spaces_of(trainer.env)
+    noted, spaces = source.read_spaces(), spaces_of(trainer.parts.env)
     same_body = noted is not None and noted.body == spaces.body
     same_repeat = source.read_config().action_repeat == trainer.config.action_repeat
-    if not (same_body and same_repeat and isinstance(_paying(trainer.env), DMControlEnv)):
+    if not (same_body and same_repeat and isinstance(_paying(trainer.parts.env), DMControlEnv)):
         return None
-    return reward_function(trainer.env, trainer.config.task)
+    return reward_function(trainer.parts.env, trainer.config.task)
 
 
 def _episodes(source: RunFolder, count: int) -> Iterator[Episode]:
@@ -178,7 +175,7 @@ def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:
 
 def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
     """The first `count` episodes of the source, paid anew."""
-    rewards = reward_function(trainer.env, trainer.config.task)
+    rewards = reward_function(trainer.parts.env, trainer.config.task)
     for episode in _episodes(source, count):
         trainer.replay.add(relabelled(episode, rewards, source.path))
     _refuse_too_few(trainer.replay, trainer.config, source)
@@ -228,56 +225,6 @@ def _reset_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
         for head, name in ((networks.value, "value"), (networks.slow_value, "slow_value")):
             for part in ("weight", "bias"):
                 head.get_parameter(f"{last}.{part}").copy_(fresh[f"{name}.{last}.{part}"])
-
-
-_SAME_REWARD = (ActionRepeat, UserEnv, TimeLimit, OrderEnforcing, PassiveEnvChecker)
-"""Wrappers that pay what is inside them, for the states that it has."""
-
-Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(states `[time, S]`, actions `[time, A]`) → rewards `[time]`."""
-
-
-def _paying(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """The innermost environment that decides about rewards."""
-    while isinstance(env, _SAME_REWARD):
-        env = env.env
-    return env
-
-
-def reward_function(env: gymnasium.Env[Any, Any], task: str) -> Rewards:
-    """What `env` pays for stored states. Raises UserError for a task whose states are unknown, or
-    in a wrapper that may pay something else for them."""
-    inner = _paying(env)
-    if not isinstance(inner, DMControlEnv):
-        raise UserError(
-            f"{task}: relabelling needs a dm_control task or one of ours, and not in a wrapper of "
-            f"your own: this is {type(inner).__name__}"
-        )
-    return inner.reward_at
-
-
-def relabelled(episode: Episode, rewards: Rewards, source: Path) -> Episode:
-    """The episode with the rewards of another task: of each control step, summed over those that
-    an action was held for.
-
-    Raises UserError if the episode holds no simulator states, or others than the task needs.
-    """
-    if "sim_state" not in episode:
-        raise UserError(f"{source}: its episodes hold no simulator states to relabel")
-    states, taken = episode["sim_state"], episode["env_steps"]
-    count, repeat, size = states.shape
-    # Nothing led to row 0; where an episode ended within a held action, the last state fills the
-    # rest.
-    held = np.arange(repeat) < taken[:, None]
-    actions = np.repeat(episode["action"][:, None], repeat, axis=1)
-    paid = np.zeros((count, repeat))
-    try:
-        paid[held] = rewards(states[held], actions[held])
-    except (ValueError, IndexError) as error:
-        raise UserError(
-            f"{source}: its simulator states of {size} numbers are not this task's ({error})"
-        ) from error
-    return episode | {"reward": paid.sum(1).astype(np.float32)}
 
 
 def _source(config: Config) -> RunFolder:

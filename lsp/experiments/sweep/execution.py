@@ -4,19 +4,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from lsp.config import RuntimeConfig
 from lsp.errors import UserError
-from lsp.experiments.sweep.planned_run import PlannedRun
+from lsp.experiments.sweep.planned_run import Outcome, PlannedRun
 from lsp.experiments.sweep.progress_screen import show
-
-
-class Outcome(NamedTuple):
-    """How a set of runs ended: why some failed, by name, and whether someone stopped them."""
-
-    failed: dict[str, str]
-    stopped: bool
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lsp.config import RuntimeConfig
-from lsp.experiments.sweep.execution import Outcome
-from lsp.experiments.sweep.planned_run import PlannedRun
+from lsp.experiments.sweep.planned_run import Outcome, PlannedRun
 from lsp.experiments.sweep.progress_screen import Screen, last_line
 from lsp.experiments.sweep.worker import MISTAKE, job
-from lsp.training.signals import counted_signals
+from lsp.training.signals import calling
 
 RETRIES = 3  # times that a run which died goes on from its checkpoint
 _POLL = 0.1  # seconds
@@ -27,7 +26,8 @@ def run_locally(
 ) -> Outcome:
     """Carry out `runs`, `jobs` at a time; SIGINT and SIGTERM stop and save them all."""
     pool = _Pool(runs, storage, runtime, screen)
-    with counted_signals() as signals:
+    signals: list[int] = []
+    with calling(signals.append):
         try:
             while (pool.waiting or pool.running) and not signals:
                 pool.start(jobs)

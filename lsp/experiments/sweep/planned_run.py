@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from lsp.config import Config, differences, from_dict, make_config, to_dict, validated
 from lsp.errors import UserError
@@ -211,3 +211,10 @@ def _flag(prefix: str, name: str, value: Any, hint: Any) -> list[str]:
         return [f"--{prefix}{'' if value else 'no-'}{name.replace('_', '-')}"]
     values = value if isinstance(value, tuple) else (value,)
     return [f"--{prefix}{name}", *map(str, values)]
+
+
+class Outcome(NamedTuple):
+    """How a set of runs ended: why some failed, by name, and whether someone stopped them."""
+
+    failed: dict[str, str]
+    stopped: bool

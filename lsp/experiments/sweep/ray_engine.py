@@ -10,11 +10,10 @@ from typing import Any
 
 from lsp.config import RuntimeConfig
 from lsp.errors import UserError, said, warn
-from lsp.experiments.sweep.execution import Outcome
-from lsp.experiments.sweep.planned_run import PlannedRun
+from lsp.experiments.sweep.planned_run import Outcome, PlannedRun
 from lsp.experiments.sweep.progress_screen import Screen
 from lsp.experiments.sweep.worker import job, perform_job
-from lsp.training.signals import counted_signals
+from lsp.training.signals import calling
 
 RETRIES = 3  # times that a run whose process or node died goes on from its checkpoint
 _POLL = 1.0  # seconds
@@ -50,7 +49,8 @@ def run_on_ray(
     named = {results[run.name]: run for run in runs}
     failed: dict[str, str] = {}
     try:
-        with counted_signals() as signals:
+        signals: list[int] = []
+        with calling(signals.append):
             _follow(ray, named, failed, screen, storage, signals)
             stopped = bool(signals)
             if stopped:

@@ -1,0 +1,221 @@
+"""Opening a run: making its parts, locking its folder, and resuming what it has learned.
+
+The order matters. What cannot be learned from leaves no folder behind; nothing is written into a
+folder that another process holds, or that holds another run.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from lsp.config import Config, RuntimeConfig
+from lsp.envs import make_env
+from lsp.envs.custom import Task
+from lsp.envs.vector import Environments, Failure, InProcess, Workers
+from lsp.errors import UserError
+from lsp.runs.checkpoint import Checkpoint, load_newest
+from lsp.runs.folder import RunFolder
+from lsp.runs.metrics import MetricsLogger
+from lsp.runs.spaces import spaces_of
+from lsp.training.build import (
+    AnyAgent,
+    AnyLearner,
+    AnyNetworks,
+    build_agent,
+    build_learner,
+    build_networks,
+)
+from lsp.training.collector import Collector
+from lsp.training.replay import Replay
+from lsp.training.run_state import Counters, RunState
+from lsp.training.running_means import RunningMeans
+
+EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
+
+
+def env_maker(config: Config, source: Task) -> EnvMaker:
+    """Makes environments for a run's agents; it can be sent to other processes if `source` can."""
+    settings = config.obs, config.action_repeat, config.render_quality, config.reward
+    return partial(make_env, source, *settings)
+
+
+@dataclass
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        config: its settings, with what the task decides filled in.
+        make_env: makes environments like `env`, for evaluation.
+        env: what is collected from, where it is not done in worker processes.
+        source_replay: a transfer's episodes of its source, where they are kept.
+        resumed: whether a checkpoint was loaded.
+        state: what a checkpoint keeps of the parts above.
+        opened: closes what must be closed.
+    """
+
+    config: Config
+    folder: RunFolder
+    runtime: RuntimeConfig
+    make_env: EnvMaker
+    env: gymnasium.Env[Any, Any]
+    networks: AnyNetworks
+    learner: AnyLearner
+    agent: AnyAgent
+    replay: Replay
+    source_replay: Replay | None
+    collector: Collector
+    sampler: np.random.Generator
+    means: RunningMeans
+    counters: Counters
+    metrics: MetricsLogger
+    resumed: bool
+    opened: ExitStack = field(repr=False)
+
+    @property
+    def state(self) -> RunState:
+        return RunState(
+            *(self.networks, self.learner, self.agent, self.collector),
+            *(self.sampler, self.means, self.counters),
+        )
+
+
+def open_run(
+    config: Config,
+    folder: RunFolder,
+    runtime: RuntimeConfig,
+    make_env: EnvMaker | None = None,
+    force: bool = False,
+) -> Parts:
+    """The parts of a new run in `folder`, or of the one that it holds, at its newest checkpoint.
+
+    `make_env` makes environments if the task's name does not. With `force` a run of other settings
+    is resumed with these, as far as its checkpoint fits.
+
+    Raises UserError where nothing can be learned from the environment, or the folder is in use,
+    holds another run, or cannot be read or written; then a folder that was made here is gone again.
+    """
+    config = config.resolved()
+    make_env = make_env or env_maker(config, config.task)
+    with ExitStack() as opened:
+        try:
+            parts = _open(config, folder, runtime, make_env, force, opened)
+        except BaseException:
+            folder.discard()
+            raise
+        parts.opened = opened.pop_all()
+        return parts
+
+
+def _open(
+    config: Config,
+    folder: RunFolder,
+    runtime: RuntimeConfig,
+    make_env: EnvMaker,
+    force: bool,
+    opened: ExitStack,
+) -> Parts:
+    """`open_run`, in which everything that must be closed is handed to `opened`."""
+    torch.manual_seed(config.seed)
+    env = make_env()
+    opened.callback(env.close)
+    _check_first_observation(env, config)
+    if config.reward is not None:
+        _check_first_reward(env)
+    networks = build_networks(env, config, runtime.device)
+    opened.callback(folder.close)
+    folder.open(config, runtime, force)
+    if not force:
+        folder.check_spaces(spaces_of(env))
+    learner = build_learner(networks, config.seed, runtime)
+    agent = build_agent(networks, "collect", config.num_envs, config.seed + 1, runtime)
+    checkpoint = _newest_checkpoint(folder, force)
+    replay, source_replay = _load_replays(config, folder, checkpoint)
+    envs = _environments(env, make_env, config, runtime)
+    opened.callback(envs.close)
+    collector = Collector(envs, agent, replay, config.seed)
+    metrics = MetricsLogger(folder.path)
+    opened.callback(metrics.close)
+    parts = Parts(
+        config=config,
+        folder=folder,
+        runtime=runtime,
+        make_env=make_env,
+        env=env,
+        networks=networks,
+        learner=learner,
+        agent=agent,
+        replay=replay,
+        source_replay=source_replay,
+        collector=collector,
+        sampler=np.random.default_rng([config.seed, 2]),
+        means=RunningMeans(),
+        counters=Counters(),
+        metrics=metrics,
+        resumed=checkpoint is not None,
+        opened=opened,
+    )
+    if checkpoint is not None:
+        parts.state.restore(checkpoint, folder.checkpoints, force)
+    metrics.truncate(collector.env_steps)
+    folder.record(config, runtime)
+    folder.write_spaces(spaces_of(env))
+    return parts
+
+
+def _newest_checkpoint(folder: RunFolder, force: bool) -> Checkpoint | None:
+    """None for a new run. Raises UserError where there was one: a run has a checkpoint before its
+    first metrics, and without it would start from scratch over the episodes of an old one."""
+    checkpoint, metrics = load_newest(folder.checkpoints), folder.path / "metrics.jsonl"
+    if checkpoint is None and not force and metrics.is_file() and metrics.stat().st_size:
+        raise UserError(
+            f"{folder.checkpoints} holds no checkpoint of the run that wrote {metrics}: restore "
+            "one, choose another --logdir, or start from scratch here by --force"
+        )
+    return checkpoint
+
+
+def _load_replays(
+    config: Config, folder: RunFolder, checkpoint: Checkpoint | None
+) -> tuple[Replay, Replay | None]:
+    """The run's own, and that of a transfer's source where it is kept and has been copied."""
+    episodes = 0 if checkpoint is None else count_episodes(checkpoint, folder)
+    own = Replay.load(folder.episodes, config.replay.capacity, episodes)
+    if checkpoint is None or not config.transfer.keep_replay:
+        return own, None
+    return own, Replay.load_all(folder.source_episodes)
+
+
+def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:
+    """Whole episodes of the replay that belong to it. Raises UserError where it does not say."""
+    count = checkpoint.facts.get("episodes")
+    if type(count) is not int or count < 0:
+        raise UserError(f"{folder.checkpoints}: the checkpoint counts {count!r} episodes")
+    return count
+
+
+def _environments(
+    env: gymnasium.Env[Any, Any], make_env: EnvMaker, config: Config, runtime: RuntimeConfig
+) -> Environments:
+    """What to collect from: `env` itself, or others like it in worker processes."""
+    if config.num_envs == 1:
+        return InProcess(env)
+    return Workers(make_env, config.num_envs, env, config.task, runtime.patience)
+
+
+def _check_first_observation(env: gymnasium.Env[Any, Any], config: Config) -> None:
+    """Raises UserError where resetting fails, or gives something else than its space."""
+    begun = InProcess(env).reset({0: config.seed})[0]
+    if isinstance(begun, Failure):
+        raise UserError(f"{config.task}: reset failed ({begun.reason})") from begun.cause
+
+
+def _check_first_reward(env: gymnasium.Env[Any, Any]) -> None:
+    """Raises UserError where a reward of the user's own does not pay the step after a reset."""
+    assert env.action_space.shape is not None
+    env.step(np.full(env.action_space.shape, 0.5, np.float32))
