@@ -34,6 +34,7 @@ from lsp.errors import UserError
 from lsp.models.distributions import Normal
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
+from lsp.runs.spaces import spaces_of
 from lsp.training.build import build_agent, build_networks
 from lsp.training.parts import open_run
 from lsp.training.trainer import Trainer
@@ -552,7 +553,7 @@ def test_other_methods_note_nothing(tmp_path):
 
 
 def test_a_run_in_several_environments_keeps_their_goals_apart(tmp_path):
-    networks = build_networks(Plane(), make_hiro_config())
+    networks = build_networks(spaces_of(Plane()), make_hiro_config())
     agent = build_agent(networks, "collect", num_envs=2, seed=0)
     assert isinstance(agent, HiroAgent)
     agent.act(observe((0, 0), (1, 1)))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from lsp.config.changes import changed
 from lsp.config.presets import PRESETS
 from lsp.config.settings import Config, ReplayConfig
 from lsp.errors import UserError
@@ -83,13 +84,24 @@ METHODS = {
 """What each method changes in a preset."""
 
 
-def make_config(method: str = "lsp", preset: str = "fast", **changes: Any) -> Config:
-    """The settings of `method` at `preset`; `changes` replace top-level fields.
+def make_config(method: str = "lsp", preset: str = "fast", **settings: Any) -> Config:
+    """The settings of a method at a preset.
 
-    Raises UserError for an unknown method or preset.
+    Args:
+        method: `lsp`, `dreamer`, `random_skills`, `rand_skills_init`, `no_mi`, `cem` or `hiro`.
+        preset: `paper`, `fast` or `debug`.
+        **settings: what is to differ, by the names of the command line's flags, such as
+            `task="cheetah_run"` or `**{"planner.horizon": 20}`; or a whole section, such as
+            `planner=PlannerConfig(...)`.
+
+    Returns:
+        All settings of a run, for `train`.
+
+    Raises:
+        UserError: there is no such method, preset or setting, or a value is of another type.
     """
     for kind, name, known in (("preset", preset, PRESETS), ("method", method, METHODS)):
         if name not in known:
             raise UserError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
-    config = METHODS[method](PRESETS[preset]())
-    return replace(config, method=method, **changes)
+    config = replace(METHODS[method](PRESETS[preset]()), method=method)
+    return changed(config, settings) if settings else config
