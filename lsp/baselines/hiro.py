@@ -100,12 +100,14 @@ class HiroNetworks(nn.Module):
 
     def choose_goal(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch goal"]:
         """The manager's goal, each coordinate within `goal_range`."""
-        return self.config.hiro.goal_range * self.manager.actor(state)
+        goal: Tensor = self.config.hiro.goal_range * self.manager.actor(state)
+        return goal
 
     def choose_action(
         self, state: Float[Tensor, "*batch state"], goal: Float[Tensor, "*batch goal"]
     ) -> Float[Tensor, "*batch action"]:
-        return self.worker.actor(torch.cat([state, goal], -1))
+        action: Tensor = self.worker.actor(torch.cat([state, goal], -1))
+        return action
 
     def carry_goal(
         self,
