@@ -220,10 +220,6 @@ def _cove(scale: Scale) -> list[Curve]:
     return [_transferred(dreamer, task, scale.cove), frozen]
 
 
-def _figure8(scale: Scale) -> list[Curve]:
-    return [replace(curve, runs=curve.runs[:1]) for curve in _cove(scale)]
-
-
 def _figure10(scale: Scale) -> list[Curve]:
     task = SOURCES[1]
     (noisy,) = _single(scale, "", task, ("lsp",), steps=scale.upright)
@@ -243,7 +239,7 @@ TARGETS: dict[str, tuple[str, Callable[[Scale], list[Curve]]]] = {
     "fig5": ("Transfer", _figure5),
     "fig6b": ("Without the mutual information reward", _figure6b),
     "fig7": ("Skills after a transfer, held for 40 agent steps", _figure7),
-    "fig8": ("The first 40,000 env steps on the cove", _figure8),
+    "fig8": ("The first 40,000 env steps on the cove", _cove),
     "fig9": ("Transfer to the cove", _cove),
     "fig10": ("Skills with and without noise on the skill predictor's input", _figure10),
 }
