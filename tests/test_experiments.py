@@ -19,11 +19,13 @@ from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config, vali
 from lsp.envs import arena, rendering_problem
 from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.errors import RunWarning, UserError
+from lsp.experiments.figures import curves, definitions, skill_pictures, trajectories
 from lsp.experiments.figures.definitions import SCALES, TARGETS
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
 from lsp.experiments.figures.skill_pictures import hold, skill_grid, spread, views
-from lsp.experiments.figures.trajectories import draw_ways, episode_states, first_ways
+from lsp.experiments.figures.trajectories import draw_ways, episode_states, first_ways, last_ways
+from lsp.experiments.sweep import local_engine
 from lsp.experiments.sweep.execution import Execution, cores
 from lsp.experiments.sweep.planned_run import Outcome, PlannedRun, grid, parse_seeds, unique
 from lsp.experiments.sweep.progress_screen import Screen, last_line
@@ -167,6 +169,18 @@ def write_ways(run, storage, ends) -> None:
         states[..., 57:59], states[..., 60:] = spec.goal, np.ravel(spec.obstacles)
         episode = {"sim_state": states, "env_steps": np.array([0, 1, 1, 1])}
         write_arrays(folder / f"episode-{number:06d}.npz", episode)
+
+
+def test_figure_8_shows_the_first_episodes_and_figure_1_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "COVE_SHOWN", 3 * 40)
+    run = find_targets("fig1", SCALES["small"])[0].runs[-1]
+    write_ways(run, tmp_path, [(x, 0) for x in np.linspace(0, 6, 61)])
+    first, last = first_ways(run, tmp_path), last_ways(run, tmp_path)
+    assert [way.path[-1, 0] for way in first] == pytest.approx(np.linspace(0, 3.9, 40))
+    assert [way.path[-1, 0] for way in last] == pytest.approx(np.linspace(5.1, 6, 10))
+    # The goal stands 5 m ahead, and has a radius of 0.5 m.
+    assert [way.reached for way in first] == [False] * 40
+    assert [way.reached for way in last] == [True] * 5 + [False] * 5
 
 
 def ways_figure(target, storage, monkeypatch, ways=first_ways):
@@ -453,6 +467,7 @@ def test_figures_share_their_runs():
     names = {t.name: {run.name for run in t.runs} for t in find_targets("all", scale)}
     assert names["fig7"] <= names["fig5"]
     assert names["fig8"] == names["fig9"]
+    assert len(names["fig1"] & names["fig9"]) == 2  # the sources
     assert len(names["fig10"] & names["fig4"]) == 1
     assert len(names["fig6b"] & names["fig4"]) == 2
 
@@ -476,6 +491,27 @@ def test_the_cove_holds_skills_as_long_as_the_paper():
     ) == (30, 120, 30)
     assert lsp.transfer.freeze_policy
     assert target.curves[1].runs[0].source.steps == 500_000
+
+
+def test_the_line_is_met_with_the_skills_of_the_source_and_everything_learns():
+    (target,) = find_targets("fig1", SCALES["paper"])
+    assert [curve.label for curve in target.curves] == ["dreamer", "lsp"]
+    for run in (run for curve in target.curves for run in curve.runs):
+        source, planner = run.source.config, run.config.planner
+        assert run.config.task == "quadruped_line"
+        assert not run.config.transfer.freeze_policy
+        assert (planner.skill_length, planner.horizon) == (10, 10)
+        assert source.planner.skill_length == source.planner.horizon == 10
+        assert (run.source.config.task, run.source.steps) == ("quadruped_obstacles_walk", 500_000)
+
+
+def test_the_help_and_the_docs_name_every_target(capsys):
+    with pytest.raises(SystemExit):
+        call("reproduce --help")
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"{', '.join(TARGETS)} or all" in said
+    table = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    assert all(f"| `{name}` |" in table for name in TARGETS)
 
 
 def test_small_sources_are_long_where_getting_up_comes_first():
@@ -613,7 +649,7 @@ def check_figure(name, storage):
 
 
 @pytest.mark.xdist_group("figures")
-@pytest.mark.parametrize("name", ["methods", "fig4", "fig5", "fig7", "fig10"])
+@pytest.mark.parametrize("name", ["methods", "fig1", "fig4", "fig5", "fig7", "fig10"])
 def test_every_other_figure(name, storage, small):
     check_figure(name, storage)
 

@@ -46,13 +46,22 @@ def _products(name: str) -> dict[str, Product]:
     from lsp.experiments.figures.comparison import write_comparison
     from lsp.experiments.figures.curves import draw_curves, write_table
     from lsp.experiments.figures.skill_pictures import draw_skills
-    from lsp.experiments.figures.trajectories import draw_ways, first_ways, write_arrivals
+    from lsp.experiments.figures.trajectories import (
+        draw_ways,
+        first_ways,
+        last_ways,
+        write_arrivals,
+    )
     from lsp.experiments.figures.transfer_speed import write_speeds, write_successes
 
     picture, table = f"{name}.png", f"{name}.csv"
     curves: dict[str, Product] = {picture: draw_curves, table: write_table}
     special: dict[str, dict[str, Product]] = {
         "methods": curves | {"methods-comparison.csv": write_comparison},
+        "fig1": {
+            picture: partial(draw_ways, ways=last_ways),
+            table: partial(write_arrivals, ways=last_ways),
+        },
         "fig5": curves | {"fig5-speed.csv": write_speeds},
         "fig7": {picture: draw_skills},
         "fig8": {

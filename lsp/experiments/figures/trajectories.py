@@ -1,5 +1,6 @@
-"""Where quadrupeds went, from above (figure 8)."""
+"""Where quadrupeds went, from above (figures 1 and 8)."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from matplotlib.patches import Circle
 from lsp.envs.arena import OBSTACLE_RADIUS
 from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.experiments.figures.curves import partial_note, write_rows
-from lsp.experiments.figures.definitions import COVE_SHOWN, Target
+from lsp.experiments.figures.definitions import COVE_SHOWN, LINE_SHOWN, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report import plots
@@ -25,7 +26,7 @@ HEADER = ("curve", "seed", "episodes", "reached")
 _WIDTH = 5.0  # inches of a panel
 _MARGIN = 0.5  # metres around all that is shown
 _FARTHEST = 8.0  # metres from the start: one that walks away must not leave the arena a speck
-_SKILL: dict[str, Any] = {"color": "#222222", "marker": ".", "linestyle": "", "markersize": 3}
+_SKILL: dict[str, Any] = {"color": "#222222", "marker": ".", "linestyle": "", "markersize": 1.5}
 _START: dict[str, Any] = {"color": "white", "marker": "X", "linestyle": "", "markersize": 8}
 _START |= {"markeredgecolor": "black"}
 _GOAL, _OBSTACLE = "#CC1A1A", "#4D6699"
@@ -48,6 +49,11 @@ Ways = Callable[[PlannedRun, Path], list[Way]]
 def first_ways(run: PlannedRun, storage: Path) -> list[Way]:
     """Those that begin in the first COVE_SHOWN env steps (figure 8)."""
     return list(map(_way, episode_states(run, storage, COVE_SHOWN)))
+
+
+def last_ways(run: PlannedRun, storage: Path) -> list[Way]:
+    """The last LINE_SHOWN of what there is (figure 1)."""
+    return list(deque(map(_way, episode_states(run, storage)), LINE_SHOWN))
 
 
 def draw_ways(target: Target, records: Records, out: Path, ways: Ways) -> None:
@@ -79,13 +85,13 @@ def write_arrivals(target: Target, records: Records, out: Path, ways: Ways) -> N
 
 
 def episode_states(
-    run: PlannedRun, storage: Path, limit: int
+    run: PlannedRun, storage: Path, limit: int | None = None
 ) -> Iterator[tuple[Float64[np.ndarray, "time S"], Float64[np.ndarray, "steps S"]]]:
     """Simulator states after each agent step, start included, and after each control step, of the
-    episodes that begin before `limit` env steps."""
+    episodes that begin before `limit` env steps, where there is one."""
     begun = 0
     for path in sorted((run.folder(storage) / "episodes").glob("episode-*.npz")):
-        if begun >= limit:
+        if limit is not None and begun >= limit:
             return
         episode = read_arrays(path)
         states, taken = episode["sim_state"], episode["env_steps"]
@@ -141,7 +147,7 @@ def _draw_arena(axes: Axes, way: Way) -> None:
 
 
 def _line(run: PlannedRun) -> dict[str, Any]:
-    return {"color": plots.color_of(run.config.method), "linewidth": 0.8, "alpha": 0.6}
+    return {"color": plots.color_of(run.config.method), "linewidth": 1.2, "alpha": 0.6}
 
 
 def _title(name: str, run: PlannedRun, ways: Sequence[Way], records: Records) -> str:
@@ -159,7 +165,7 @@ def _legend(target: Target) -> list[Artist]:
         for label, run in firsts
     ]
     if any(run.config.has_skills for _, run in firsts):
-        entries.append(Line2D([], [], label="a new skill begins", **_SKILL))
+        entries.append(Line2D([], [], label="a new skill begins", **(_SKILL | {"markersize": 5})))
     entries.append(Line2D([], [], label="start", **_START))
     disc: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 10}
     entries.append(Line2D([], [], label="goal, with its radius", color=_GOAL, alpha=0.5, **disc))
