@@ -387,7 +387,7 @@ class Reproduce:
     """
 
     target: Positional[str] = ""
-    """methods, fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
+    """methods, fig1, fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
     scale: str = "small"
     """`paper` (its steps, three seeds, preset paper) or `small` (hours of two cores)."""
     seeds: str | None = None

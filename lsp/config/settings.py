@@ -195,6 +195,9 @@ class HiroConfig:
     observation (ours; HIRO: a range by hand for each of 15 coordinates of the ant)."""
     manager_reward: float = 0.1
     """The manager is paid a segment's sum of task rewards times this (HIRO)."""
+    worker_reward: float = 0.0
+    """The worker is paid the task's reward times this beside the intrinsic one. HIRO, and the paper
+    to the letter: 0; `fast`: 10, as LSP's policy is paid for both (ours, docs/hiro.md)."""
     candidates: int = 8
     """Gaussian draws among the goals that relabelling chooses from (HIRO)."""
     candidate_std: float = 0.5
@@ -217,8 +220,9 @@ class HiroConfig:
     worker_noise: float = 0.1
     """Std of the Gaussian added to actions while collecting (TD3; HIRO's 1.0 in ±30 is 0.03)."""
     manager_noise: float = 1.0
-    """Std of the Gaussian added to goals while collecting, in units of `goal_range` (HIRO: 1.0, on
-    coordinates with ranges from 0.3 to 10)."""
+    """Std of the Gaussian added to goals while collecting, in units of `goal_range`. HIRO's own is
+    1.0 on coordinates with ranges from 0.3 to 10; every preset has 0.2 (ours): noise as wide as the
+    range leaves goals nearly uniform, whatever the manager says."""
     critic_rate: float = 1e-3
     """Adam, critics (HIRO, TD3)."""
     actor_rate: float = 1e-4

@@ -204,6 +204,8 @@ def _hiro(config: Config) -> list[str]:
         found.append(f"hiro.layers needs sizes of at least 1, not {hiro.layers}")
     if hiro.goal_range <= 0:
         found.append(f"hiro.goal_range must be above 0, not {hiro.goal_range}")
+    if not hiro.worker_reward >= 0:
+        found.append(f"hiro.worker_reward must be at least 0, not {hiro.worker_reward}")
     least = shortest_sequence(length)
     if config.replay.length < least:
         found.append(
