@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lsp.backends.torch_setup import prepare_torch
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code, validated
-from lsp.envs.custom import Maker, Task, task_name
+from lsp.envs.lookup import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter

@@ -18,7 +18,8 @@ from lsp.cli.main import main
 from lsp.config import Config, RuntimeConfig, from_dict, make_config, to_dict, validated
 from lsp.envs import custom as user_module
 from lsp.envs import make_env
-from lsp.envs.custom import Maker, UserEnv, task_name
+from lsp.envs.custom import UserEnv
+from lsp.envs.lookup import Maker, task_name
 from lsp.errors import UserError
 from lsp.runs.metrics import read_metrics
 

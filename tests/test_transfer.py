@@ -27,8 +27,8 @@ from lsp.config import (
 )
 from lsp.config.transfers import ANCHORED_STD, PRIOR_WEIGHT
 from lsp.envs import make_env
-from lsp.envs.custom import Maker
 from lsp.envs.dmc import load_control
+from lsp.envs.lookup import Maker
 from lsp.errors import RunWarning, UserError
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder

@@ -125,13 +125,8 @@ class Learner:
 
         # Update φ, ψ, χ
         loss, about_policy = policy_loss(rollout, estimates, starts.weight)
-        metrics |= about_plan | about_policy
-        if config.transfer.anchor > 0:
-            drawn = noise[: config.own_sequences], generator
-            kl, about_anchor = anchor_loss(frozen, latents, data, *drawn, self.backend.anchor_scan)
-            metrics |= about_anchor
-            weight = self.anchor_weight * networks.return_size
-            loss = kl if config.transfer.freeze_policy else loss + weight * kl
+        loss, about_anchor = self.anchored(loss, latents, data, noise)
+        metrics |= about_plan | about_policy | about_anchor
         if "policy" in self.optimizers and not hold_policy:
             metrics |= self.descend("policy", loss, again=evidence is not None)
         value_weight = starts.weight * sources.value_weight
@@ -152,6 +147,22 @@ class Learner:
         every = config.behavior.rollouts_per_start
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}
+
+    def anchored(
+        self, loss: Tensor, latents: Latent, data: dict[str, Tensor], noise: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        """The policy's loss with what holds it to its source; a frozen policy descends that alone.
+
+        `noise` is what the posteriors `latents` were sampled with.
+        """
+        config, networks = self.config, self.networks
+        if config.transfer.anchor == 0:
+            return loss, {}
+        frozen, scan = self.backend.frozen_copy, self.backend.anchor_scan
+        own = noise[: config.own_sequences]
+        kl, metrics = anchor_loss(frozen, latents, data, own, self.generator, scan)
+        weight = self.anchor_weight * networks.return_size
+        return kl if config.transfer.freeze_policy else loss + weight * kl, metrics
 
     def own_rows(
         self, latents: Latent, data: dict[str, Tensor]

@@ -6,17 +6,15 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from tyro.conf import Positional, Suppress, arg
+from tyro.conf import Positional, arg
 
 from lsp.config import Config, RuntimeConfig, TransferConfig, to_dict
 from lsp.errors import UserError
-from lsp.experiments.sweep.execution import Execution
-from lsp.experiments.sweep.planned_run import Outcome
 
 OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
 
@@ -344,97 +342,6 @@ class Doctor:
         print_report()
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """Train every task with every method and seed; the same command again does what is missing.
-
-    `--task` and `--method` take lists, `walker_walk,cheetah_run`; all other settings are those of
-    `lsp train`, for every run.
-    """
-
-    config: Annotated[Config, arg(name="")]
-    seeds: str = "0"
-    """Such as 0-4, or 0,3,7; in place of --seed."""
-    steps: int = 100_000
-    """Env steps of each run."""
-    execution: Annotated[Execution, arg(name="")] = field(default_factory=Execution)
-    runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
-    configs: Suppress[tuple[Config, ...]] = ()
-    """The settings once for each method."""
-
-    def main(self) -> None:
-        from lsp.envs.dmc import split_task
-        from lsp.experiments.sweep.planned_run import grid, listing, parse_seeds
-
-        if self.config.seed != Config.seed:
-            raise UserError("a sweep takes --seeds, such as 0-4, in place of --seed")
-        tasks = self.config.task.split(",")
-        for task in (each for each in tasks if ":" not in each):
-            split_task(task)  # before any of them is trained
-        runs = grid(self.configs, tasks, parse_seeds(self.seeds), self.steps)
-        execution = self.execution
-        if execution.dry_run:
-            print("\n".join(listing(runs, execution.storage, execution.at_once)))
-            return
-        _exit_unless_done(execution.carry_out(runs, self.runtime))
-
-
-@dataclass(frozen=True)
-class Reproduce:
-    """A figure of the paper: train what is missing of its runs, then draw it and write its table.
-
-    Figures share their runs. What is not finished is drawn as far as it is, and says so.
-    """
-
-    target: Positional[str] = ""
-    """methods, fig1, fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
-    scale: str = "small"
-    """`paper` (its steps, three seeds, preset paper) or `small` (hours of two cores)."""
-    seeds: str | None = None
-    """Such as 0-4; without it the scale's own."""
-    run: bool = True
-    """--no-run only draws what is there."""
-    out: Path | None = None
-    """Folder of figures and tables; without it figures/ in the storage."""
-    tables: Path | None = None
-    """Tables of `lsp collect`, such as results: drawn where they go further than a run's folder."""
-    execution: Annotated[Execution, arg(name="")] = field(default_factory=Execution)
-    runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
-
-    def main(self) -> None:
-        from lsp.experiments.figures.evaluations import Records
-        from lsp.experiments.figures.reproduce import draw, find_scale, find_targets, runs_of
-        from lsp.experiments.sweep.planned_run import listing, parse_seeds
-
-        scale, execution = find_scale(self.scale), self.execution
-        if self.seeds is not None:
-            scale = replace(scale, seeds=tuple(parse_seeds(self.seeds)))
-        targets = find_targets(self.target, scale)
-        runs = runs_of(targets)
-        if execution.dry_run:
-            print("\n".join(listing(runs, execution.storage, execution.at_once)))
-            return
-        # Before hours of training: what it draws from must be there, and where it draws to.
-        records = Records(execution.storage, self.tables)
-        out = self.out or execution.storage / "figures"
-        out.mkdir(parents=True, exist_ok=True)
-        outcome = Outcome({}, False)
-        if self.run:
-            outcome = execution.carry_out(runs, self.runtime)
-        if not outcome.stopped:
-            for picture in draw(targets, records, out):
-                print(picture)
-        _exit_unless_done(outcome)
-
-
-def _exit_unless_done(outcome: Outcome) -> None:
-    """Exit code 1 where runs failed, or were stopped."""
-    if outcome.stopped:
-        print("Stopped and saved. The same command goes on.")
-    if outcome.stopped or outcome.failed:
-        raise SystemExit(1)
-
-
 def _draw_tasks(folder: Path) -> None:
     import imageio.v3
 
@@ -480,6 +387,3 @@ def _with_steps(arguments: Sequence[str], steps: int, logdir: Path) -> str:
     parser.add_argument("--logdir")
     _, rest = parser.parse_known_args(arguments)
     return shlex.join([_program(), *rest, "--steps", str(steps), "--logdir", str(logdir)])
-
-
-Command = Train | Transfer | Eval | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor

@@ -16,21 +16,12 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tyro.conf import subcommand
 
-from lsp.cli.commands import (
-    Bench,
-    Collect,
-    Command,
-    Doctor,
-    Eval,
-    Plot,
-    Reproduce,
-    Sweep,
-    Tasks,
-    Train,
-    Transfer,
-)
+from lsp.cli.commands import Bench, Collect, Doctor, Eval, Plot, Tasks, Train, Transfer
+from lsp.cli.experiments import Reproduce, Sweep
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.errors import RunWarning, UserError, said
+
+Command = Train | Transfer | Eval | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor
 
 
 def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Config:

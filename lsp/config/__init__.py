@@ -1,12 +1,12 @@
 """All settings of a run: what there is, the presets and methods made of it, and its checks."""
 
 from lsp.config.changes import changed, setting_names
+from lsp.config.config import Config, named_code
 from lsp.config.methods import METHODS, make_config
 from lsp.config.presets import PRESETS, default_runtime
 from lsp.config.serialization import differences, from_dict, to_dict
 from lsp.config.settings import (
     BehaviorConfig,
-    Config,
     HiroConfig,
     ModelConfig,
     OptimizerConfig,
@@ -18,7 +18,6 @@ from lsp.config.settings import (
     SkillsConfig,
     TransferConfig,
     ValueConfig,
-    named_code,
 )
 from lsp.config.transfers import on_another_task
 from lsp.config.validation import shortest_sequence, validated

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from lsp.config.config import Config
 from lsp.config.serialization import from_dict, to_dict
-from lsp.config.settings import Config
 from lsp.errors import UserError
 
 

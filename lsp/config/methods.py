@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from lsp.config.changes import changed
+from lsp.config.config import Config
 from lsp.config.presets import PRESETS
-from lsp.config.settings import Config, ReplayConfig
+from lsp.config.settings import ReplayConfig
 from lsp.errors import UserError
 
 

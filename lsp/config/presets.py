@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from lsp.config.config import Config
 from lsp.config.settings import (
     BehaviorConfig,
-    Config,
     HiroConfig,
     ModelConfig,
     OptimizerConfig,

@@ -4,7 +4,7 @@ import dataclasses
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lsp.config.settings import Config
+from lsp.config.config import Config
 from lsp.errors import UserError
 
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from lsp.config.settings import Config, TransferConfig
+from lsp.config.config import Config
+from lsp.config.settings import TransferConfig
 from lsp.config.validation import shortest_sequence
 from lsp.errors import UserError
 

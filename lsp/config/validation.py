@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from lsp.config.config import Config
 from lsp.config.serialization import from_dict, to_dict
-from lsp.config.settings import Config, TransferConfig
+from lsp.config.settings import TransferConfig
 from lsp.errors import UserError
 
 _SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
@@ -28,13 +29,13 @@ def shortest_sequence(skill_length: int) -> int:
     return max(2 * skill_length, skill_length + 2)
 
 
-def _below(least: float, names: str, section: object, prefix: str = "") -> list[str]:
+def _below(least: int, names: str, section: object, prefix: str = "") -> list[str]:
     """Complaints about those of the named settings that are less than `least`."""
     values = {name: getattr(section, name) for name in names.split()}
     return [
-        f"{prefix}{name} must be at least {least:g}, not {value}"
+        f"{prefix}{name} must be at least {least}, not {value}"
         for name, value in values.items()
-        if value is not None and value < least
+        if value is not None and not value >= least  # NaN neither
     ]
 
 

@@ -12,8 +12,9 @@ from lsp.envs.rendering import choose_gl, rendering_problem
 choose_gl()  # dm_control reads the choice when it is imported, which the next lines do
 
 from lsp.envs.action_repeat import ActionRepeat  # noqa: E402
-from lsp.envs.custom import Task, find_reward, make_user_env  # noqa: E402
+from lsp.envs.custom import make_user_env  # noqa: E402
 from lsp.envs.dmc import DMControlEnv, task_names  # noqa: E402
+from lsp.envs.lookup import Task, find_reward  # noqa: E402
 from lsp.errors import UserError  # noqa: E402
 from lsp.tasks import register  # noqa: E402
 

@@ -3,14 +3,8 @@
 Agents act with numbers in [-1, 1] and observe float32 vectors and 64x64 images.
 """
 
-import copy
-import importlib
-import operator
-import os
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -18,11 +12,8 @@ from gymnasium.spaces import Box, Dict, Space
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from lsp.envs.lookup import Env, Task, _make, _said, _short, task_name
 from lsp.errors import UserError
-
-Env: TypeAlias = gymnasium.Env[Any, Any]
-Task: TypeAlias = str | Env | Callable[[], Env]
-"""A task's name, an environment, or a function that makes one."""
 
 IMAGE_SIZE = 64  # pixels a side that the agent sees
 CHANNELS = (1, 3, 4)
@@ -49,54 +40,6 @@ def make_user_env(task: Task, obs: str = "proprio") -> "UserEnv":
             "seen, images included."
         )
     return UserEnv(_make(task, name), name)
-
-
-class Maker:
-    """Makes a new environment at every call: calls a function, or copies an environment.
-
-    Raises UserError where that fails, and where a function returns what it returned before.
-    """
-
-    def __init__(self, task: Env | Callable[[], Env]):
-        self.task, self.name = task, task_name(task)
-        self._last: Env | None = None
-
-    def __call__(self) -> Env:
-        if isinstance(self.task, gymnasium.Env):
-            return _copy(self.task, self.name)
-        env = _call(self.task, self.name)
-        if env is self._last:
-            raise UserError(
-                f"{self.name}: it returned the same environment twice: make a new one at each call."
-            )
-        self._last = env
-        return env
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # To worker processes it goes without what it has made here.
-        return Maker, (self.task,)
-
-
-def find_reward(reference: str) -> Callable[..., Any]:
-    """A user's own reward, ``package.module:function``; the current folder is importable.
-
-    Raises:
-      UserError: there is no such function.
-    """
-    module, _, name = reference.partition(":")
-    if not module or module.startswith(".") or not name:
-        raise UserError(f"reward '{reference}': write it as package.module:function.")
-    _make_folder_importable()
-    return _find(module, name, f"reward '{reference}'", "a function of (states, actions)")
-
-
-def task_name(task: Env | Callable[[], Env]) -> str:
-    """What a run calls a task that was passed from Python: ``python:module.ClassName``."""
-    if isinstance(task, Maker):
-        return task.name
-    source = type(task.unwrapped) if isinstance(task, gymnasium.Env) else task
-    named = source if hasattr(source, "__qualname__") else type(source)
-    return f"python:{named.__module__}.{named.__qualname__}"
 
 
 class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -334,110 +277,3 @@ def _has_time_limit(env: Env) -> bool:
             return True
         env = env.env
     return False
-
-
-def _make(task: Task, name: str) -> Env:
-    if isinstance(task, gymnasium.Env):
-        return task
-    if not isinstance(task, str):
-        return _call(task, name)
-    first, _, rest = task.partition(":")
-    if first == "python":
-        raise UserError(
-            f"{task}: this task was passed from Python: pass it again, as lsp.train(env, ...), "
-            "lsp.evaluate(run, env=env) or lsp.load(run, env=env)."
-        )
-    _make_folder_importable()
-    if first == "gymnasium":
-        return _make_registered(rest, task)
-    return _call(_find(first, rest, task), task)
-
-
-def _make_folder_importable() -> None:
-    """As ``python -m`` does; the command ``lsp`` lies in another folder."""
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-
-
-def _make_registered(identifier: str, task: str) -> Env:
-    try:
-        env: Env = gymnasium.make(identifier)
-    except gymnasium.error.UnregisteredEnv as error:
-        raise UserError(
-            f"{task}: {_short(error)} gymnasium.pprint_registry() lists them."
-        ) from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise UserError(f"{task}: {_short(error)}") from error
-    except Exception as error:
-        raise UserError(f"{task}: making it failed: {_said(error)}") from error
-    if "rgb_array" not in (env.metadata.get("render_modes") or ()):
-        return env
-    try:
-        with_pictures: Env = gymnasium.make(identifier, render_mode="rgb_array")
-    except Exception:  # it works without, which is enough to train
-        return env
-    env.close()
-    return with_pictures
-
-
-def _find(
-    module_name: str,
-    name: str,
-    task: str,
-    wanted: str = "a function or class that makes an environment",
-) -> Callable[..., Any]:
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"{task}: importing it failed: {_said(error)}") from error
-        raise UserError(
-            f"{task}: there is no module '{error.name}', here or installed: start in the folder "
-            "that holds it, and write package.module:name."
-        ) from error
-    except Exception as error:
-        raise UserError(f"{task}: importing it failed: {_said(error)}") from error
-    try:
-        found: Callable[..., Any] = operator.attrgetter(name)(module)
-    except AttributeError as error:
-        raise UserError(f"{task}: module '{module_name}' has no '{name}'.") from error
-    if not callable(found):
-        raise UserError(f"{task}: '{name}' must be {wanted}, not {_short(repr(found))}.")
-    return found
-
-
-def _call(make: Callable[[], Env], task: str) -> Env:
-    try:
-        env = make()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{task}: making it failed: {_said(error)}") from error
-    if not isinstance(env, gymnasium.Env):
-        raise UserError(f"{task}: it must return a gymnasium.Env, not {_short(repr(env))}.")
-    return env
-
-
-def _copy(env: Env, task: str) -> Env:
-    """The environment made again as it was registered, or else copied as it is."""
-    if env.spec is not None:
-        try:
-            return gymnasium.make(env.spec)
-        except Exception:  # wrapped in what Gymnasium cannot repeat
-            pass
-    try:
-        return copy.deepcopy(env)
-    except Exception as error:
-        raise UserError(
-            f"{task}: it cannot be copied ({_said(error)}): pass a function that makes it."
-        ) from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {_short(error)}"
-
-
-def _short(thing: Any) -> str:
-    """One line of bounded length."""
-    return textwrap.shorten(str(thing), 240, placeholder=" ...")

@@ -16,7 +16,7 @@ import torch
 
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
-from lsp.envs.custom import Task
+from lsp.envs.lookup import Task
 from lsp.envs.vector import Environments, Failure, InProcess, Workers
 from lsp.errors import UserError
 from lsp.runs.checkpoint import Checkpoint, load_newest

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from lsp.config import Config, TransferConfig, on_another_task
-from lsp.envs.custom import Task
 from lsp.envs.dmc import DMControlEnv
+from lsp.envs.lookup import Task
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.runs.checkpoint import load_newest

@@ -1,0 +1,144 @@
+"""A whole run's settings, and what follows from them."""
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from lsp.config.settings import (
+    BehaviorConfig,
+    HiroConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PlannerConfig,
+    PolicyConfig,
+    ReplayConfig,
+    ScheduleConfig,
+    SkillsConfig,
+    TransferConfig,
+    ValueConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. `make_config` makes one; by hand every section must be given, so that none has
+    the name of one preset and the numbers of another."""
+
+    task: str = "walker_walk"
+    """A dm_control task, `domain_task`."""
+    method: str = "lsp"
+    """`lsp`; `dreamer` (no skills); `random_skills`, `rand_skills_init` and `no_mi` (LSP without
+    planning, without both, without the intrinsic reward); `cem` (plans actions); `hiro` (no model:
+    a manager chooses skills or states)."""
+    preset: str
+    """`paper`, `fast` (sized for a laptop) or `debug` (seconds)."""
+    obs: str = "proprio"
+    """`proprio` (the task's own observations) or `pixels` (64×64 images)."""
+    seed: int = 0
+    """Seeds everything; the same seed on the same machine gives the same run."""
+    action_repeat: int = 2
+    """Env steps that each action is held (Dreamer v1)."""
+    num_envs: int = 1
+    """Environments to collect from at once; more than one run in processes of their own (ours)."""
+    reward: str | None = None
+    """Your own reward for a dm_control task, `package.module:function` (docs/tasks.md)."""
+    render_quality: str = "fast"
+    """From pixels: `fast` (no shadows, reflections, multisampling) or `faithful` (dm_control's)."""
+    model: ModelConfig
+    policy: PolicyConfig
+    value: ValueConfig
+    skills: SkillsConfig
+    planner: PlannerConfig
+    behavior: BehaviorConfig
+    hiro: HiroConfig
+    optimizer: OptimizerConfig
+    replay: ReplayConfig
+    schedule: ScheduleConfig
+    transfer: TransferConfig
+
+    @property
+    def has_skills(self) -> bool:
+        return self.skills.dim > 0
+
+    @property
+    def behavior_horizon(self) -> int:
+        """Agent steps that behaviour learning imagines."""
+        return self.behavior.horizon or self.planner.horizon
+
+    @property
+    def plans_actions(self) -> bool:
+        return self.planner.over == "actions"
+
+    @property
+    def plans_skills(self) -> bool:
+        return self.has_skills and self.skills.source == "planned"
+
+    @property
+    def own_sequences(self) -> int:
+        """Sequences of a batch from the run's own replay; the others are its source's."""
+        batch = self.replay.batch
+        return batch - batch // 2 if self.transfer.keep_replay else batch
+
+    @property
+    def mixes_skills(self) -> bool:
+        """Whether some rollouts learn under skills from N(0, I) beside the planned ones."""
+        learns = not self.transfer.freeze_policy
+        return self.plans_skills and learns and self.behavior.prior_share > 0
+
+    @property
+    def has_intrinsic(self) -> bool:
+        """Whether χ is there, and pays."""
+        return self.has_skills and self.skills.intrinsic
+
+    @property
+    def num_segments(self) -> int:
+        """⌊H/K⌋, complete segments that behaviour learning imagines; 0 where nothing is paid for
+        them."""
+        return self.behavior_horizon // self.planner.skill_length if self.has_intrinsic else 0
+
+    @property
+    def skills_ahead(self) -> int:
+        """⌈H/K⌉ of the planner: the skills that a plan's score depends on."""
+        return ceil(self.planner.horizon / self.planner.skill_length)
+
+    @property
+    def planning_lambda(self) -> float:
+        """λ of a plan's score."""
+        if self.planner.lambda_ is not None:
+            return self.planner.lambda_
+        return self.behavior.lambda_ if self.planner.horizon <= 15 else 1.0
+
+    @property
+    def plan_length(self) -> int:
+        """⌈H/K⌉, skills in a plan that covers both planning and behaviour learning."""
+        return ceil(max(self.planner.horizon, self.behavior_horizon) / self.planner.skill_length)
+
+    def resolved(self) -> "Config":
+        """The same with what the task decides filled in, as a run records it."""
+        model = self.model
+        if model.termination is None:
+            model = replace(model, termination=_can_end_itself(self.task))
+        if model.decoder_std is None:
+            model = replace(model, decoder_std=(0.1, 0.5 if _may_hold_goals(self.task) else 1.5))
+        value = self.value
+        if value.states is None:
+            quadruped = self.task.startswith("quadruped_")
+            value = replace(value, states="observed" if quadruped else "imagined")
+        return replace(self, model=model, value=value)
+
+
+def named_code(config: Config) -> list[str]:
+    """Settings that name modules which making the environment imports: a user's own task and
+    reward, and Gymnasium's `module:ID`."""
+    task = config.task.removeprefix("gymnasium:")
+    code = [config.task] if ":" in task and not task.startswith("python:") else []
+    return code + ([config.reward] if config.reward is not None else [])
+
+
+def _can_end_itself(task: str) -> bool:
+    """Users' tasks (`gymnasium:ID`, `module:name`, `python:...`) may; of dm_control's only lqr."""
+    return ":" in task or task.startswith("lqr_")
+
+
+def _may_hold_goals(task: str) -> bool:
+    """Observations of users' tasks may, and those of most quadrupeds do."""
+    return ":" in task or task.startswith("quadruped_")
