@@ -11,27 +11,53 @@ action = agent.act(observation)
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsp.tasks import register
 
+if TYPE_CHECKING:
+    from lsp.algorithm.agent import Agent
+    from lsp.api import evaluate, load, train, transfer
+    from lsp.config import Config, RuntimeConfig, TransferConfig, make_config
+    from lsp.envs import make_env
+    from lsp.errors import UserError
+    from lsp.training.evaluation import Evaluation
+    from lsp.training.schedule import Progress
+
 register()
+
+__all__ = [
+    "Agent",
+    "Config",
+    "Evaluation",
+    "Progress",
+    "RuntimeConfig",
+    "TransferConfig",
+    "UserError",
+    "evaluate",
+    "load",
+    "make_config",
+    "make_env",
+    "train",
+    "transfer",
+]
+__version__ = "0.1.0"
 
 _WHERE = {
     "Agent": "algorithm.agent",
     "Config": "config",
+    "Evaluation": "training.evaluation",
+    "Progress": "training.schedule",
     "RuntimeConfig": "config",
+    "TransferConfig": "config",
     "UserError": "errors",
     "evaluate": "api",
     "load": "api",
     "make_config": "config",
     "make_env": "envs",
-    "TransferConfig": "config",
     "train": "api",
     "transfer": "api",
 }
-__all__ = list(_WHERE)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -39,3 +65,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'lsp' has no attribute {name!r}")
     return getattr(import_module(f"lsp.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

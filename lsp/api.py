@@ -6,8 +6,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium
-
 from lsp.backends.torch_setup import prepare_torch
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code, validated
 from lsp.envs.custom import Maker, Task, task_name
@@ -16,12 +14,12 @@ from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
-from lsp.runs.spaces import spaces_of
+from lsp.runs.spaces import Spaces, spaces_of
 from lsp.training import signals
 from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
-from lsp.training.parts import env_maker, open_run
+from lsp.training.parts import EnvMaker, env_maker, open_run
 from lsp.training.schedule import Progress
 from lsp.training.trainer import Trainer
 from lsp.training.transfer import begin, check, transferred
@@ -37,16 +35,26 @@ def train(
     config: Config | None = None,
     force: bool = False,
 ) -> bool:
-    """Train until `steps` env steps, evaluating and saving on the way; take up an earlier run.
+    """Train an agent, evaluating and saving on the way; resume the run that `logdir` holds.
 
-    `task` is all settings at once; or a task's name, a Gymnasium environment (which is copied for
-    training and evaluation, and stays as it is) or a function that makes one, with the other
-    settings in `config`. SIGINT and SIGTERM save and return early. Returns whether `steps` was
-    reached. With `force`, a run of other settings goes on with these, as far as they fit what it
-    has learned.
+    SIGINT and SIGTERM save and return early.
 
-    Raises UserError if a setting makes no sense, the task is unknown or none for LSP, `logdir`
-    holds another run, is in use, damaged beyond what a run survives, or cannot be written.
+    Args:
+        task: all settings at once; or a task's name, a Gymnasium environment (which is copied for
+            training and evaluation, and stays as it is) or a function that makes one.
+        logdir: the run's folder.
+        steps: env steps to train for, those of an earlier start included.
+        runtime: where and how to compute; the preset's own if it is left out.
+        listen: is called with a `Progress` at every log line.
+        config: the other settings, where `task` is a task.
+        force: resume a run of other settings with these, as far as they fit what it has learned.
+
+    Returns:
+        Whether `steps` was reached.
+
+    Raises:
+        UserError: a setting makes no sense, the task is unknown or none for LSP, or `logdir` holds
+            another run, is in use, damaged beyond what a run survives, or cannot be written.
     """
     if not isinstance(steps, Real) or not steps >= 0:  # NaN neither
         raise UserError(f"steps must be a number of at least 0, not {steps!r}")
@@ -79,17 +87,149 @@ def transfer(
     force: bool = False,
     **settings: Any,
 ) -> bool:
-    """Train on `task`, starting from what the run in `run` has learned; otherwise as `train`.
+    """Train on another task, starting from what a run has learned (section 4.3).
 
-    `settings` are those of `transferred` (lsp/training/transfer.py), such as
-    `transfer=TransferConfig(...)`, `skill_length`, `horizon`, and top-level fields such as `seed`
-    and `reward`.
+    Args:
+        run: the folder of the run to start from.
+        task: the task to adapt to, as for `train`; it observes and does the same things.
+        logdir: the new run's folder.
+        steps: env steps on the new task.
+        runtime: as for `train`.
+        listen: as for `train`.
+        force: as for `train`.
+        **settings: `transfer=TransferConfig(...)`, `skill_length`, `horizon`, `prior_weight`,
+            `plan_lambda`, `min_std`, and top-level settings such as `seed` and `reward`.
 
-    Raises UserError where `train` does, and where nothing can be carried over.
+    Returns:
+        Whether `steps` was reached.
+
+    Raises:
+        UserError: where `train` raises it, and where nothing can be carried over.
     """
     name = task if isinstance(task, str) else task_name(task)
     config = transferred(Path(run), name, logdir=Path(logdir), **settings)
     return train(task, logdir, steps, runtime, listen, config=config, force=force)
+
+
+def load(
+    logdir: str | Path,
+    mode: Literal["collect", "evaluate"] = "evaluate",
+    num_envs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    env: Task | None = None,
+    trust: bool = False,
+) -> AnyAgent:
+    """The agent of a run's newest checkpoint: `agent.act(observation)`.
+
+    Call `agent.reset()` when an episode begins.
+
+    Args:
+        logdir: the run's folder.
+        mode: `collect` explores, `evaluate` does not.
+        num_envs: act in so many environments at once; None acts in one, without a batch axis.
+        seed: of the agent's random generator.
+        device: `cpu` or `cuda`.
+        env: the environment that it will act in, to be checked against what it was trained on.
+        trust: the run may name code of your own, which is not known to be harmless.
+
+    Returns:
+        The agent, with weights of its own.
+
+    Raises:
+        UserError: there is no checkpoint, `env` is another task, or the run names code, was not
+            trained by this user, and `trust` is false.
+    """
+    networks = load_networks(logdir, device, env, trust)
+    return build_agent(networks, mode, num_envs, seed, _runtime_of(networks))
+
+
+def evaluate(
+    logdir: str | Path,
+    episodes: int = 10,
+    video: Path | None = None,
+    device: str = "cpu",
+    env: Task | None = None,
+    trust: bool = False,
+    skills: Literal["planned", "prior"] | None = None,
+) -> Evaluation:
+    """Evaluate a run's newest checkpoint, without exploration.
+
+    Args:
+        logdir: the run's folder.
+        episodes: how many; their seeds are the same for every run.
+        video: where to film the first of them.
+        device: `cpu` or `cuda`.
+        env: the task, where it was passed to `train` from Python.
+        trust: as for `load`.
+        skills: planned, or drawn from N(0, I), whatever the run was trained with: what planning is
+            worth to one set of weights.
+
+    Returns:
+        Return, length in env steps and success of each episode.
+
+    Raises:
+        UserError: there is no checkpoint, `env` is lacking or another task, nothing can be
+            rendered, or the method has no skills to choose from.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, not {episodes}")
+    networks = load_networks(logdir, device, env, trust)
+    config = networks.config
+    if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
+        raise UserError(f"{config.method} has no skills: leave out the choice of them")
+    make, runtime = _env_maker(config, env), _runtime_of(networks)
+    frames_per_second = _check_spaces(RunFolder(Path(logdir)), make)
+    if video is None:
+        return evaluate_networks(networks, make, episodes, config.seed, runtime, skills=skills)
+    with VideoWriter(video, frames_per_second / config.action_repeat) as writer:
+        return evaluate_networks(
+            *(networks, make, episodes, config.seed, runtime, writer.add), skills=skills
+        )
+
+
+def load_networks(
+    logdir: str | Path, device: str = "cpu", env: Task | None = None, trust: bool = False
+) -> AnyNetworks:
+    """The networks of a run's newest checkpoint.
+
+    The arguments are those of `load`. What they observe and do is in the run's folder, so that no
+    environment is made; where it is not, the run's task is asked.
+
+    Raises:
+        UserError: where `load` raises it.
+    """
+    folder = RunFolder(Path(logdir))
+    config = folder.read_config()
+    check_trust(folder, config, env, trust)
+    checkpoint = load_newest(folder.checkpoints)
+    if checkpoint is None:
+        raise UserError(f"{folder.path} has no checkpoint yet: train it first")
+    spaces = folder.read_spaces()
+    if spaces is None or env is not None:
+        make = _env_maker(config, env)
+        _check_spaces(folder, make)
+        spaces = _spaces_made_by(make)
+    networks = build_networks(spaces, config, device)
+    try:
+        networks.load_state_dict(checkpoint.tensors["networks"])
+    except RuntimeError as error:
+        raise _not_its_task(folder, config) from error
+    return networks
+
+
+def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool) -> None:
+    """Refuse a stranger's run that names code to import: such modules may do anything.
+
+    Raises:
+        UserError: the run names code, is not this user's own, and nobody said that it may be run.
+    """
+    named = named_code(config if env is None else replace(config, task=""))
+    if named and not trust and not folder.is_own:
+        raise UserError(
+            f"{folder.path} names code that would be imported and run ({', '.join(named)}), and "
+            "was not trained by you here: --trust, or trust=True, if you know it"
+        )
 
 
 def _begin(trainer: Trainer) -> None:
@@ -113,29 +253,30 @@ def _settings(task: Config | Task, config: Config | None) -> tuple[Config, Task]
     return replace(config, task=task_name(task)), Maker(task)
 
 
-def load_networks(
-    logdir: str | Path, device: str = "cpu", env: Task | None = None, trust: bool = False
-) -> AnyNetworks:
-    """The networks of a run's newest checkpoint. Raises UserError where there is none, where the
-    task was passed from Python and `env` is not, where `env` is another task, and where the run
-    names code to import and `trust` is false."""
-    folder = RunFolder(Path(logdir))
-    config = folder.read_config()
-    check_trust(folder, config, env, trust)
-    checkpoint = load_newest(folder.checkpoints)
-    if checkpoint is None:
-        raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    made = _env_maker(config, env)()
-    networks, spaces = build_networks(made, config, device), spaces_of(made)
+def _env_maker(config: Config, env: Task | None) -> EnvMaker:
+    """Makes environments for agents: those of the run's task, or of `env` in its place."""
+    source: Task = config.task if env is None else env
+    if not isinstance(source, str):
+        source = Maker(source)
+    return env_maker(config, source)
+
+
+def _spaces_made_by(make: EnvMaker) -> Spaces:
+    made = make()
+    spaces = spaces_of(made)
     made.close()
-    noted = folder.read_spaces()
+    return spaces
+
+
+def _check_spaces(folder: RunFolder, make: EnvMaker) -> float:
+    """Raises UserError where environments are not as the run's own was. Returns their frames a
+    second."""
+    made, noted = make(), folder.read_spaces()
+    spaces, frames = spaces_of(made), made.metadata.get("render_fps") or 30
+    made.close()
     if noted is not None and not noted.fits(spaces):
-        raise _not_its_task(folder, config, f": {noted} against {spaces}")
-    try:
-        networks.load_state_dict(checkpoint.tensors["networks"])
-    except RuntimeError as error:
-        raise _not_its_task(folder, config) from error
-    return networks
+        raise _not_its_task(folder, folder.read_config(), f": {noted} against {spaces}")
+    return float(frames)
 
 
 def _not_its_task(folder: RunFolder, config: Config, spaces: str = "") -> UserError:
@@ -147,78 +288,3 @@ def _not_its_task(folder: RunFolder, config: Config, spaces: str = "") -> UserEr
 
 def _runtime_of(networks: AnyNetworks) -> RuntimeConfig:
     return default_runtime(networks.config.preset, RuntimeConfig(device=str(networks.device)))
-
-
-def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool) -> None:
-    """Raises UserError where a run names code, is not this user's own, and nobody said that it may
-    be run: the modules that a stranger names may do anything."""
-    named = named_code(config if env is None else replace(config, task=""))
-    if named and not trust and not folder.is_own:
-        raise UserError(
-            f"{folder.path} names code that would be imported and run ({', '.join(named)}), and "
-            "was not trained by you here: --trust, or trust=True, if you know it"
-        )
-
-
-def _env_maker(config: Config, env: Task | None) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """Makes environments for agents: those of the run's task, or of `env` in its place."""
-    source: Task = config.task if env is None else env
-    if not isinstance(source, str):
-        source = Maker(source)
-    return env_maker(config, source)
-
-
-def load(
-    logdir: str | Path,
-    mode: Literal["collect", "evaluate"] = "evaluate",
-    num_envs: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    env: Task | None = None,
-    trust: bool = False,
-) -> AnyAgent:
-    """The agent of a run: `agent.act(observation)`, `agent.reset()` when an episode begins.
-
-    A run on a task that was passed from Python needs it again, as `env`; one that names your own
-    code needs it, or `trust`.
-    """
-    networks = load_networks(logdir, device, env, trust)
-    return build_agent(networks, mode, num_envs, seed, _runtime_of(networks))
-
-
-def evaluate(
-    logdir: str | Path,
-    episodes: int = 10,
-    video: Path | None = None,
-    device: str = "cpu",
-    env: Task | None = None,
-    trust: bool = False,
-    skills: Literal["planned", "prior"] | None = None,
-) -> Evaluation:
-    """Evaluate a run's newest checkpoint; film its first episode where `video` is given.
-
-    `skills` are planned or drawn from N(0, I), whatever the run was trained with: what planning
-    is worth to one set of weights.
-
-    A run on a task that was passed from Python needs it again, as `env`; one that names your own
-    code needs it, or `trust`.
-
-    Raises UserError if there is no checkpoint, `env` is lacking, nothing can be rendered, or the
-    method has no skills to choose from.
-    """
-    if episodes < 1:
-        raise UserError(f"episodes must be at least 1, not {episodes}")
-    networks = load_networks(logdir, device, env, trust)
-    config = networks.config
-    if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
-        raise UserError(f"{config.method} has no skills: leave out the choice of them")
-    make, runtime = _env_maker(config, env), _runtime_of(networks)
-    if video is None:
-        return evaluate_networks(networks, make, episodes, config.seed, runtime, skills=skills)
-    probe = make()
-    frames_per_second = (probe.metadata.get("render_fps") or 30) / config.action_repeat
-    probe.close()
-    with VideoWriter(video, frames_per_second) as writer:
-        return evaluate_networks(
-            *(networks, make, episodes, config.seed, runtime, writer.add), skills=skills
-        )

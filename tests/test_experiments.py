@@ -16,18 +16,21 @@ import pytest
 
 from lsp.cli.main import _parse, main
 from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config, validated
-from lsp.envs import rendering_problem
-from lsp.envs.quadruped import Measurements
+from lsp.envs import arena, rendering_problem
+from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.errors import RunWarning, UserError
+from lsp.experiments.figures import curves, definitions, skill_pictures, trajectories
 from lsp.experiments.figures.definitions import SCALES, TARGETS
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
 from lsp.experiments.figures.skill_pictures import hold, skill_grid, spread, views
-from lsp.experiments.figures.trajectories import episode_states
+from lsp.experiments.figures.trajectories import draw_ways, episode_states, first_ways, last_ways
+from lsp.experiments.sweep import local_engine
 from lsp.experiments.sweep.execution import Execution, cores
 from lsp.experiments.sweep.planned_run import Outcome, PlannedRun, grid, parse_seeds, unique
 from lsp.experiments.sweep.progress_screen import Screen, last_line
 from lsp.experiments.sweep.worker import perform
+from lsp.report import plots
 from lsp.report.tables import collect
 from lsp.runs.files import write_arrays
 from lsp.runs.metrics import MetricsLogger, read_metrics
@@ -152,6 +155,103 @@ def test_a_way_is_told_by_agent_steps_and_an_arrival_by_control_steps(tmp_path):
     ((way, passed),) = episode_states(run, tmp_path, 100)
     assert way.ravel().tolist() == [0, 3, 4]
     assert passed.ravel().tolist() == [2, 3, 4]
+
+
+def write_ways(run, storage, ends) -> None:
+    """Episodes of three env steps in the arena of a run's task, straight to each of `ends`."""
+    spec = arena.TASKS[run.config.task]
+    folder = run.folder(storage) / "episodes"
+    folder.mkdir(parents=True)
+    for number, end in enumerate(ends):
+        states = np.zeros((4, 1, 60 + 2 * len(spec.obstacles)))
+        states[:, 0, :2] = np.linspace((0, 0), end, 4)
+        states[..., 3] = 1  # upright
+        states[..., 57:59], states[..., 60:] = spec.goal, np.ravel(spec.obstacles)
+        episode = {"sim_state": states, "env_steps": np.array([0, 1, 1, 1])}
+        write_arrays(folder / f"episode-{number:06d}.npz", episode)
+
+
+def test_figure_8_shows_the_first_episodes_and_figure_1_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "COVE_SHOWN", 3 * 40)
+    run = find_targets("fig1", SCALES["small"])[0].runs[-1]
+    write_ways(run, tmp_path, [(x, 0) for x in np.linspace(0, 6, 61)])
+    first, last = first_ways(run, tmp_path), last_ways(run, tmp_path)
+    assert [way.path[-1, 0] for way in first] == pytest.approx(np.linspace(0, 3.9, 40))
+    assert [way.path[-1, 0] for way in last] == pytest.approx(np.linspace(5.1, 6, 10))
+    # The goal stands 5 m ahead, and has a radius of 0.5 m.
+    assert [way.reached for way in first] == [False] * 40
+    assert [way.reached for way in last] == [True] * 5 + [False] * 5
+
+
+def ways_figure(target, storage, monkeypatch, ways=first_ways):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, out: figures.append(figure))
+    draw_ways(target, Records(storage), storage / "drawn.png", ways)
+    return figures[0]
+
+
+def test_ways_of_all_seeds_are_drawn_on_one_scale(tmp_path, monkeypatch):
+    (target,) = find_targets("fig8", SCALES["small"])
+    walked = []  # panel by panel: a row for each seed
+    for seed in range(3):
+        for curve, ends in zip(target.curves, ([(-1, seed)], [(-2, -3), (3 - seed, 0)])):
+            write_ways(curve.runs[seed], tmp_path, ends)
+            walked.append(ends)
+    panels = ways_figure(target, tmp_path, monkeypatch).axes
+    assert [each.get_title() for each in panels] == [
+        "dreamer, seed 0: goal reached in 0 of 1 episodes",
+        "lsp, policy fixed, seed 0: goal reached in 1 of 2 episodes",
+        "dreamer, seed 1: goal reached in 0 of 1 episodes",
+        "lsp, policy fixed, seed 1: goal reached in 0 of 2 episodes",
+        "dreamer, seed 2: goal reached in 0 of 1 episodes",
+        "lsp, policy fixed, seed 2: goal reached in 0 of 2 episodes",
+    ]
+    obstacles = {(*np.round(place, 6), arena.OBSTACLE_RADIUS) for place in arena.COVE}
+    for each, ends in zip(panels, walked, strict=True):
+        drawn = [line.get_xydata() for line in each.lines if line.get_linestyle() == "-"]
+        assert [tuple(way[-1]) for way in drawn] == ends
+        # Half a metre around the goal and all ways.
+        assert (each.get_xlim(), each.get_ylim()) == ((-2.5, 3.5), (-3.5, 2.5))
+        assert each.get_aspect() == 1
+        (start,) = (line for line in each.lines if line.get_marker() == "X")
+        assert start.get_xydata().tolist() == [[0, 0]]
+        circles = {(*np.round(x.center, 6), x.radius) for x in each.patches}
+        assert circles == obstacles | {(3, 0, GOAL_RADIUS)}
+
+
+def test_who_walks_away_does_not_make_the_arena_a_speck(tmp_path, monkeypatch):
+    (target,) = find_targets("fig8", SCALES["small"])
+    write_ways(target.runs[-1], tmp_path, [(-30, 20)])
+    panels = ways_figure(target, tmp_path, monkeypatch).axes
+    assert {each.get_xlim() for each in panels} == {(-8.5, 3.5)}
+    assert {each.get_ylim()[1] for each in panels} == {8.5}
+    assert sum("nothing yet" in each.get_title() for each in panels) == 5
+    assert all(len(each.patches) == 8 for each in panels)  # the arena stands there all the same
+
+
+def test_a_legend_says_what_is_what(tmp_path, monkeypatch):
+    (target,) = find_targets("fig8", SCALES["small"])
+    (legend,) = ways_figure(target, tmp_path, monkeypatch).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "dreamer: the torso's way in an episode",
+        "lsp, policy fixed: the torso's way in an episode",
+        "a new skill begins",
+        "start",
+        "goal, with its radius",
+        "obstacle",
+    ]
+
+
+def test_ways_from_a_source_that_learned_nothing_are_marked(tmp_path, monkeypatch):
+    (target,) = find_targets("fig8", SCALES["small"])
+    run = target.curves[0].runs[0]
+    write_ways(run, tmp_path, [(1, 0)])
+    (run.source.folder(tmp_path) / "checkpoints" / "step-000100000").mkdir(parents=True)
+    logger = MetricsLogger(run.source.folder(tmp_path))
+    logger.write("eval", 100_000, {"eval/return": 499.0})
+    logger.close()
+    figure = ways_figure(target, tmp_path, monkeypatch)
+    assert figure.axes[0].get_title().endswith("\n(its source learned nothing)")
 
 
 def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
@@ -366,7 +466,8 @@ def test_figures_share_their_runs():
     scale = replace(SCALES["small"], seeds=(0,))
     names = {t.name: {run.name for run in t.runs} for t in find_targets("all", scale)}
     assert names["fig7"] <= names["fig5"]
-    assert names["fig8"] <= names["fig9"]
+    assert names["fig8"] == names["fig9"]
+    assert len(names["fig1"] & names["fig9"]) == 2  # the sources
     assert len(names["fig10"] & names["fig4"]) == 1
     assert len(names["fig6b"] & names["fig4"]) == 2
 
@@ -390,6 +491,27 @@ def test_the_cove_holds_skills_as_long_as_the_paper():
     ) == (30, 120, 30)
     assert lsp.transfer.freeze_policy
     assert target.curves[1].runs[0].source.steps == 500_000
+
+
+def test_the_line_is_met_with_the_skills_of_the_source_and_everything_learns():
+    (target,) = find_targets("fig1", SCALES["paper"])
+    assert [curve.label for curve in target.curves] == ["dreamer", "lsp"]
+    for run in (run for curve in target.curves for run in curve.runs):
+        source, planner = run.source.config, run.config.planner
+        assert run.config.task == "quadruped_line"
+        assert not run.config.transfer.freeze_policy
+        assert (planner.skill_length, planner.horizon) == (10, 10)
+        assert source.planner.skill_length == source.planner.horizon == 10
+        assert (run.source.config.task, run.source.steps) == ("quadruped_obstacles_walk", 500_000)
+
+
+def test_the_help_and_the_docs_name_every_target(capsys):
+    with pytest.raises(SystemExit):
+        call("reproduce --help")
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"{', '.join(TARGETS)} or all" in said
+    table = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    assert all(f"| `{name}` |" in table for name in TARGETS)
 
 
 def test_small_sources_are_long_where_getting_up_comes_first():
@@ -499,6 +621,9 @@ def test_figures_8_and_9(storage, tmp_path):
     check_tables("fig9", storage, tmp_path)
     picture = reproduced("fig8", storage)
     assert picture.stat().st_size > 20_000
+    with picture.with_suffix(".csv").open() as file:
+        rows = [(row["curve"], row["episodes"]) for row in csv.DictReader(file)]
+    assert rows == [("dreamer", "1"), ("lsp, policy fixed", "1")]
     (target,) = find_targets("fig8", SCALES["debug"])
     ((states, _), *_) = episode_states(target.curves[1].runs[0], storage, 10_000)
     now = Measurements(states)
@@ -524,7 +649,7 @@ def check_figure(name, storage):
 
 
 @pytest.mark.xdist_group("figures")
-@pytest.mark.parametrize("name", ["methods", "fig4", "fig5", "fig7", "fig10"])
+@pytest.mark.parametrize("name", ["methods", "fig1", "fig4", "fig5", "fig7", "fig10"])
 def test_every_other_figure(name, storage, small):
     check_figure(name, storage)
 

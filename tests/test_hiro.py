@@ -13,6 +13,7 @@ from lsp.baselines.hiro import (
     HiroLearner,
     HiroNetworks,
     goal_candidates,
+    intrinsic_reward,
     manager_reward,
     relabel,
     worker_reward,
@@ -34,6 +35,7 @@ from lsp.errors import UserError
 from lsp.models.distributions import Normal
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
+from lsp.runs.spaces import spaces_of
 from lsp.training.build import build_agent, build_networks
 from lsp.training.parts import open_run
 from lsp.training.trainer import Trainer
@@ -155,7 +157,7 @@ def test_the_worker_is_paid_log_q_at_a_segments_last_step_only():
     networks = make_networks()
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     segments = cut_segments(sequences, K)
-    paid = worker_reward(networks, sequences, segments, torch.Generator())
+    paid = intrinsic_reward(networks, sequences, segments, torch.Generator())
     log_q = networks.skill_predictor(segments.state, torch.Generator()).log_prob(segments.goal)
     expected = torch.zeros(1, TIME)
     expected[0, (segments.start + K)[segments.complete]] = log_q[segments.complete].detach()
@@ -163,17 +165,42 @@ def test_the_worker_is_paid_log_q_at_a_segments_last_step_only():
     assert paid[0].nonzero().flatten().tolist() == [4, 7]
     other = sequences._replace(reward=torch.full((1, TIME), 100.0))  # the task does not matter
     torch.testing.assert_close(
-        worker_reward(networks, other, cut_segments(other, K), torch.Generator()), expected
+        intrinsic_reward(networks, other, cut_segments(other, K), torch.Generator()), expected
     )
 
 
 def test_the_worker_is_paid_for_coming_near_a_state_goal_at_every_step():
     networks = make_networks("states")
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
-    paid = worker_reward(networks, sequences, cut_segments(sequences, K), torch.Generator())
+    paid = intrinsic_reward(networks, sequences, cut_segments(sequences, K), torch.Generator())
     # s + g - s' = (t - 1, 0) - (t, t) - (t, 0)
     expected = [0.0] + [-float(np.hypot(-1 - t, -t)) for t in range(1, TIME)]
     assert paid[0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("goals", GOALS)
+def test_a_worker_is_paid_for_the_task_as_well_where_a_weight_says_so(goals):
+    networks = make_networks(goals)
+    sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
+    segments = cut_segments(sequences, K)
+    intrinsic = intrinsic_reward(networks, sequences, segments, torch.Generator())
+    assert torch.equal(worker_reward(intrinsic, sequences, 0.0), intrinsic)
+    paid = worker_reward(intrinsic, sequences, 0.5)
+    # Arriving at row t pays t / 2, at the last step of a segment as at any other.
+    torch.testing.assert_close(paid - intrinsic, 0.5 * torch.arange(float(TIME))[None])
+    if goals == "skills":
+        assert paid[0, [3, 5, 6]].tolist() == [1.5, 2.5, 3.0]
+
+
+@pytest.mark.parametrize("goals", GOALS)
+def test_the_workers_updates_are_paid_with_that_weight(goals):
+    """The task pays 2 a step: so much times the weight more than a worker that it does not pay."""
+    paid = []
+    for weight in (0.0, 3.0):
+        networks = make_networks(goals, worker_reward=weight)
+        batch = make_batch(networks.config, reward=np.full((6, TIME), 2.0, np.float32))
+        paid.append(HiroLearner(networks, 0).update(batch)["worker/reward"].item())
+    assert paid[1] - paid[0] == pytest.approx(3 * 2, rel=1e-4)
 
 
 def test_steps_carry_the_goal_of_their_action_and_that_of_the_next():
@@ -407,6 +434,8 @@ def test_images_are_refused_when_settings_are_checked_and_when_networks_are_buil
         ("hiro", {"worker_updates": 0}, "hiro.worker_updates"),
         ("hiro", {"layers": ()}, "hiro.layers"),
         ("hiro", {"goal_range": 0.0}, "hiro.goal_range"),
+        ("hiro", {"worker_reward": -0.1}, "hiro.worker_reward must be at least 0"),
+        ("hiro", {"worker_reward": float("nan")}, "hiro.worker_reward must be at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(part, changes, message):
@@ -419,6 +448,12 @@ def test_settings_that_make_no_sense_are_refused(part, changes, message):
 def test_every_preset_is_valid_and_reads_back_from_json(preset):
     config = validated(make_config("hiro", preset))
     assert from_dict(to_dict(config)) == config
+
+
+def test_no_preset_drowns_goals_in_noise_and_paper_alone_keeps_the_task_from_the_worker():
+    settings = {preset: make_config("hiro", preset).hiro for preset in ("paper", "fast", "debug")}
+    assert {hiro.manager_noise for hiro in settings.values()} == {0.2}
+    assert [hiro.worker_reward for hiro in settings.values()] == [0, 10, 10]
 
 
 def test_runs_from_before_hiro_are_read_as_before():
@@ -552,7 +587,7 @@ def test_other_methods_note_nothing(tmp_path):
 
 
 def test_a_run_in_several_environments_keeps_their_goals_apart(tmp_path):
-    networks = build_networks(Plane(), make_hiro_config())
+    networks = build_networks(spaces_of(Plane()), make_hiro_config())
     agent = build_agent(networks, "collect", num_envs=2, seed=0)
     assert isinstance(agent, HiroAgent)
     agent.act(observe((0, 0), (1, 1)))
@@ -575,6 +610,7 @@ def learner_config(goals) -> Config:
             slow_rate=0.02,
             discount=0.9,
             worker_noise=0.3,
+            worker_reward=0.0,  # who is paid for the task needs no manager
         ),
         skills=replace(config.skills, dim=2, layers=(64,), learning_rate=1e-3),
         planner=replace(config.planner, skill_length=5),

@@ -305,14 +305,14 @@ def paths(values, prefix=()):
             yield from paths(value, (*prefix, key))
 
 
-SETTINGS = list(paths(to_dict(Config())))
+SETTINGS = list(paths(to_dict(make_config())))
 
 
 @many
 @given(way=st.sampled_from(SETTINGS), value=plain)
 @example(way=("behavior",), value={"\n": None})
 def test_settings_of_any_type_are_a_config_or_an_error_that_names_the_setting(folder, way, value):
-    config = to_dict(Config())
+    config = to_dict(make_config())
     inner = config
     for key in way[:-1]:
         inner = inner[key]
@@ -331,7 +331,7 @@ def test_settings_of_any_type_are_a_config_or_an_error_that_names_the_setting(fo
 @given(spoil=damage())
 def test_a_damaged_config_is_a_config_or_an_error_that_names_the_file(folder, spoil):
     path = folder / "config.json"
-    write_json(path, to_dict(Config()))
+    write_json(path, to_dict(make_config()))
     spoil_file(path, spoil)
     read, error = attempt(RunFolder(folder).read_config)
     assert isinstance(read, Config) if error is None else str(path) in error

@@ -548,7 +548,7 @@ def test_what_a_transfer_cannot_change_is_refused(source, tmp_path):
     refused("source's method", source(), "walker_run", run, 20, method="dreamer")
     for reset in (("rewards",), "reward", ("reward", 3)):
         with pytest.raises(UserError, match="reset cannot be"):
-            validated(Config(transfer=with_reset(reset)))
+            validated(make_config(transfer=with_reset(reset)))
     for transfer, method, why in (
         (TransferConfig(reset=("value",)), "cem", "no such head"),
         (TransferConfig(reset=("reward",)), "hiro", "no such head"),
@@ -557,7 +557,7 @@ def test_what_a_transfer_cannot_change_is_refused(source, tmp_path):
         config = make_config(method, "debug", transfer=replace(transfer, source="runs/x"))
         with pytest.raises(UserError, match=why):
             validated(config)
-    twice = Config(transfer=with_reset(["value", "reward", "value"]))
+    twice = make_config(transfer=with_reset(["value", "reward", "value"]))
     assert validated(twice).transfer.reset == ("reward", "value")
     assert not run.exists()
 

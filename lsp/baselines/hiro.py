@@ -4,9 +4,10 @@ Both are learned off-policy with TD3. The manager is an amortised high level in 
 planner: every K agent steps it emits a goal, which the worker's policy reads. Two kinds of goal:
 
 `skills`, as LSP's paper has it ("the same intrinsic reward"): a goal is a skill z, and the worker
-is paid log q(z | segment) for being told apart, at a segment's last step and by nothing else.
+is paid log q(z | segment) for being told apart, at a segment's last step.
 `states`, the original: a goal is a change of the observation that the worker is to bring about, and
 is paid for coming near.
+With `hiro.worker_reward` above 0 it is paid for the task as well.
 """
 
 from collections.abc import Mapping
@@ -100,12 +101,14 @@ class HiroNetworks(nn.Module):
 
     def choose_goal(self, state: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch goal"]:
         """The manager's goal, each coordinate within `goal_range`."""
-        return self.config.hiro.goal_range * self.manager.actor(state)
+        goal: Tensor = self.config.hiro.goal_range * self.manager.actor(state)
+        return goal
 
     def choose_action(
         self, state: Float[Tensor, "*batch state"], goal: Float[Tensor, "*batch goal"]
     ) -> Float[Tensor, "*batch action"]:
-        return self.worker.actor(torch.cat([state, goal], -1))
+        action: Tensor = self.worker.actor(torch.cat([state, goal], -1))
+        return action
 
     def carry_goal(
         self,
@@ -123,11 +126,19 @@ def manager_reward(segments: Segments, scale: float) -> Float[Tensor, " segments
     return scale * segments.reward
 
 
-@torch.no_grad()
 def worker_reward(
+    intrinsic: Float[Tensor, "batch time"], sequences: Sequences, weight: float
+) -> Float[Tensor, "batch time"]:
+    """What arriving at each row is worth to the worker: `weight` times the task's reward beside the
+    intrinsic one (ours; HIRO's own worker, with 0, knows nothing of the task)."""
+    return intrinsic + weight * sequences.reward
+
+
+@torch.no_grad()
+def intrinsic_reward(
     networks: HiroNetworks, sequences: Sequences, segments: Segments, generator: torch.Generator
 ) -> Float[Tensor, "batch time"]:
-    """What arriving at each row is worth to the worker; no task reward is in it.
+    """What the worker is paid for its goals on arriving at each row; no task reward is in it.
 
     For skills log q(z | segment) at the last step of each complete segment, z being the skill that
     the worker was given; for states -|s + g - s'| at every step.
@@ -234,8 +245,9 @@ class HiroLearner:
         if networks.has_skills:
             metrics |= self._learn_skills(segments, goal)
 
-        # The worker is paid for its goals alone
-        reward = worker_reward(networks, sequences, segments, generator)
+        # The worker is paid for its goals, and for the task as far as the settings say
+        intrinsic = intrinsic_reward(networks, sequences, segments, generator)
+        reward = worker_reward(intrinsic, sequences, config.hiro.worker_reward)
         for _ in range(config.hiro.worker_updates):
             steps = draw_steps(sequences, reward, config.planner.skill_length, generator)
             about = self.levels["worker"].update(self._worker_transitions(steps), generator)

@@ -3,7 +3,7 @@
 Sizes, initialisation and the Huber loss are those of HIRO's released code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,8 +34,10 @@ class Transitions(NamedTuple):
     weight: Float[Tensor, " batch"]
 
 
-class ActingAgent(nn.Module):
+class Actor(nn.Module):
     """π(s): actions in [-1, 1]."""
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, states: int, actions: int, layers: Sequence[int]):
         super().__init__()
@@ -70,7 +72,8 @@ class Critic(nn.Module):
         x = torch.cat([F.relu(self.first(state)), action], -1)
         for layer in self.hidden:
             x = F.relu(layer(x))
-        return self.last(x).squeeze(-1)
+        value: Tensor = self.last(x)
+        return value.squeeze(-1)
 
 
 def initialise(net: nn.Module) -> None:
@@ -89,7 +92,7 @@ class TD3(nn.Module):
     def __init__(self, states: int, actions: int, config: HiroConfig):
         super().__init__()
         self.config = config
-        self.actor = ActingAgent(states, actions, config.layers)
+        self.actor = Actor(states, actions, config.layers)
         critics = [Critic(states, actions, config.layers) for _ in range(2)]
         self.critics = nn.ModuleList(critics)
         self.slow_actor = deepcopy(self.actor).requires_grad_(False)

@@ -194,9 +194,10 @@ class Eval:
 
     def main(self) -> None:
         from lsp import api
+        from lsp.backends.torch_setup import prepare_torch
         from lsp.runs.folder import RunFolder
 
-        api.prepare_torch(RuntimeConfig(device=self.device))
+        prepare_torch(RuntimeConfig(device=self.device))
         video = RunFolder(self.run).video if self.video else None
         outcome = api.evaluate(
             *(self.run, self.episodes, video, self.device), trust=self.trust, skills=self.skills
@@ -289,10 +290,11 @@ class Bench:
 
     def main(self) -> None:
         from lsp import api
+        from lsp.backends.torch_setup import prepare_torch
         from lsp.benchmark.bench import bench
         from lsp.runs.folder import RunFolder
 
-        api.prepare_torch(self.runtime)
+        prepare_torch(self.runtime)
         config = self.config
         if self.run is not None:
             config = RunFolder(self.run).read_config()
@@ -364,7 +366,7 @@ class Sweep:
         from lsp.envs.dmc import split_task
         from lsp.experiments.sweep.planned_run import grid, listing, parse_seeds
 
-        if self.config.seed != Config().seed:
+        if self.config.seed != Config.seed:
             raise UserError("a sweep takes --seeds, such as 0-4, in place of --seed")
         tasks = self.config.task.split(",")
         for task in (each for each in tasks if ":" not in each):
@@ -385,7 +387,7 @@ class Reproduce:
     """
 
     target: Positional[str] = ""
-    """methods, fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
+    """methods, fig1, fig4, fig5, fig6b, fig7, fig8, fig9, fig10 or all."""
     scale: str = "small"
     """`paper` (its steps, three seeds, preset paper) or `small` (hours of two cores)."""
     seeds: str | None = None

@@ -1,5 +1,6 @@
 """All settings of a run: what there is, the presets and methods made of it, and its checks."""
 
+from lsp.config.changes import changed, setting_names
 from lsp.config.methods import METHODS, make_config
 from lsp.config.presets import PRESETS, default_runtime
 from lsp.config.serialization import differences, from_dict, to_dict
@@ -38,12 +39,14 @@ __all__ = [
     "SkillsConfig",
     "TransferConfig",
     "ValueConfig",
+    "changed",
     "default_runtime",
     "differences",
     "from_dict",
     "make_config",
     "named_code",
     "on_another_task",
+    "setting_names",
     "shortest_sequence",
     "to_dict",
     "validated",

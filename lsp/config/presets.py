@@ -5,6 +5,7 @@ from dataclasses import replace
 from lsp.config.settings import (
     BehaviorConfig,
     Config,
+    HiroConfig,
     ModelConfig,
     OptimizerConfig,
     PlannerConfig,
@@ -13,18 +14,33 @@ from lsp.config.settings import (
     RuntimeConfig,
     ScheduleConfig,
     SkillsConfig,
+    TransferConfig,
     ValueConfig,
 )
 
 
 def _paper() -> Config:
     """Appendix A.3 on top of Dreamer v1; docs/deviations.md says what the two leave open."""
-    return Config(preset="paper")
+    return Config(
+        preset="paper",
+        model=ModelConfig(),
+        policy=PolicyConfig(),
+        value=ValueConfig(),
+        skills=SkillsConfig(),
+        planner=PlannerConfig(),
+        behavior=BehaviorConfig(),
+        hiro=HiroConfig(),
+        optimizer=OptimizerConfig(),
+        replay=ReplayConfig(),
+        schedule=ScheduleConfig(),
+        transfer=TransferConfig(),
+    )
 
 
 def _fast() -> Config:
     """The same algorithm for a laptop. Each difference from `paper` has its reason beside it."""
-    return Config(
+    return replace(
+        _paper(),
         preset="fast",
         model=ModelConfig(
             # Sizes: two thirds of the time of 128 units everywhere, which end higher on walker_walk
@@ -82,7 +98,8 @@ def _fast() -> Config:
 
 def _debug() -> Config:
     """Seconds, for tests: everything tiny, nothing left out."""
-    return Config(
+    return replace(
+        _paper(),
         preset="debug",
         model=ModelConfig(
             deter=16,

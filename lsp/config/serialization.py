@@ -4,18 +4,7 @@ import dataclasses
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lsp.config.settings import (
-    BehaviorConfig,
-    Config,
-    HiroConfig,
-    ModelConfig,
-    PlannerConfig,
-    PolicyConfig,
-    ScheduleConfig,
-    SkillsConfig,
-    TransferConfig,
-    ValueConfig,
-)
+from lsp.config.settings import Config
 from lsp.errors import UserError
 
 
@@ -24,32 +13,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-_ADDED: dict[type, dict[str, Any]] = {
-    Config: {
-        "num_envs": 1,
-        "render_quality": "fast",
-        "reward": None,
-        "transfer": to_dict(TransferConfig()),
-        "hiro": to_dict(HiroConfig()),
-    },
-    SkillsConfig: {"source": "planned", "intrinsic": True},
-    PlannerConfig: {"over": "skills", "prior_weight": 0.0, "lambda_": None},
-    ModelConfig: {"decoded_images": None},
-    ValueConfig: {"states": "imagined"},
-    PolicyConfig: {"prior_share": 0.0},
-    BehaviorConfig: {"prior_share": 0.0},
-    ScheduleConfig: {"prior_episodes": 0},
-    TransferConfig: {"keep_replay": False, "anchor": 0.0, "anchor_steps": None},
-}
-"""Settings that earlier versions did not record, and what they amounted to."""
-
-
 def from_dict(values: Any, kind: type = Config, where: str = "config") -> Any:
     """The inverse of `to_dict`. Raises UserError naming any field it does not know or lacks, or
     whose value is of another type."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected settings by name, not {values!r:.40}")
-    values = _ADDED.get(kind, {}) | values
     hints = get_type_hints(kind)
     unknown, missing = set(values) - set(hints), set(hints) - set(values)
     if unknown or missing:

@@ -4,7 +4,7 @@ Sources: "A.3" is the appendix of the LSP paper, "Dreamer v1" its released code,
 explained in docs/deviations.md. Defaults are those of the `paper` preset.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -195,6 +195,9 @@ class HiroConfig:
     observation (ours; HIRO: a range by hand for each of 15 coordinates of the ant)."""
     manager_reward: float = 0.1
     """The manager is paid a segment's sum of task rewards times this (HIRO)."""
+    worker_reward: float = 0.0
+    """The worker is paid the task's reward times this beside the intrinsic one. HIRO, and the paper
+    to the letter: 0; `fast`: 10, as LSP's policy is paid for both (ours, docs/hiro.md)."""
     candidates: int = 8
     """Gaussian draws among the goals that relabelling chooses from (HIRO)."""
     candidate_std: float = 0.5
@@ -217,8 +220,9 @@ class HiroConfig:
     worker_noise: float = 0.1
     """Std of the Gaussian added to actions while collecting (TD3; HIRO's 1.0 in ±30 is 0.03)."""
     manager_noise: float = 1.0
-    """Std of the Gaussian added to goals while collecting, in units of `goal_range` (HIRO: 1.0, on
-    coordinates with ranges from 0.3 to 10)."""
+    """Std of the Gaussian added to goals while collecting, in units of `goal_range`. HIRO's own is
+    1.0 on coordinates with ranges from 0.3 to 10; every preset has 0.2 (ours): noise as wide as the
+    range leaves goals nearly uniform, whatever the manager says."""
     critic_rate: float = 1e-3
     """Adam, critics (HIRO, TD3)."""
     actor_rate: float = 1e-4
@@ -322,9 +326,10 @@ class RuntimeConfig:
     """On a GPU: record each update and plan once, and replay it as one CUDA graph."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run."""
+    """A whole run. `make_config` makes one; by hand every section must be given, so that none has
+    the name of one preset and the numbers of another."""
 
     task: str = "walker_walk"
     """A dm_control task, `domain_task`."""
@@ -332,7 +337,7 @@ class Config:
     """`lsp`; `dreamer` (no skills); `random_skills`, `rand_skills_init` and `no_mi` (LSP without
     planning, without both, without the intrinsic reward); `cem` (plans actions); `hiro` (no model:
     a manager chooses skills or states)."""
-    preset: str = "fast"
+    preset: str
     """`paper`, `fast` (sized for a laptop) or `debug` (seconds)."""
     obs: str = "proprio"
     """`proprio` (the task's own observations) or `pixels` (64×64 images)."""
@@ -346,17 +351,17 @@ class Config:
     """Your own reward for a dm_control task, `package.module:function` (docs/tasks.md)."""
     render_quality: str = "fast"
     """From pixels: `fast` (no shadows, reflections, multisampling) or `faithful` (dm_control's)."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    value: ValueConfig = field(default_factory=ValueConfig)
-    skills: SkillsConfig = field(default_factory=SkillsConfig)
-    planner: PlannerConfig = field(default_factory=PlannerConfig)
-    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
-    hiro: HiroConfig = field(default_factory=HiroConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    replay: ReplayConfig = field(default_factory=ReplayConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    transfer: TransferConfig = field(default_factory=TransferConfig)
+    model: ModelConfig
+    policy: PolicyConfig
+    value: ValueConfig
+    skills: SkillsConfig
+    planner: PlannerConfig
+    behavior: BehaviorConfig
+    hiro: HiroConfig
+    optimizer: OptimizerConfig
+    replay: ReplayConfig
+    schedule: ScheduleConfig
+    transfer: TransferConfig
 
     @property
     def has_skills(self) -> bool:

@@ -82,7 +82,7 @@ def load(name: str) -> control.Environment:
     )
 
 
-class ArenaTask(base.Task):
+class ArenaTask(base.Task):  # type: ignore[misc]  # dm_control has no types
     """A quadruped with a goal, and perhaps obstacles, in a flat arena."""
 
     def __init__(self, spec: Spec):
@@ -114,7 +114,8 @@ class ArenaTask(base.Task):
             self.reached = bool(Measurements(self.state(physics)).distance <= GOAL_RADIUS)
 
     def get_observation(self, physics: quadruped.Physics) -> dict[str, np.ndarray]:
-        observation = quadruped._common_observations(physics) | self.observe_goal(physics)
+        observation: dict[str, np.ndarray] = quadruped._common_observations(physics)
+        observation = observation | self.observe_goal(physics)
         if self.spec.sees_obstacles:
             heading = float(Measurements(self.state(physics)).heading)
             observation["ranges"] = ranges(physics.data.qpos[:2], heading, self.obstacles)
@@ -158,7 +159,8 @@ def ranges(
     distance = along - np.sqrt(np.maximum(chord, 0))
     hit = (chord > 0) & (along > 0)
     nearest = np.where(hit, distance, RANGE_LIMIT).min(0, initial=RANGE_LIMIT)
-    return np.maximum(nearest, 0)
+    lengths: np.ndarray = np.maximum(nearest, 0)
+    return lengths
 
 
 def _count(spec: Spec) -> int:
@@ -214,7 +216,8 @@ def _model(spec: Spec) -> bytes:
             contype="2",
             conaffinity="0",
         )
-    return etree.tostring(model)
+    text: bytes = etree.tostring(model)
+    return text
 
 
 def _add(parent: etree._Element, tag: str, **attributes: str) -> etree._Element:

@@ -399,7 +399,7 @@ def _find(
     except Exception as error:
         raise UserError(f"{task}: importing it failed: {_said(error)}") from error
     try:
-        found = operator.attrgetter(name)(module)
+        found: Callable[..., Any] = operator.attrgetter(name)(module)
     except AttributeError as error:
         raise UserError(f"{task}: module '{module_name}' has no '{name}'.") from error
     if not callable(found):

@@ -277,7 +277,8 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _controls(self, actions: np.ndarray) -> np.ndarray:
         clipped = np.minimum(np.maximum(actions, self._lowest), self._highest)
-        return clipped * self._half + self._middle
+        controls: np.ndarray = clipped * self._half + self._middle
+        return controls
 
     def _info(self) -> dict[str, Any]:
         if self._arena is None:

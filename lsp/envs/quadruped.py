@@ -51,7 +51,8 @@ class Measurements:
     def upright(self) -> PerStep:
         """Cosine of the angle between the torso's axis and the vertical."""
         _, x, y, _ = self._quaternion
-        return 1 - 2 * (x * x + y * y)
+        cosine: PerStep = 1 - 2 * (x * x + y * y)
+        return cosine
 
     @property
     def heading(self) -> PerStep:
@@ -84,7 +85,8 @@ class Measurements:
     def distance(self) -> PerStep:
         """From the torso to the goal, over the ground."""
         x, y = (self.states[..., _PHYSICS + i] - self.states[..., i] for i in range(2))
-        return np.sqrt(x * x + y * y)
+        metres: PerStep = np.sqrt(x * x + y * y)
+        return metres
 
     @property
     def obstacles(self) -> Float64[np.ndarray, "*time count 2"]:
@@ -110,14 +112,15 @@ def assemble(
 def walk(states: States, controls: Controls) -> PerStep:
     """Upright, and forward at walking speed or faster: dm_control's own reward."""
     now = Measurements(states)
-    moving = tolerance(
+    moving: PerStep = tolerance(
         now.forward_speed,
         bounds=(WALK_SPEED, np.inf),
         margin=WALK_SPEED,
         value_at_margin=0.5,
         sigmoid="linear",
     )
-    return _standing(now) * moving
+    reward: PerStep = _standing(now) * moving
+    return reward
 
 
 def reach(states: States, controls: Controls) -> PerStep:
@@ -134,14 +137,20 @@ def reach(states: States, controls: Controls) -> PerStep:
         value_at_margin=0,
         sigmoid="linear",
     )
-    return _standing(now) * near
+    reward: PerStep = _standing(now) * near
+    return reward
 
 
 def arrive(states: States, controls: Controls) -> PerStep:
     """1 inside the goal's radius, else 0."""
-    return tolerance(Measurements(states).distance, bounds=(0, GOAL_RADIUS))
+    inside: PerStep = tolerance(Measurements(states).distance, bounds=(0, GOAL_RADIUS))
+    return inside
 
 
 def _standing(now: Measurements) -> PerStep:
     """1 when upright, 0 upside down (dm_control's own)."""
-    return tolerance(now.upright, bounds=(1, np.inf), margin=2, value_at_margin=0, sigmoid="linear")
+    bounds = (1, np.inf)
+    standing: PerStep = tolerance(
+        now.upright, bounds=bounds, margin=2, value_at_margin=0, sigmoid="linear"
+    )
+    return standing

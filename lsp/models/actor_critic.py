@@ -1,5 +1,6 @@
 """The low-level policy q(a | s, z) and the value v(s)."""
 
+from collections.abc import Callable
 from math import expm1, log
 
 import torch
@@ -14,6 +15,8 @@ from lsp.models.layers import MLP
 
 class Policy(nn.Module):
     """A tanh-Normal over actions, conditioned on the latent feature and the skill."""
+
+    __call__: Callable[..., TanhNormal]
 
     def __init__(self, features: int, skill_dim: int, action_dim: int, config: PolicyConfig):
         super().__init__()

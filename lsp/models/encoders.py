@@ -1,6 +1,6 @@
 """From observations to an embedding and back: vectors through MLPs, images through convolutions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -46,6 +46,8 @@ class Preprocessor(nn.Module):
 
 class Encoder(nn.Module):
     """Preprocessed observations to one embedding of `outputs` numbers."""
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, shapes: Shapes, config: ModelConfig):
         super().__init__()

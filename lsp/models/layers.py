@@ -37,6 +37,7 @@ class MLP(nn.Sequential):
     in its place (acceleration.py).
     """
 
+    __call__: Callable[..., Tensor]
     faster: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = False):
@@ -79,7 +80,8 @@ class ConvEncoder(nn.Module):
     ) -> Float[Tensor, "*batch features"]:
         """Images with values in [-0.5, 0.5]."""
         batch = image.shape[:-3]
-        return self.layers(image.reshape(-1, *image.shape[-3:])).reshape(*batch, -1)
+        features: Tensor = self.layers(image.reshape(-1, *image.shape[-3:]))
+        return features.reshape(*batch, -1)
 
 
 class ConvDecoder(nn.Module):
@@ -99,5 +101,5 @@ class ConvDecoder(nn.Module):
     ) -> Float[Tensor, "*batch channels 64 64"]:
         batch = feature.shape[:-1]
         flat = self.project(feature).reshape(-1, self.project.out_features, 1, 1)
-        image = self.layers(flat)
+        image: Tensor = self.layers(flat)
         return image.reshape(*batch, *image.shape[-3:])

@@ -142,7 +142,8 @@ class RSSM(nn.Module):
 
     def _recur(self, latent: Latent, action: Tensor) -> Tensor:
         entered = self.enter(torch.cat([latent.stoch, action.to(latent.stoch.dtype)], -1))
-        return self.gru(F.elu(self.enter_norm(entered)), latent.deter)
+        deter: Tensor = self.gru(F.elu(self.enter_norm(entered)), latent.deter)
+        return deter
 
     def _normal(self, parameters: Tensor) -> Normal:
         mean, std = parameters.chunk(2, -1)

@@ -74,12 +74,12 @@ class Run:
     @property
     def task(self) -> str:
         """The task's name, such as "walker_walk"."""
-        return self.config["task"]
+        return str(self.config["task"])
 
     @property
     def method(self) -> str:
         """The method's name, such as "lsp"."""
-        return self.config["method"]
+        return str(self.config["method"])
 
     @property
     def table(self) -> Path:

@@ -142,7 +142,7 @@ def _complete(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
     try:
-        line = json.loads(text)
+        line: dict[str, Any] = json.loads(text)
         measured = (x for key, x in line.items() if "/" in key and x is not None)
         numbers = all(isinstance(x, int | float | list) for x in measured)
         if numbers and isinstance(line["env_steps"], int) and line["kind"] in KINDS:

@@ -3,9 +3,7 @@
 Most methods share one world model and differ in settings; HIRO has no model at all.
 """
 
-from typing import Any, Literal
-
-import gymnasium
+from typing import Literal
 
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
@@ -14,18 +12,16 @@ from lsp.baselines.hiro import HiroLearner, HiroNetworks
 from lsp.baselines.hiro_agent import HiroAgent
 from lsp.config import Config, RuntimeConfig
 from lsp.models.networks import Networks
-from lsp.runs.spaces import spaces_of
+from lsp.runs.spaces import Spaces
 
 AnyNetworks = Networks | HiroNetworks
 AnyLearner = Learner | HiroLearner
 AnyAgent = Agent | HiroAgent
 
 
-def build_networks(
-    env: gymnasium.Env[Any, Any], config: Config, device: str = "cpu"
-) -> AnyNetworks:
-    """Networks for the spaces of `env`. Raises UserError where the method cannot see them."""
-    spaces = spaces_of(env)
+def build_networks(spaces: Spaces, config: Config, device: str = "cpu") -> AnyNetworks:
+    """Networks for what an agent observes and does. Raises UserError where the method cannot see
+    it."""
     shapes = {key: tuple(shape) for key, shape in spaces.observations.items()}
     kind = HiroNetworks if config.method == "hiro" else Networks
     return kind(shapes, spaces.actions, config.resolved()).to(device)

@@ -127,7 +127,7 @@ def _open(
     _check_first_observation(env, config)
     if config.reward is not None:
         _check_first_reward(env)
-    networks = build_networks(env, config, runtime.device)
+    networks = build_networks(spaces_of(env), config, runtime.device)
     opened.callback(folder.close)
     folder.open(config, runtime, force)
     if not force:

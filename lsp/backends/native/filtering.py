@@ -69,10 +69,9 @@ class Filter:
         """`RSSM.scan`; gradients reach the embeddings and the weights, not `latent`."""
         self.packed.refresh()
         parameters = [x for part in self.packed.parts for x in part.parameters]
-        inputs = *latent, action, embedding, is_first, noise
-        deter, stoch, mean, std = (
-            x.transpose(0, 1) for x in _Filter.apply(self, *inputs, *parameters)
-        )
+        inputs = (*latent, action, embedding, is_first, noise, *parameters)
+        states = _Filter.apply(self, *inputs)  # type: ignore[no-untyped-call]
+        deter, stoch, mean, std = (x.transpose(0, 1) for x in states)
         return Latent(deter[:, -1], stoch[:, -1]), Latent(deter, stoch), Normal(mean, std)
 
 

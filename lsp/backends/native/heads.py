@@ -22,7 +22,7 @@ class Heads:
         for head in self.heads:
             head.packed.refresh()
         if torch.is_grad_enabled():
-            said = _Heads.apply(self.heads, flat)
+            said = _Heads.apply(self.heads, flat)  # type: ignore[no-untyped-call]
         else:
             said = [Call(head, flat, False).forward() for head in self.heads]
         return self.networks.head_outputs([y.view(feature.shape[:-1]) for y in said])

@@ -73,7 +73,8 @@ class Imagination:
         self.model.refresh()
         if not torch.is_grad_enabled():
             return Rollout(*Call(self, start, plan, noise).forward())
-        return Rollout(*_Imagine.apply(self, *start, plan, *noise, *self.learned))
+        inputs = (*start, plan, *noise, *self.learned)
+        return Rollout(*_Imagine.apply(self, *inputs))  # type: ignore[no-untyped-call]
 
 
 class Call:

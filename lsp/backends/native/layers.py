@@ -179,7 +179,7 @@ def _function(name: str, dtype: torch.dtype) -> Any:
 def _can_multiply(dtype: torch.dtype) -> bool:
     probe = _function("can_multiply", dtype)
     probe.restype = c_bool
-    return probe()
+    return bool(probe())
 
 
 def rows_per_block(rows: int) -> int:

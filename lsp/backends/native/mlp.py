@@ -59,9 +59,11 @@ class NativeMLP:
         self.packed.refresh()
         flat = x.flatten(0, -2)
         # Without gradients autograd would still say that they are needed.
-        learned = torch.is_grad_enabled()
-        y = _Pass.apply(self, flat, *self.learned) if learned else Call(self, flat, False).forward()
-        return y.unflatten(0, x.shape[:-1])
+        if torch.is_grad_enabled():
+            y: Tensor = _Pass.apply(self, flat, *self.learned)  # type: ignore[no-untyped-call]
+        else:
+            y = Call(self, flat, False).forward()
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class Call:

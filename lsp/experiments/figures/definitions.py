@@ -20,6 +20,7 @@ SINGLE_METHODS = ("lsp", "dreamer", "hiro", "random_skills", "rand_skills_init")
 METHOD_TASKS = ("walker_walk", "cheetah_run")
 COVE_SKILL_LENGTH, COVE_HORIZON = 30, 120  # A.2
 COVE_SHOWN = 40_000  # env steps of figure 8
+LINE_SHOWN = 10  # episodes of figure 1, the last ones (ours)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Scale:
         source: of a task that a transfer starts from, wherever it is shown: figures share runs.
         upright: the same of tasks that begin on their feet, which are learned sooner.
         transfer: on the new task of figure 5.
-        cove: on the cove.
+        cove: on the cove, and on the line of figure 1.
         eval_every: between evaluations.
     """
 
@@ -107,7 +108,7 @@ class Target:
 
 
 def target(name: str, scale: Scale) -> Target:
-    """`methods` or `fig4` … `fig10` at a scale."""
+    """`methods` or `fig1` … `fig10` at a scale."""
     title, curves = TARGETS[name]
     return Target(name, title, tuple(curves(scale)))
 
@@ -207,10 +208,23 @@ def _figure7(scale: Scale) -> list[Curve]:
     return [replace(curve, runs=curve.runs[:1])]
 
 
-def _cove(scale: Scale) -> list[Curve]:
-    source, task, methods = "quadruped_obstacles_walk", "quadruped_cove", ("dreamer", "lsp")
+def _among_obstacles(scale: Scale, task: str) -> list[Curve]:
+    """`dreamer` and `lsp` on the source of transfers to `task`."""
+    source = "quadruped_obstacles_walk"
     steps = scale.source_steps(source)
-    dreamer, lsp = _single(scale, f"{source} → {task}", source, methods, steps=steps)
+    return _single(scale, f"{source} → {task}", source, ("dreamer", "lsp"), steps=steps)
+
+
+def _figure1(scale: Scale) -> list[Curve]:
+    """The paper shows LSP alone, and says of no policy that it is fixed; beside it, as in figure 8,
+    dreamer."""
+    task = "quadruped_line"
+    return [_transferred(line, task, scale.cove) for line in _among_obstacles(scale, task)]
+
+
+def _cove(scale: Scale) -> list[Curve]:
+    task = "quadruped_cove"
+    dreamer, lsp = _among_obstacles(scale, task)
     frozen = _transferred(
         *(lsp, task, scale.cove, "lsp, policy fixed"),
         freeze=True,
@@ -218,10 +232,6 @@ def _cove(scale: Scale) -> list[Curve]:
         horizon=COVE_HORIZON,
     )
     return [_transferred(dreamer, task, scale.cove), frozen]
-
-
-def _figure8(scale: Scale) -> list[Curve]:
-    return [replace(curve, runs=curve.runs[:1]) for curve in _cove(scale)]
 
 
 def _figure10(scale: Scale) -> list[Curve]:
@@ -239,11 +249,12 @@ def _figure10(scale: Scale) -> list[Curve]:
 
 TARGETS: dict[str, tuple[str, Callable[[Scale], list[Curve]]]] = {
     "methods": ("All methods", _methods),
+    "fig1": ("Around a line of obstacles, after random ones: the last ten episodes", _figure1),
     "fig4": ("Single tasks", _figure4),
     "fig5": ("Transfer", _figure5),
     "fig6b": ("Without the mutual information reward", _figure6b),
     "fig7": ("Skills after a transfer, held for 40 agent steps", _figure7),
-    "fig8": ("The first 40,000 env steps on the cove", _figure8),
+    "fig8": ("The first 40,000 env steps on the cove", _cove),
     "fig9": ("Transfer to the cove", _cove),
     "fig10": ("Skills with and without noise on the skill predictor's input", _figure10),
 }

@@ -1,6 +1,7 @@
 """From the name of a figure to the figure: its runs, then what they show."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lsp.errors import UserError
@@ -45,16 +46,28 @@ def _products(name: str) -> dict[str, Product]:
     from lsp.experiments.figures.comparison import write_comparison
     from lsp.experiments.figures.curves import draw_curves, write_table
     from lsp.experiments.figures.skill_pictures import draw_skills
-    from lsp.experiments.figures.trajectories import draw_trajectories
+    from lsp.experiments.figures.trajectories import (
+        draw_ways,
+        first_ways,
+        last_ways,
+        write_arrivals,
+    )
     from lsp.experiments.figures.transfer_speed import write_speeds, write_successes
 
     picture, table = f"{name}.png", f"{name}.csv"
     curves: dict[str, Product] = {picture: draw_curves, table: write_table}
     special: dict[str, dict[str, Product]] = {
         "methods": curves | {"methods-comparison.csv": write_comparison},
+        "fig1": {
+            picture: partial(draw_ways, ways=last_ways),
+            table: partial(write_arrivals, ways=last_ways),
+        },
         "fig5": curves | {"fig5-speed.csv": write_speeds},
         "fig7": {picture: draw_skills},
-        "fig8": {picture: draw_trajectories, table: write_table},
+        "fig8": {
+            picture: partial(draw_ways, ways=first_ways),
+            table: partial(write_arrivals, ways=first_ways),
+        },
         "fig9": curves | {"fig9-success.csv": write_successes},
         "fig10": {picture: draw_skills},
     }

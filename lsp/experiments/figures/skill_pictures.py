@@ -153,7 +153,7 @@ class Views(NamedTuple):
 
     def composite(self) -> UInt8[np.ndarray, "height width 3"]:
         """The robot at several moments in one picture, later ones on top."""
-        picture = self.frames[0].copy()
+        picture: np.ndarray = self.frames[0].copy()
         for index in np.linspace(0, len(self.frames) - 1, _SHOWN).round().astype(int):
             robot = self.robot[index]
             picture[robot] = self.frames[index][robot]

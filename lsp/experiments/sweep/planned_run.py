@@ -19,6 +19,8 @@ OTHER_SPEED = 110.0
 IMAGINING = 0.4
 """Share of a step's time that is rollouts of the planner, at preset fast and H = 10."""
 MOST_SEEDS = 10_000
+_PLAIN = replace(make_config(preset="paper"), preset="fast")
+"""What a run's name counts its settings from."""
 SPEED_NOTE = (
     "Hours from 60 env steps/s for methods that plan and 110 for others, measured with lsp and "
     "dreamer: preset fast, proprioception, one thread; a longer H is allowed for. Pixels are "
@@ -42,7 +44,7 @@ class PlannedRun:
         config, text = self.config, ""
         if self.source is not None:
             text = f"{self.source.name} after {self.source.steps}"
-        text += "\n".join(differences(Config(), config))
+        text += "\n".join(differences(_PLAIN, config))
         key = hashlib.sha256(text.encode()).hexdigest()[:8]
         task = plain_name(config.task) + ("-pixels" if config.obs == "pixels" else "")
         return f"{task}-{config.method}-{config.preset}-s{config.seed}-{key}"

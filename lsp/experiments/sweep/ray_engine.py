@@ -113,7 +113,8 @@ def _stop(ray: Any, results: list[Any], signals: Sequence[int]) -> None:
 def _why(ray: Any, result: Any) -> str | None:
     """Why a run failed; None if it did not."""
     try:
-        return ray.get(result)
+        problem: str | None = ray.get(result)
+        return problem
     except ray.exceptions.RayError as error:
         return str(error).strip().splitlines()[-1]
 
