@@ -9,6 +9,7 @@ import torch
 import lsp.algorithm.agent
 from lsp.algorithm.agent import Agent
 from lsp.config import make_config, validated
+from lsp.errors import UserError
 from lsp.models.networks import Networks
 
 
@@ -255,3 +256,28 @@ def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkey
     for now, earlier, new in zip(agent.plan, before, zeta, strict=True):
         assert torch.equal(now[[0, 2]], earlier[[0, 2]])
         assert torch.equal(now[[1, 3]], new)
+
+
+def test_a_given_skill_is_held_and_nothing_is_planned(plannings):
+    skills = np.array([[1.0, 0, 0], [0, -1, 2]], np.float32)
+    agent = Agent(make_networks(), num_envs=2)
+    for step in range(3):
+        agent.act(observe(step, 2), skills)
+        assert np.array_equal(agent.skill.numpy(), skills)
+    assert not plannings
+
+
+def test_a_given_skill_is_what_the_policy_reads():
+    agent, actions = Agent(make_networks(), seed=1), []
+    for skill in ([0, 0, 3], [0, 0, -3], [0, 0, 3]):
+        agent = Agent(agent.networks, seed=1)
+        actions.append(agent.act(observe(0), np.array(skill)))
+    assert np.array_equal(actions[0], actions[2])
+    assert not np.array_equal(actions[0], actions[1])
+
+
+def test_a_skill_of_another_shape_is_refused():
+    with pytest.raises(UserError, match=r"must be \[3\] numbers, not \[2\]"):
+        Agent(make_networks()).act(observe(0), np.zeros(2))
+    with pytest.raises(UserError, match="dreamer has no skills"):
+        Agent(make_networks("dreamer")).act(observe(0), np.zeros(3))

@@ -202,7 +202,7 @@ import sys
 import torch
 
 sys.path.insert(0, sys.argv[1])
-import test_acceleration as t
+import test_backends as t
 
 from lsp.algorithm.skill_planning import score_plans
 from lsp.models.imagination import RolloutNoise
@@ -212,7 +212,7 @@ networks = t.make_networks(termination=True)
 latent, skills, noise = t.make_steps(networks)
 planner = networks.config.planner
 prior = standard_plan(6, 1, 3, networks.device)
-draws = candidate_noise(prior, planner, t.seeded(5))
+draws = candidate_noise(prior, planner.num_iterations, planner.num_candidates, t.seeded(5))
 shape = (planner.num_iterations, planner.horizon, 1, 6)
 rollouts = networks.draw_noise(*shape, generator=t.seeded(6))
 
@@ -221,7 +221,7 @@ def search(latent, draws, rollouts):
         now = RolloutNoise(*(x[iteration] for x in rollouts))
         return score_plans(networks, latent, candidates, now, None)
 
-    return plan(evaluate, prior, planner, draws)
+    return plan(evaluate, prior, planner.num_elites, draws)
 
 calls = (search, (latent, draws, rollouts)), (networks.imagine, (latent, skills, noise))
 for work, given in calls:
@@ -246,7 +246,7 @@ import sys
 import torch
 
 sys.path.insert(0, sys.argv[1])
-import test_acceleration as t
+import test_backends as t
 
 from lsp.backends.backends import CompiledBackend
 

@@ -24,8 +24,14 @@ def seeded(seed=0):
 
 def search(evaluate, prior, config, generator):
     """`plan` with noise from `generator`, for values that do not depend on the iteration."""
-    noise = candidate_noise(prior, config, generator)
-    return plan(lambda candidates, iteration: evaluate(candidates), prior, config, noise)
+    shared = config.scope == "shared"
+    sizes = config.num_iterations, config.num_candidates
+    noise = candidate_noise(prior, *sizes, generator, shared)
+
+    def score(candidates, iteration):
+        return evaluate(candidates)
+
+    return plan(score, prior, config.num_elites, noise, shared)
 
 
 def distance_to(target):

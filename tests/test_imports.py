@@ -14,6 +14,7 @@ DESIGN = PACKAGE.parent / "docs" / "design.md"
 PACKAGES = (
     "errors",
     "tasks",
+    "rows",
     "config",
     "envs",
     "models",
@@ -35,6 +36,7 @@ RANK = {name: rank for rank, name in enumerate(PACKAGES)}
 WITHOUT_TORCH = {
     "errors",
     "tasks",
+    "rows",
     "config",
     "envs",
     "report",

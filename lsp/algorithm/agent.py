@@ -13,8 +13,10 @@ from lsp.algorithm.rng import restore
 from lsp.algorithm.skill_planning import noisy_plan, plan_skills
 from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import Tensors
+from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
+from lsp.rows import as_rows, observations
 
 
 class Agent:
@@ -44,10 +46,10 @@ class Agent:
         self.batched = num_envs is not None
         self.count = num_envs or 1
         self.generator = torch.Generator(networks.device).manual_seed(seed)
-        # The same three functions, recorded where that is faster.
-        self._filter, self._plan, self._choose = (
+        # The three functions of tensors below, recorded where that is faster.
+        self._recorded_filter, self._recorded_plan, self._recorded_act = (
             self.backend.record(function, self.generator)
-            for function in (self.filter, self.replan, self.choose)
+            for function in (self.filter_latent, self.plan_ahead, self.choose_action)
         )
         self.reset()
 
@@ -67,51 +69,72 @@ class Agent:
         self.plan.mean[index], self.plan.std[index] = 0.0, 1.0
 
     @torch.no_grad()
-    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Actions in [-1, 1]: `[action]`, or `[num_envs, action]` if `num_envs` was given.
+    def act(
+        self, observation: Mapping[str, np.ndarray], skill: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What to do now.
 
-        `observation` holds an array for every key of the env's observation space, with a leading
-        axis of envs in the second case.
+        Args:
+            observation: an array for every key of the env's observation space, with a leading axis
+                of envs if `num_envs` was given.
+            skill: `[skill]`, or `[num_envs, skill]`; is held in this step, whatever planning would
+                say. Without it the agent holds its own, and re-plans when that is due.
+
+        Returns:
+            Actions in [-1, 1], `[action]` or `[num_envs, action]`.
+
+        Raises:
+            UserError: a skill is given to an agent without skills, or one of another shape.
         """
         device = self.networks.device
         tensors = {key: torch.as_tensor(x, device=device) for key, x in observation.items()}
         if not self.batched:
             tensors = {key: x[None] for key, x in tensors.items()}
         self._see(tensors)
-        if self.config.has_skills or self.config.plans_actions:
-            self._choose_skill()
-        self.action = self._choose(self.latent._asdict() | {"skill": self.skill})["action"]
+        if skill is not None:
+            self.skill = self._given_skill(skill)
+        elif self.config.has_skills or self.config.plans_actions:
+            self._hold_or_replan()
+        self.action = self._recorded_act(self.latent._asdict() | {"skill": self.skill})["action"]
         self.steps += 1
         actions = self.action.cpu().numpy()
         return actions if self.batched else actions[0]
 
+    def _given_skill(self, skill: np.ndarray) -> Tensor:
+        given, wanted = np.asarray(skill, np.float32), tuple(self.skill.shape[not self.batched :])
+        if not self.config.has_skills:
+            raise UserError(f"{self.config.method} has no skills: leave out the skill")
+        if given.shape != wanted:
+            raise UserError(f"a skill must be {list(wanted)} numbers, not {list(given.shape)}")
+        return torch.as_tensor(given, device=self.networks.device).reshape(self.skill.shape)
+
     def _see(self, observation: Mapping[str, Tensor]) -> None:
         """Fold the observation into the latent."""
         is_first = torch.as_tensor(self.steps == 0, device=self.networks.device)
-        inputs = {f"obs/{key}": x for key, x in observation.items()} | self.latent._asdict()
-        self.latent = Latent(**self._filter(inputs | {"action": self.action, "is_first": is_first}))
+        inputs = as_rows(observation) | self.latent._asdict()
+        inputs |= {"action": self.action, "is_first": is_first}
+        self.latent = Latent(**self._recorded_filter(inputs))
 
-    def filter(self, inputs: Tensors) -> Tensors:
+    def filter_latent(self, inputs: Tensors) -> Tensors:
         """One step of the filter."""
-        seen = {key[4:]: x for key, x in inputs.items() if key.startswith("obs/")}
         latent = Latent(inputs["deter"], inputs["stoch"])
         step = (
             inputs["action"],
-            self.backend.model.encode(seen),
+            self.backend.model.encode(observations(inputs)),
             inputs["is_first"],
             self._noise(*latent.stoch.shape),
         )
         latent, _, _ = self.backend.scan(latent, *(x[:, None] for x in step))
         return latent._asdict()
 
-    def _choose_skill(self) -> None:
+    def _hold_or_replan(self) -> None:
         """Re-plan, where a skill has been held for K steps, and take the first skill."""
         config = self.config
         due = self.steps % config.planner.skill_length == 0
         if not due.any():
             return
         if config.plans_skills or config.plans_actions:
-            self._replan(due)
+            self._update_plans(due)
         if config.skills.source == "prior":
             fresh = self._noise(*self.skill.shape)
         elif self.mode == "evaluate" or config.plans_actions:
@@ -129,7 +152,7 @@ class Agent:
         chances = torch.rand(self.count, 1, generator=self.generator, device=skill.device)
         return torch.where(chances < share, self._noise(*skill.shape), skill)
 
-    def _replan(self, due: np.ndarray) -> None:
+    def _update_plans(self, due: np.ndarray) -> None:
         """Update ζ of the envs that are due; the literal Algorithm 1 takes the learner's ζ."""
         networks = self.networks
         if self.config.planner.scope == "shared":
@@ -140,10 +163,10 @@ class Agent:
         rows = torch.as_tensor(np.flatnonzero(due), device=networks.device)
         mean, std = self.plan
         self.backend.refresh()
-        zeta = Plan(**self._plan(self.latent.rows(rows)._asdict() | {"mean": mean[rows]}))
+        zeta = Plan(**self._recorded_plan(self.latent.rows(rows)._asdict() | {"mean": mean[rows]}))
         self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
-    def replan(self, inputs: Tensors) -> Tensors:
+    def plan_ahead(self, inputs: Tensors) -> Tensors:
         """ζ of some envs; a warm start takes what is left of the plans that they had, the last
         skill once more."""
         rest = torch.cat([inputs["mean"][:, 1:], inputs["mean"][:, -1:]], 1)
@@ -151,12 +174,12 @@ class Agent:
         latent = Latent(inputs["deter"], inputs["stoch"])
         return plan_skills(self.backend.frozen_copy, latent, self.generator, prior)[0]._asdict()
 
-    def choose(self, inputs: Tensors) -> Tensors:
+    def choose_action(self, inputs: Tensors) -> Tensors:
         """What the policy does with its skill, or the planned action itself."""
         feature = Latent(inputs["deter"], inputs["stoch"]).feature
-        return {"action": self._choose_action(feature, inputs["skill"])}
+        return {"action": self._act_in(feature, inputs["skill"])}
 
-    def _choose_action(self, feature: Tensor, skill: Tensor) -> Tensor:
+    def _act_in(self, feature: Tensor, skill: Tensor) -> Tensor:
         config, collecting = self.config.policy, self.mode == "collect"
         if self.config.plans_actions:
             return self._explore(skill) if collecting else skill.clamp(-1, 1)

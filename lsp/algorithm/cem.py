@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lsp.config import PlannerConfig
-
 
 class Plan(NamedTuple):
     """ζ = (μ, Σ): a diagonal Normal over the ⌈H/K⌉ skills of a plan, for each start state."""
@@ -33,12 +31,23 @@ def standard_plan(starts: int, length: int, skill_dim: int, device: torch.device
 
 
 def candidate_noise(
-    prior: Plan, config: PlannerConfig, generator: torch.Generator
+    prior: Plan,
+    num_iterations: int,
+    num_candidates: int,
+    generator: torch.Generator,
+    shared: bool = False,
 ) -> Float[Tensor, "iterations candidates starts plan skill"]:
-    """The standard normal draws behind all candidates of one `plan`."""
+    """The standard normal draws behind all candidates of one `plan`.
+
+    Args:
+        prior: ζ(0), one for each start.
+        num_iterations: MaxCEMiter, rounds of sampling and refitting.
+        num_candidates: G, plans sampled in each round.
+        generator: what draws.
+        shared: one ζ serves all starts, and the axis of starts is 1.
+    """
     starts, *skills = prior.mean.shape
-    distributions = 1 if config.scope == "shared" else starts
-    shape = (config.num_iterations, config.num_candidates, distributions, *skills)
+    shape = (num_iterations, num_candidates, 1 if shared else starts, *skills)
     return torch.randn(shape, generator=generator, device=prior.mean.device)
 
 
@@ -46,18 +55,23 @@ def candidate_noise(
 def plan(
     evaluate: Evaluate,
     prior: Plan,
-    config: PlannerConfig,
+    num_elites: int,
     noise: Float[Tensor, "iterations candidates starts plan skill"],
+    shared: bool = False,
 ) -> tuple[Plan, dict[str, Tensor]]:
-    """ζ after `num_iterations` rounds of sampling, imagining, sorting and refitting.
+    """The cross-entropy method: sample plans, imagine, sort, refit, as often as there is noise.
 
-    `evaluate` imagines the candidate plans from every start state at once and returns their value
-    estimates. With `scope = "shared"` one ζ serves all starts: candidates are scored by their
-    mean over starts. `noise` is `candidate_noise`. Returns ζ, one for each start of `prior`, and
-    statistics.
+    Args:
+        evaluate: imagines candidate plans from every start at once, and returns their values.
+        prior: ζ(0), one for each start.
+        num_elites: M, the best plans of a round, which refit ζ.
+        noise: of `candidate_noise`; its first axis is one round each.
+        shared: one ζ serves all starts: candidates are scored by their mean over starts.
+
+    Returns:
+        ζ, one for each start of `prior`, and statistics of the last round.
     """
     zeta, starts = prior, prior.mean.shape[0]
-    shared = config.scope == "shared"
     if shared:
         zeta = Plan(prior.mean[:1], prior.std[:1])
     first_values: Tensor | None = None
@@ -69,7 +83,7 @@ def plan(
         if shared:
             values = values.mean(1, keepdim=True)
         # Sort {V_g} and use the top M to update ζ = (μ, Σ)
-        best, order = values.topk(config.num_elites, dim=0)
+        best, order = values.topk(num_elites, dim=0)
         elites = candidates.gather(0, order[..., None, None].expand(-1, -1, *prior.mean.shape[1:]))
         zeta = Plan(elites.mean(0), elites.std(0, correction=0))
         first_values = values if first_values is None else first_values

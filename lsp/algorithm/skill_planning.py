@@ -103,7 +103,9 @@ def plan_skills(
 
     if prior is None:
         prior = standard_plan(num_starts, config.plan_length, networks.plan_dim, networks.device)
-    draws = candidate_noise(prior, planner, generator)
+    shared = planner.scope == "shared"
+    sizes = planner.num_iterations, planner.num_candidates
+    draws = candidate_noise(prior, *sizes, generator, shared)
     shape = (planner.num_iterations, planner.horizon, rows, num_starts)
     noise = networks.draw_noise(*shape, generator=generator)
 
@@ -111,7 +113,7 @@ def plan_skills(
         now = RolloutNoise(*(x[iteration] for x in noise))
         return score_plans(networks, starts, candidates, now, generator)
 
-    return plan(evaluate, prior, planner, draws)
+    return plan(evaluate, prior, planner.num_elites, draws, shared)
 
 
 def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:

@@ -32,6 +32,7 @@ from lsp.config import Config
 from lsp.errors import UserError
 from lsp.models.encoders import Preprocessor, Shapes
 from lsp.models.skills import SkillPredictor, batch_density
+from lsp.rows import observations
 
 STATE_BOUND = 10.0  # standard deviations: a reading's first jump must not swamp the rest (ours)
 SLOWEST_RATE = 1e-3  # at which the normaliser follows, once it has seen a thousand batches (ours)
@@ -262,7 +263,7 @@ class HiroLearner:
         """The batch on the device, its observations normalised, by what they tell too."""
         networks = self.networks
         data = {key: torch.as_tensor(x, device=networks.device) for key, x in batch.items()}
-        observation = {key[4:]: x for key, x in data.items() if key.startswith("obs/")}
+        observation = observations(data)
         readings = networks.readings(observation)
         networks.normalize.follow(readings.flatten(0, 1))
         return Sequences(

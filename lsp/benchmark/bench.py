@@ -27,6 +27,7 @@ from lsp.config import Config, RuntimeConfig, make_config, to_dict, validated
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
+from lsp.rows import observations
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.training.parts import open_run
@@ -216,14 +217,12 @@ def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
     networks = _parts(trainer)[0]
     agent = Agent(networks, "collect", backend=acting_backend(networks, runtime))
     rows = trainer.replay.sample(1, trainer.config.replay.length, np.random.default_rng(0))
-    observations = [
-        {key[4:]: x[0, t] for key, x in rows.items() if key.startswith("obs/")}
-        for t in range(trainer.config.replay.length)
-    ]
+    seen = observations(rows)
+    steps = [{key: x[0, t] for key, x in seen.items()} for t in range(trainer.config.replay.length)]
     times = []
     warm_up = WARM_UP[networks.device.type] * trainer.config.planner.skill_length
     for step in range(warm_up + ACT_STEPS):
-        observation = observations[step % len(observations)]
+        observation = steps[step % len(steps)]
         times.append(milliseconds(partial(agent.act, observation), runtime))
     return times[warm_up:]
 

@@ -6,11 +6,10 @@ import importlib
 import os
 import platform
 import shutil
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lsp.backends.hardware import bf16_features, compiler
+from lsp.runs.versions import commit, is_dirty, package_version
 
 PACKAGES = (
     "latent-skill-planning",
@@ -33,7 +32,7 @@ def report() -> list[tuple[str, str]]:
     rendering = _rendering()
     return [
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        *((name, _version(name)) for name in PACKAGES),
+        *((name, package_version(name) or "not installed") for name in PACKAGES),
         ("commit", _commit()),
         ("C++ compiler", compiler() or NO_COMPILER),
         *_compute(),
@@ -51,29 +50,12 @@ def print_report() -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _commit() -> str:
     """The commit of the checkout this code runs from."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
-    try:
-        answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+    found = commit()
+    if found is None:
         return "unknown (no git checkout, or no commit in it)"
-    return answer.stdout.strip()
+    return f"{found}-dirty" if is_dirty() else found
 
 
 def _compute() -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lsp.models.actor_critic import Policy
 from lsp.models.distributions import TanhNormal
-from lsp.models.world_model import Latent, Scan, WorldModel, observations
+from lsp.models.world_model import Latent, Scan, WorldModel
+from lsp.rows import observations
 
 
 class Anchor(nn.Module):

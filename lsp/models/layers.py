@@ -34,7 +34,7 @@ class MLP(nn.Sequential):
 
     Hidden layers compute in the precision of the weights, the last one always in fp32, and so is
     what comes out: bf16 would round a value of 100 to steps of 0.5. `faster` may compute the same
-    in its place (acceleration.py).
+    in its place (`backends`).
     """
 
     __call__: Callable[..., Tensor]

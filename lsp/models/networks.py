@@ -53,7 +53,7 @@ class Networks(nn.Module):
             self.register_buffer("shared_mean", torch.zeros(plan))
             self.register_buffer("shared_std", torch.ones(plan))
         self.register_buffer("return_size", torch.ones(()))
-        # Attributes, so that a faster copy can have faster ones (acceleration.py).
+        # Attributes, so that a faster copy can have faster ones (`backends`).
         self.transition: Transition = self._transition
         self.predict_heads: Callable[[Tensor], HeadOutputs] = self._predict_heads
         self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine

@@ -15,6 +15,7 @@ from lsp.config import ModelConfig
 from lsp.models.distributions import LOG_2PI, Normal
 from lsp.models.encoders import Decoder, Encoder, Observation, Preprocessor, Shapes
 from lsp.models.layers import MLP, keras_init
+from lsp.rows import observations
 
 Metrics = dict[str, Tensor]
 
@@ -48,11 +49,6 @@ class Latent(NamedTuple):
 
 Scan = Callable[[Latent, Tensor, Tensor, Tensor, Tensor], tuple[Latent, Latent, Normal]]
 """`RSSM.scan`, or a faster one."""
-
-
-def observations(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The observations of replayed rows, by their own keys."""
-    return {key.removeprefix("obs/"): x for key, x in batch.items() if key.startswith("obs/")}
 
 
 class RSSM(nn.Module):

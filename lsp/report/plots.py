@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from lsp.errors import UserError
-from lsp.report.tables import TRANSFERS, Run, read_run, read_table
+from lsp.report.tables import TRANSFERS, RecordedRun, read_run, read_table
+from lsp.runs.files import write_bytes
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = {
@@ -172,7 +173,7 @@ def _variant(row: dict[str, str]) -> str:
     return text
 
 
-def _draw_run(axes: Axes, run: Run) -> None:
+def _draw_run(axes: Axes, run: RecordedRun) -> None:
     name = run.table.stem  # lsp-frozen
     color = color_of(name)
     episodes = run.lines("episode")
@@ -306,13 +307,13 @@ def finish(axes: Axes, title: str, ylabel: str = "return", **legend: Any) -> Non
 
 def save_figure(figure: Figure, out: Path) -> None:
     """Write in one step: a crash never leaves half a picture."""
-    scratch = out.with_name(out.name + ".tmp")
     kind = out.suffix.lstrip(".") or "no ending"
     if kind not in figure.canvas.get_supported_filetypes():
         raise UserError(f"cannot draw {out}: pictures end in .png, .pdf or .svg, not in {kind}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(scratch, format=kind, dpi=150)
-        os.replace(scratch, out)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind, dpi=150)
+        write_bytes(out, drawn.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}): choose another place") from error

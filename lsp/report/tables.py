@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lsp.errors import UserError
-from lsp.runs.files import read_json
+from lsp.runs.files import read_json, write_text
 from lsp.runs.metrics import read_metrics
 from lsp.tasks import plain_name
 
@@ -55,7 +54,7 @@ _NUMBERS: tuple[tuple[tuple[str, ...], type, bool], ...] = (
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """A run's folder, read.
 
     Attributes:
@@ -129,7 +128,7 @@ def variant(transfer: Mapping[str, Any], reward: str | None) -> str:
     return text + (f"-paid-by-{plain_name(reward)}" if reward else "")
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RecordedRun:
     """Read a run's settings, origin and metrics.
 
     Raises:
@@ -145,7 +144,7 @@ def read_run(folder: Path) -> Run:
         users = key == "task" and ":" in str(config[key])  # made plain before it names a folder
         if not users and not re.fullmatch(r"\w[\w-]*", str(config[key])):
             raise UserError(f"{folder}/config.json: {key} {config[key]!r} is not a plain name")
-    return Run(folder, config, info, read_metrics(folder), _read_source(folder, config))
+    return RecordedRun(folder, config, info, read_metrics(folder), _read_source(folder, config))
 
 
 def _read_source(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +200,7 @@ def _read_json(folder: Path, name: str, required: Iterable[str]) -> dict[str, An
     return content
 
 
-def _refuse_duplicates(runs: list[Run]) -> None:
+def _refuse_duplicates(runs: list[RecordedRun]) -> None:
     seen: dict[tuple[str, ...], Path] = {}
     for run in runs:
         key = (str(run.table), _heading(run))
@@ -212,7 +211,7 @@ def _refuse_duplicates(runs: list[Run]) -> None:
         seen[key] = run.folder
 
 
-def _rows(run: Run) -> list[Row]:
+def _rows(run: RecordedRun) -> list[Row]:
     """One row an evaluation; of two at the same env step the later one counts."""
     evaluations = {line["env_steps"]: line for line in run.lines("eval")}
     if not evaluations:
@@ -220,7 +219,7 @@ def _rows(run: Run) -> list[Row]:
     return [_row(run, line) for line in evaluations.values()]
 
 
-def _row(run: Run, line: dict[str, Any]) -> Row:
+def _row(run: RecordedRun, line: dict[str, Any]) -> Row:
     return {
         "obs": str(run.config["obs"]),
         "preset": str(run.config["preset"]),
@@ -241,12 +240,12 @@ def _number(value: float | int | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _commit(run: Run) -> str:
+def _commit(run: RecordedRun) -> str:
     commit = run.info["commit"] or ""
     return f"{commit}+dirty" if commit and run.info["dirty"] else commit
 
 
-def _with_rows(path: Path, text: str | None, run: Run) -> str:
+def _with_rows(path: Path, text: str | None, run: RecordedRun) -> str:
     """The table's text with the run's rows in place of those that it had there."""
     if text is None and path.is_file():
         text = _read_text(path)
@@ -301,7 +300,7 @@ def _sort_key(row: Row) -> tuple[Any, ...]:
     return row["obs"], row["preset"], int(row["seed"]), *start, int(row["env_steps"])
 
 
-def _heading(run: Run) -> str:
+def _heading(run: RecordedRun) -> str:
     config = run.config
     heading = f"{run.table.stem}, {config['obs']}, {config['preset']}, seed {config['seed']}"
     if not run.source:
@@ -311,7 +310,7 @@ def _heading(run: Run) -> str:
     return f"{heading}, after {steps} env steps of {run.source['task']}{planned}"
 
 
-def _with_command(path: Path, text: str | None, run: Run) -> str:
+def _with_command(path: Path, text: str | None, run: RecordedRun) -> str:
     """The commands' text with the run's section added, or replaced where it was there."""
     if text is None:
         text = _read_text(path) if path.is_file() else _COMMANDS_INTRO
@@ -323,7 +322,7 @@ def _with_command(path: Path, text: str | None, run: Run) -> str:
     return "\n".join([intro.rstrip() + "\n", *bodies])
 
 
-def _origin(run: Run) -> str:
+def _origin(run: RecordedRun) -> str:
     versions = run.info.get("versions", {})
     parts = [f"commit {_commit(run) or 'unknown'}", f"threads {run.info['threads']}"]
     parts += [str(run.info["device"])] if run.info.get("device") else []
@@ -338,11 +337,7 @@ def _natural(heading: str) -> list[str | int]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write in one step: a crash leaves the old file or the new one, never half of one."""
-    scratch = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another --out") from error

@@ -31,7 +31,6 @@ from lsp.runs.files import (
 )
 
 SCHEMA = 2
-_OLDEST_SCHEMA = 1  # its manifest has no sum of its own
 KEEP = 3
 
 
@@ -141,15 +140,14 @@ def _verify(path: Path) -> dict[str, Any]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(path)
     schema = manifest.get("schema")
-    if type(schema) is int and schema > SCHEMA:
+    if type(schema) is int and schema != SCHEMA:
         raise UserError(
-            f"{path.parent} has checkpoint schema {schema}, this version of lsp reads up to "
-            f"{SCHEMA}: use a newer version"
+            f"{path.parent} has checkpoint schema {schema}, this version of lsp reads {SCHEMA}: "
+            "use the version that wrote it"
         )
-    first_schema = schema == _OLDEST_SCHEMA and "sha256" not in manifest
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     # Written anew it must be the same, byte for byte: else blanks could change unseen.
-    unchanged = first_schema or path.read_text() == json.dumps(_with_sum(content), indent=1)
+    unchanged = path.read_text() == json.dumps(_with_sum(content), indent=1)
     parts = manifest.get("files"), manifest.get("env_steps")
     if not unchanged or not isinstance(parts[0], dict) or type(parts[1]) is not int:
         raise UserError(f"{path} is damaged")

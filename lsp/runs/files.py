@@ -33,6 +33,13 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     sync(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, making folders that lack; a crash leaves the old file or the new one.
+    Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.encode())
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content`; a crash leaves the old file or the new one. Raises OSError."""
     text = json.dumps(content, indent=1)

@@ -2,16 +2,14 @@
 
 import platform
 import shlex
-import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lsp.backends.precision import precision
 from lsp.config import Config, RuntimeConfig
+from lsp.runs.versions import commit, is_dirty, package_version
 
 PACKAGES = ("torch", "dm_control", "mujoco", "gymnasium", "numpy")
 
@@ -22,30 +20,11 @@ def provenance(config: Config, runtime: RuntimeConfig) -> dict[str, Any]:
     imagined = None if config.method == "hiro" else str(precision(runtime)).removeprefix("torch.")
     return {
         "command": shlex.join(["lsp", *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": commit(),
+        "dirty": is_dirty(),
         "threads": torch.get_num_threads(),
         "device": runtime.device,
         "precision": imagined,
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": {"python": platform.python_version()}
+        | {package: package_version(package) or "unknown" for package in PACKAGES},
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
-
-
-def _git(*arguments: str) -> str | None:
-    """Output of git in this package's checkout; None where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from lsp.envs.vector import Environments, Failure, Step
 from lsp.errors import NotFinite, UserError, warn
+from lsp.rows import as_rows, observations
 from lsp.training.replay import Replay
 
 RESTARTS = 3
@@ -135,13 +136,13 @@ class Collector:
         if self.random and not self.agent.notes():
             return self._random_actions()
         last = [rows[-1] for rows in self.rows]
-        keys = [key for key in last[0] if key.startswith("obs/")]
-        actions = self.agent.act({key[4:]: np.stack([row[key] for row in last]) for key in keys})
+        seen = [observations(row) for row in last]
+        actions = self.agent.act({key: np.stack([x[key] for x in seen]) for key in seen[0]})
         if not np.isfinite(actions).all():
-            seen = {key: np.stack([row[key] for row in last]) for key in last[0]}
+            given = {key: np.stack([row[key] for row in last]) for key in last[0]}
             raise NotFinite(
                 f"{self.task}: the agent's action at env step {self.env_steps} is {actions}",
-                seen | {"next_action": actions},
+                given | {"next_action": actions},
             )
         # An agent that takes notes is asked in any case: its goals stand beside random actions.
         return self._random_actions() if self.random else actions
@@ -155,7 +156,7 @@ class Collector:
         the reward on arrival."""
         self._check_finite(index, step)
         rows = self.rows[index]
-        row: dict[str, Any] = {f"obs/{key}": x for key, x in step.observation.items()} | {
+        row: dict[str, Any] = as_rows(step.observation) | {
             "action": np.asarray(action, np.float32),
             "reward": np.float32(step.reward),
             "is_first": np.bool_(not rows),
@@ -209,19 +210,16 @@ class Collector:
         """
         self.env_steps, self.random = facts["env_steps"], facts["random"]
         self.rng.bit_generator.state = facts["random_rng"]
-        # Older checkpoints are of one env, whose episode follows those of the replay.
-        count, done = len(rows["action"]) if rows else 0, self.replay.num_episodes
-        self.begun = facts.get("begun", done + (count > 0))
-        numbers = list(facts.get("numbers", [done]))
+        self.begun = facts["begun"]
         start = 0
         under_way: list[Rows] = []
-        for length in facts.get("lengths", [count]):
+        for length in facts["lengths"]:
             mine = range(start, start + length)
             under_way.append([{key: x[t] for key, x in rows.items()} for t in mine])
             start += length
         if resume and len(under_way) == self.envs.count:
-            self.rows, self.numbers = under_way, numbers
-            self.success = list(facts.get("success", self.success))
+            self.rows, self.numbers = under_way, list(facts["numbers"])
+            self.success = list(facts["success"])
             self._repeat_actions()
             return
         for episode in under_way:
@@ -252,8 +250,9 @@ def _difference(outcome: Step | Failure, row: Mapping[str, Any]) -> str | None:
     """How an environment that repeated an episode is not where it was."""
     if isinstance(outcome, Failure):
         return f"failed ({outcome.reason})"
+    seen = observations(row)
     for key, value in outcome.observation.items():
-        if not np.array_equal(value, row[f"obs/{key}"]):
+        if not np.array_equal(value, seen[key]):
             return f"gave another {key}"
     return None
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
+from lsp.rows import observations
 from lsp.training.replay import Replay
 
 CONTEXT = 5  # agent steps that the model observes before it predicts (Dreamer v1)
@@ -43,8 +44,7 @@ def predict(networks: Networks, batch: Mapping[str, np.ndarray]) -> Prediction:
     """
     model, device = networks.world_model, networks.device
     data = {key: torch.as_tensor(x, device=device) for key, x in batch.items()}
-    observation = {key[4:]: x for key, x in data.items() if key.startswith("obs/")}
-    targets = model.preprocess(observation)
+    targets = model.preprocess(observations(data))
     still = torch.zeros(*data["reward"].shape, model.config.stoch, device=device)
     seen, _, _ = model.rssm.observe(model.encoder(targets), data["action"], data["is_first"], still)
     latents = [Latent(*(x[:, t] for x in seen)) for t in range(CONTEXT)]

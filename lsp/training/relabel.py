@@ -22,7 +22,7 @@ Rewards = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(states `[time, S]`, actions `[time, A]`) → rewards `[time]`."""
 
 
-def _paying(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+def paying_env(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """The innermost environment that decides about rewards."""
     while isinstance(env, _SAME_REWARD):
         env = env.env
@@ -32,7 +32,7 @@ def _paying(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 def reward_function(env: gymnasium.Env[Any, Any], task: str) -> Rewards:
     """What `env` pays for stored states. Raises UserError for a task whose states are unknown, or
     in a wrapper that may pay something else for them."""
-    inner = _paying(env)
+    inner = paying_env(env)
     if not isinstance(inner, DMControlEnv):
         raise UserError(
             f"{task}: relabelling needs a dm_control task or one of ours, and not in a wrapper of "

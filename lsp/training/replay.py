@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lsp.errors import UserError, warn
+from lsp.rows import is_observation
 from lsp.runs.files import entries, read_arrays, write_arrays
 
 Episode = dict[str, np.ndarray]
@@ -352,11 +353,11 @@ def _as_stored(arrays: Episode) -> Episode:
 def _checked(episode: Episode) -> Episode:
     """A copy with the dtypes of ``Replay.add``; raises ValueError where something is missing."""
     missing = _DTYPES.keys() - episode.keys()
-    if missing or not any(key.startswith("obs/") for key in episode):
+    if missing or not any(map(is_observation, episode)):
         raise ValueError(f"the episode lacks {sorted(missing) or 'observations (obs/<key>)'}")
     checked = {key: np.array(rows, dtype=_DTYPES.get(key)) for key, rows in episode.items()}
     for key, rows in checked.items():
-        if key.startswith("obs/") and rows.dtype == np.float64:
+        if is_observation(key) and rows.dtype == np.float64:
             checked[key] = rows.astype(np.float32)
     lengths = {key: len(rows) for key, rows in checked.items()}
     if len(set(lengths.values())) != 1 or min(lengths.values()) == 0:

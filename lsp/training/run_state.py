@@ -93,7 +93,6 @@ class RunState:
         episode: Mapping[str, np.ndarray],
         force: bool,
     ) -> None:
-        facts = {"owes_evaluation": False} | dict(facts)  # of which older ones know nothing
         weights = dict(tensors["networks"])
         if force:  # the ζ that all states share is as long as K and H have it
             own = self.networks.state_dict()
@@ -116,7 +115,7 @@ class RunState:
         for name in asdict(self.counters):
             setattr(self.counters, name, facts[name])
         self.sampler.bit_generator.state = facts["sampler_rng"]
-        # Episodes go on only with an agent that remembers them.
+        # Episodes are continued only by an agent that remembers them.
         self.collector.restore(facts, episode, resume=same)
 
 

@@ -18,7 +18,7 @@ from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import spaces_of
 from lsp.training.build import AnyNetworks
 from lsp.training.parts import count_episodes, env_maker
-from lsp.training.relabel import Rewards, _paying, relabelled, reward_function
+from lsp.training.relabel import Rewards, paying_env, relabelled, reward_function
 from lsp.training.replay import Episode, Replay
 from lsp.training.trainer import Trainer
 
@@ -153,7 +153,7 @@ def _rewards_of_states(trainer: Trainer, source: RunFolder) -> "Rewards | None":
     noted, spaces = source.read_spaces(), spaces_of(trainer.parts.env)
     same_body = noted is not None and noted.body == spaces.body
     same_repeat = source.read_config().action_repeat == trainer.config.action_repeat
-    if not (same_body and same_repeat and isinstance(_paying(trainer.parts.env), DMControlEnv)):
+    if not (same_body and same_repeat and isinstance(paying_env(trainer.parts.env), DMControlEnv)):
         return None
     return reward_function(trainer.parts.env, trainer.config.task)
 

@@ -14,6 +14,7 @@ from lsp.experiments.figures.definitions import Curve, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.report import plots
 from lsp.report.statistics import iqm, probability_of_improvement
+from lsp.runs.files import write_text
 
 STATISTICS = ("iqm", "low", "high", "lsp_better", "lsp_better_low", "lsp_better_high")
 HEADER = ("panel", "curve", "seeds", "env_steps", "of", *STATISTICS)
@@ -71,11 +72,6 @@ def write_rows(rows: Sequence[Sequence[str]], out: Path, note: str = "") -> None
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
     write_text(out.with_suffix(".md"), "\n".join([*lines, *(["", note] if note else [])]) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def evaluations(curve: Curve, records: Records) -> list[plots.Curve]:

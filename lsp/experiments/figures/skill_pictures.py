@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -32,15 +31,6 @@ _FRAMES_PER_SECOND = 25.0  # an agent step is 0.04 s
 States = Float64[np.ndarray, "skills time S"]
 
 
-class _HeldSkills(Agent):
-    """Acts under given skills, one an environment, whatever planning would say."""
-
-    held: torch.Tensor
-
-    def _choose_skill(self) -> None:
-        self.skill = self.held
-
-
 def skill_grid(dim: int) -> Float[np.ndarray, "skills dim"]:
     """3 × 3 skills along the first two axes; along the only one where there is one."""
     skills = np.zeros((SIDE * SIDE, dim), np.float32)
@@ -59,15 +49,14 @@ def hold(folder: Path, skills: Float[np.ndarray, "skills dim"], steps: int) -> S
     config = networks.config
     if not isinstance(networks, Networks) or not config.has_skills:
         raise UserError(f"{folder}: {config.method} has no skills to hold: name a run of lsp")
-    agent = _HeldSkills(networks, "evaluate", len(skills), SEED)
-    agent.held = torch.as_tensor(skills, device=networks.device)
+    agent = Agent(networks, "evaluate", len(skills), SEED)
     settings = config.task, config.obs, config.action_repeat, config.render_quality
     envs = [make_env(*settings) for _ in skills]
     starts = [env.reset(seed=SEED) for env in envs]
     observations, states = [x for x, _ in starts], [[_last(i)] for _, i in starts]
     for _ in range(steps):
         batch = {key: np.stack([x[key] for x in observations]) for key in observations[0]}
-        for number, action in enumerate(agent.act(batch)):
+        for number, action in enumerate(agent.act(batch, skills)):
             observations[number], *_, info = envs[number].step(action)
             states[number].append(_last(info))
     for env in envs:
