@@ -24,6 +24,13 @@ def change(config: Config, **parts: dict[str, Any]) -> Config:
     return replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
 
 
+def short_run(method: str = "lsp", task: str = "walker_walk", **settings: Any) -> Config:
+    """A debug run with episodes of 50 agent steps where dm_control's last 1000 env steps, evaluated
+    once at its end. `settings` are top-level fields."""
+    config = make_config(method, "debug", task=task, action_repeat=20, **settings)
+    return change(config, schedule={"eval_every": 0, "prior_episodes": 0})
+
+
 def make_networks(
     method: str = "lsp",
     shapes: Shapes = SHAPES,
