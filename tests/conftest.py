@@ -2,13 +2,21 @@
 
 import os
 import tempfile
+from collections import Counter
+from contextlib import nullcontext
+from functools import wraps
 
 import jaxtyping
 import torch
 
 jaxtyping.install_import_hook("lsp", "beartype.beartype")
 
-from lsp.training.trainer import Trainer  # noqa: E402
+from unchecked import check_everything, unchecked  # noqa: E402
+
+from lsp.algorithm.agent import Agent  # noqa: E402
+from lsp.algorithm.learner import Learner  # noqa: E402
+from lsp.baselines.hiro import HiroLearner  # noqa: E402
+from lsp.baselines.hiro_agent import HiroAgent  # noqa: E402
 
 # The tests run in parallel processes that share the cores.
 torch.set_num_threads(1)
@@ -17,20 +25,31 @@ torch.set_num_threads(1)
 data_home = tempfile.TemporaryDirectory(prefix="lsp-tests-")
 os.environ["XDG_DATA_HOME"] = data_home.name
 
-# Checking doubles the time of a training, whose later updates are the first ones over again, and
-# so are those of a test's other trainings.
-CHECKED_UPDATES = 3
-_learn = Trainer._learn
+# Checks take most of the time of a training, whose later updates and actions are the first ones
+# over again: with the same settings so many are checked in a test. The actions are more than K,
+# so that a plan is made, held and made again.
+CHECKED = {(Learner, "update"): 3, (HiroLearner, "update"): 3}
+CHECKED |= {(Agent, "act"): 12, (HiroAgent, "act"): 12}
+calls: Counter = Counter()
 
 
-def _learn_checked_at_first(trainer):
-    if trainer.counters.updates >= CHECKED_UPDATES:
-        jaxtyping.config.update("jaxtyping_disable", True)
-    _learn(trainer)
+def check_the_first(kind, name, count):
+    method = getattr(kind, name)
+
+    @wraps(method)
+    def called(self, *arguments, **named):
+        settings = kind, self.networks.config, getattr(self, "mode", None)
+        calls[settings] += 1
+        with nullcontext() if calls[settings] <= count else unchecked():
+            return method(self, *arguments, **named)
+
+    setattr(kind, name, called)
 
 
-Trainer._learn = _learn_checked_at_first
+for (kind, name), count in CHECKED.items():
+    check_the_first(kind, name, count)
 
 
 def pytest_runtest_setup():
-    jaxtyping.config.update("jaxtyping_disable", False)
+    calls.clear()
+    check_everything()

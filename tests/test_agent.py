@@ -1,23 +1,13 @@
 """Acting: when the agent plans, what it holds on to, and what it depends on."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from builders import make_networks
 
 import lsp.algorithm.agent
 from lsp.algorithm.agent import Agent
-from lsp.config import make_config, validated
 from lsp.errors import UserError
-from lsp.models.networks import Networks
-
-
-def make_networks(method="lsp", **parts):
-    config = make_config(method, "debug")
-    config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
-    torch.manual_seed(0)
-    return Networks({"position": (5,)}, 2, validated(config))
 
 
 def observe(step, envs=None, seed=0):

@@ -1,46 +1,31 @@
 """A policy that adapts is held to what its source's policy does in the same observations."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from builders import make_batch, make_networks, seeded
 
 from lsp.algorithm.behavior import anchor_loss
 from lsp.algorithm.learner import Learner
-from lsp.config import TransferConfig, make_config, validated
+from lsp.config import TransferConfig
 from lsp.errors import UserError
 from lsp.models.distributions import TanhNormal
-from lsp.models.networks import Networks
-
-ACTIONS = 2
-SHAPES = {"position": (5,)}
 
 
-def make_networks(method="lsp", **transfer):
-    torch.manual_seed(0)
-    settings = {"source": "somewhere", "anchor": 0.5} | transfer
-    config = make_config(method, "debug", transfer=TransferConfig(**settings))
-    config = replace(config, model=replace(config.model, learning_rate=1e-6))
-    config = replace(config, policy=replace(config.policy, min_std=0.1, learning_rate=1e-2))
-    return Networks(SHAPES, ACTIONS, validated(config))
-
-
-def make_batch(config, seed=0):
-    rng, shape = np.random.default_rng(seed), (config.replay.batch, config.replay.length)
-    return {
-        "obs/position": rng.normal(size=(*shape, 5)).astype(np.float32),
-        "action": rng.uniform(-1, 1, (*shape, ACTIONS)).astype(np.float32),
-        "reward": rng.uniform(0, 1, shape).astype(np.float32),
-        "is_first": np.zeros(shape, bool),
-        "is_terminal": np.zeros(shape, bool),
-    }
+def transferred(method="lsp", **transfer):
+    """Networks of a transfer whose model hardly learns."""
+    return make_networks(
+        method,
+        transfer={"source": "somewhere", "anchor": 0.5} | transfer,
+        model={"learning_rate": 1e-6},
+        policy={"min_std": 0.1, "learning_rate": 1e-2},
+    )
 
 
 def kl_now(networks, batch):
     """Of the policy from the anchor's, on the posteriors of a batch."""
     data = {key: torch.as_tensor(x) for key, x in batch.items()}
-    generator = torch.Generator().manual_seed(7)
+    generator = seeded(7)
     noise = networks.world_model.posterior_noise(data, generator)
     _, latents, _ = networks.world_model.loss(data, generator, None, noise)
     return anchor_loss(networks, latents, data, noise, generator)[0].item()
@@ -53,7 +38,7 @@ def test_the_kl_of_squashed_normals_is_that_of_the_normals():
     expected = (np.log(2) + 0.125) + (-np.log(2) + 1.5)
     torch.testing.assert_close(one.kl(other), torch.tensor([expected], dtype=torch.float32))
     # And what samples of it say of the squashed densities.
-    noise = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(200_000, 2, generator=seeded())
     before = one.mean + one.std * noise
     densities = [
         torch.distributions.TransformedDistribution(
@@ -68,22 +53,22 @@ def test_the_kl_of_squashed_normals_is_that_of_the_normals():
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
 def test_nothing_is_held_back_before_anything_is_learned(method):
-    networks = make_networks(method)
+    networks = transferred(method)
     assert kl_now(networks, make_batch(networks.config)) == 0
 
 
 def test_an_anchor_reads_observations_and_not_latents():
     """With another model the policy of the same weights does something else, and that shows."""
-    networks = make_networks()
+    networks = transferred()
     with torch.no_grad():
         for weight in networks.world_model.rssm.parameters():
-            weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+            weight.add_(0.3 * torch.randn(weight.shape, generator=seeded(1)))
     assert kl_now(networks, make_batch(networks.config)) > 0.05
 
 
 def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else():
     """The policy's weights are disturbed: with the KL alone to descend it finds back."""
-    networks = make_networks(freeze_policy=True)
+    networks = transferred(freeze_policy=True)
     with torch.no_grad():
         networks.policy.net[-1].bias.add_(0.5)
     batch = make_batch(networks.config)
@@ -91,7 +76,7 @@ def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else():
     frozen = {name: x.clone() for name, x in networks.anchor.state_dict().items()}
     predictor = networks.skill_predictor.net[0].weight.clone()
     for seed in range(60):
-        metrics = learner.update(make_batch(networks.config, seed), env_steps=10**6)
+        metrics = learner.update(make_batch(networks.config, seed=seed), env_steps=10**6)
     assert kl_now(networks, batch) < 0.1 * before
     assert metrics["policy/anchor_kl"] < 0.1 * before
     assert all(torch.equal(x, frozen[name]) for name, x in networks.anchor.state_dict().items())
@@ -100,7 +85,7 @@ def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else():
 
 def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch):
     """Without gradient from returns the loss that is descended is weight · size · KL."""
-    networks = make_networks(anchor=0.5, anchor_steps=1000)
+    networks = transferred(anchor=0.5, anchor_steps=1000)
     networks.return_size.fill_(8.0)
     learner, losses = Learner(networks, seed=0), {}
     kl = torch.tensor(3.0)
@@ -137,11 +122,11 @@ def test_an_anchor_without_steps_stays():
 )
 def test_an_anchor_that_holds_nothing_is_refused(method, transfer, complaint):
     with pytest.raises(UserError, match=complaint):
-        make_networks(method, **transfer)
+        transferred(method, **transfer)
 
 
 def test_policy_and_predictor_can_be_left_as_they_are():
-    networks = make_networks(anchor=0.0)
+    networks = transferred(anchor=0.0)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     Learner(networks, seed=0).update(make_batch(networks.config), hold_policy=True)
     after = networks.state_dict()
@@ -156,7 +141,7 @@ def test_policy_and_predictor_can_be_left_as_they_are():
 
 def test_from_the_sources_episodes_the_model_learns_alone(monkeypatch):
     """Half of the batch: behaviour starts in the other half, and unpaid rewards count nothing."""
-    networks = make_networks(anchor=0.0, keep_replay=True)
+    networks = transferred(anchor=0.0, keep_replay=True)
     config, seen = networks.config, {}
     learner, own = Learner(networks, seed=0), config.own_sequences
     assert own == config.replay.batch // 2
@@ -176,7 +161,7 @@ def test_from_the_sources_episodes_the_model_learns_alone(monkeypatch):
 
 
 def test_a_reward_that_is_not_known_is_not_learned():
-    networks = make_networks(anchor=0.0, keep_replay=True)
+    networks = transferred(anchor=0.0, keep_replay=True)
     batch = make_batch(networks.config)
     half = networks.config.own_sequences
     batch["is_paid"] = np.ones_like(batch["is_first"])
@@ -184,7 +169,7 @@ def test_a_reward_that_is_not_known_is_not_learned():
 
     def learned(reward):
         data = {key: torch.as_tensor(x) for key, x in (batch | {"reward": reward}).items()}
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded()
         loss, _, metrics = networks.world_model.loss(data, generator)
         return loss, metrics["model/reward_error"]
 
@@ -193,7 +178,7 @@ def test_a_reward_that_is_not_known_is_not_learned():
     assert torch.equal(learned(batch["reward"])[0], learned(other)[0])
     # The mean over the rows that are paid.
     data = {key: torch.as_tensor(x) for key, x in batch.items()}
-    _, latents, _ = networks.world_model.loss(data, torch.Generator().manual_seed(0))
+    _, latents, _ = networks.world_model.loss(data, seeded())
     error = networks.world_model.reward_head(latents.feature).squeeze(-1) - data["reward"]
     expected = error[:half].square().mean().sqrt()
     torch.testing.assert_close(learned(batch["reward"])[1], expected.detach())

@@ -3,11 +3,11 @@
 import subprocess
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from builders import make_latent, make_networks, seeded
 
 import lsp.backends.backends
 from lsp.algorithm.learner import Learner
@@ -15,30 +15,15 @@ from lsp.algorithm.skill_planning import score_plans
 from lsp.backends.backends import CompiledBackend, EagerBackend, acting_backend, learning_backend
 from lsp.backends.cuda_graphs import Recording
 from lsp.backends.hardware import compiler
-from lsp.config import RuntimeConfig, make_config
+from lsp.config import RuntimeConfig
 from lsp.errors import RunWarning
 from lsp.models.networks import Networks
-from lsp.models.world_model import Latent
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_networks(method="lsp", termination=False):
-    config = make_config(method, "debug")
-    torch.manual_seed(0)
-    model = replace(config.model, termination=termination)
-    return Networks({"position": (5,)}, 2, replace(config, model=model))
 
 
 def make_steps(networks, rows=6, count=3):
     """A latent, a plan of one skill and the noise of so many steps."""
-    config = networks.config
-    deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
-    latent = Latent(deter, torch.randn(rows, config.model.stoch, generator=seeded(2)))
-    plan = torch.randn(rows, 1, config.skills.dim, generator=seeded(3))
-    return latent, plan, networks.draw_noise(count, rows, generator=seeded(4))
+    plan = torch.randn(rows, 1, networks.config.skills.dim, generator=seeded(3))
+    return make_latent(networks, rows), plan, networks.draw_noise(count, rows, generator=seeded(4))
 
 
 def make_sequences(networks, length):
@@ -68,7 +53,7 @@ def difference(one, other):
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
 def test_in_full_precision_the_twin_is_the_reference(method):
-    networks = make_networks(method, termination=True)
+    networks = make_networks(method, model={"termination": True})
     copy = EagerBackend(networks).frozen_copy
     steps = make_steps(networks)
     expected, same = (x.imagine(*steps) for x in (networks, copy))
@@ -106,7 +91,7 @@ def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, rec
     with nullcontext() if has_compiler else pytest.warns(RunWarning, match="nothing is compiled"):
         fast = learning_backend(networks, runtime)
     assert type(fast) is path
-    assert backend.frozen_copy.dtype == torch.bfloat16
+    assert fast.frozen_copy.dtype == torch.bfloat16
     acting = acting_backend(networks, runtime)
     assert type(acting) is EagerBackend
     assert acting.frozen_copy.dtype == torch.float32
@@ -115,7 +100,7 @@ def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, rec
 
 
 def test_the_bf16_twin_is_close_to_the_reference():
-    networks = make_networks(termination=True)
+    networks = make_networks(model={"termination": True})
     copy = EagerBackend(networks, torch.bfloat16).frozen_copy
     steps = make_steps(networks, rows=200, count=1)
     expected, rough = networks.imagine(*steps), copy.imagine(*steps)
@@ -166,12 +151,12 @@ def test_the_twin_follows_the_weights(dtype):
         for weight in networks.parameters():
             weight.add_(0.1)
     networks.track_return_size(torch.linspace(-90, 90, 100)[None], torch.ones(100))
-    assert torch.equal(backend.frozen_copy.return_size, networks.return_size)
-    assert same_weights(backend.frozen_copy, networks) == shared
+    assert torch.equal(fast.frozen_copy.return_size, networks.return_size)
+    assert same_weights(fast.frozen_copy, networks) == shared
     fast.refresh()
-    assert same_weights(backend.frozen_copy, networks)
+    assert same_weights(fast.frozen_copy, networks)
     networks.load_state_dict({k: x.clone() + 1 for k, x in networks.state_dict().items()})
-    assert same_weights(backend.frozen_copy, networks) == shared
+    assert same_weights(fast.frozen_copy, networks) == shared
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -179,19 +164,19 @@ def test_gradients_of_the_twin_teach_the_networks(dtype):
     """The losses of behaviour never reach the world model, in either precision."""
     networks = make_networks()
     fast = EagerBackend(networks, dtype)
-    assert not any(weight.requires_grad for weight in backend.frozen_copy.world_model.parameters())
+    assert not any(weight.requires_grad for weight in fast.frozen_copy.world_model.parameters())
     assert all(weight.requires_grad for weight in networks.world_model.parameters())
     learner = Learner(networks, 0, fast)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     steps = make_steps(networks)
-    learner.descend("policy", -backend.frozen_copy.imagine(*steps).feature.float().square().mean())
+    learner.descend("policy", -fast.frozen_copy.imagine(*steps).feature.float().square().mean())
     changed = {k for k, x in networks.state_dict().items() if not torch.equal(x, before[k])}
     assert changed == {name for name in before if name.startswith("policy.")}
     exact = networks.imagine(*steps).feature.square().mean()
     wanted = torch.autograd.grad(-exact, list(networks.policy.parameters()))
     fast.refresh()
-    rough = backend.frozen_copy.imagine(*steps).feature.float().square().mean()
-    computed = torch.autograd.grad(-rough, list(backend.frozen_copy.policy.parameters()))
+    rough = fast.frozen_copy.imagine(*steps).feature.float().square().mean()
+    computed = torch.autograd.grad(-rough, list(fast.frozen_copy.policy.parameters()))
     one, other = (torch.cat([x.float().flatten() for x in g]) for g in (wanted, computed))
     assert torch.cosine_similarity(one, other, dim=0) > 0.99
 
@@ -208,7 +193,7 @@ from lsp.algorithm.skill_planning import score_plans
 from lsp.models.imagination import RolloutNoise
 from lsp.algorithm.cem import candidate_noise, plan, standard_plan
 
-networks = t.make_networks(termination=True)
+networks = t.make_networks(model={"termination": True})
 latent, skills, noise = t.make_steps(networks)
 planner = networks.config.planner
 prior = standard_plan(6, 1, 3, networks.device)
@@ -252,7 +237,7 @@ from lsp.backends.backends import CompiledBackend
 
 networks = t.make_networks()
 fast = CompiledBackend(networks)
-copy, steps = backend.frozen_copy, t.make_steps(networks)
+copy, steps = fast.frozen_copy, t.make_steps(networks)
 close = {"atol": 1e-4, "rtol": 1e-3}
 expected, same = networks.imagine(*steps), copy.imagine(*steps)
 torch.testing.assert_close(same.feature, expected.feature, **close)

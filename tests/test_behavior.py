@@ -1,10 +1,9 @@
 """What behaviour learning changes, and through which path the gradient gets there."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from builders import ACTIONS, SHAPES, change, make_batch, make_latent, make_networks, seeded
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsp.algorithm.agent import Agent
@@ -23,36 +22,17 @@ from lsp.algorithm.cem import Plan
 from lsp.algorithm.diagnostics import skill_information
 from lsp.algorithm.learner import Learner
 from lsp.algorithm.skill_planning import draw_skills, score_plans, skill_sources
-from lsp.config import make_config, validated
+from lsp.config import make_config
 from lsp.errors import UserError
 from lsp.models.distributions import softly_clamped_std
-from lsp.models.networks import HeadOutputs, Networks
+from lsp.models.networks import HeadOutputs
 from lsp.models.world_model import Latent
 
-SHAPES = {"position": (5,)}
 aten = torch.ops.aten
-ACTIONS = 2
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def change(config, **parts):
-    """`config` with fields of its parts replaced: change(config, skills={"dim": 0})."""
-    return replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
-
-
-def make_networks(method="lsp", shapes=SHAPES, **parts):
-    torch.manual_seed(0)
-    return Networks(shapes, ACTIONS, validated(change(make_config(method, "debug"), **parts)))
 
 
 def make_starts(networks, count=6):
-    model = networks.config.model
-    deter = torch.randn(count, model.deter, generator=seeded(1)).tanh()
-    stoch = torch.randn(count, model.stoch, generator=seeded(2))
-    return Starts(Latent(deter, stoch), torch.ones(count))
+    return Starts(make_latent(networks, count), torch.ones(count))
 
 
 def zero_last_layer(mlp):
@@ -299,7 +279,7 @@ def test_what_the_model_imagines_wrongly_is_set_right_by_what_followed():
 def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for():
     networks = make_networks()
     silence_reward_and_value(networks)
-    starts = make_starts(networks).latent
+    starts = make_latent(networks)
     candidates = torch.randn(3, 6, 1, 3, generator=seeded(6))
     noise = networks.draw_noise(10, 1, 6, generator=seeded(7))
     assert score_plans(networks, starts, candidates, noise, seeded(8)).abs().max() == 0
@@ -308,32 +288,19 @@ def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for():
     assert score_plans(weighted, starts, candidates, noise, seeded(8)).abs().min() > 1e-3
 
 
-def make_batch(networks, seed=0):
-    rng, replay = np.random.default_rng(seed), networks.config.replay
-    shape = (replay.batch, replay.length)
-    observations = {
-        f"obs/{key}": rng.integers(0, 256, (*shape, *size)).astype(np.uint8)
-        if len(size) == 3
-        else rng.normal(size=(*shape, *size)).astype(np.float32)
-        for key, size in networks.shapes.items()
-    }
-    is_first = np.zeros(shape, bool)
-    is_first[0, 3] = True
-    return observations | {
-        "action": rng.uniform(-1, 1, (*shape, ACTIONS)).astype(np.float32),
-        "reward": rng.uniform(0, 1, shape).astype(np.float32),
-        "is_first": is_first,
-        "is_terminal": np.roll(is_first, -1, 1),
-    }
+def make_ending_batch(networks, shapes=SHAPES):
+    """An episode ends within the first sequence, and another begins."""
+    batch = make_batch(networks.config, shapes)
+    batch["is_first"][0, 3] = batch["is_terminal"][0, 2] = True
+    return batch
 
 
 def updated(shapes=SHAPES, method="lsp", **parts):
     """Networks and metrics after one update, and the names of the weights that it changed."""
     networks = make_networks(method, shapes, **parts)
-    networks.shapes = shapes
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     learner = Learner(networks, seed=0)
-    metrics = learner.update(make_batch(networks)) | learner.probe_skills()
+    metrics = learner.update(make_ending_batch(networks, shapes)) | learner.probe_skills()
     after = networks.state_dict()
     return networks, metrics, {name for name in after if not torch.equal(before[name], after[name])}
 
@@ -415,7 +382,7 @@ def test_the_skills_of_an_update_are_spread_by_noise_on_the_planned_mean(scope):
 def test_a_predictor_that_ignores_the_states_finds_no_information():
     networks = make_networks()
     zero_last_layer(networks.skill_predictor.net)  # mean 0 and the std of the soft clamp's middle
-    found = skill_information(networks, make_starts(networks).latent, seeded(6), num_skills=200)
+    found = skill_information(networks, make_latent(networks), seeded(6), num_skills=200)
     std = softly_clamped_std(torch.zeros(()), networks.config.skills.std_bounds)
     expected = 3 * (0.5 - std.log() - 0.5 / std.square())  # E[log N(z; 0, std) - log N(z; 0, 1)]
     assert found["skills/mutual_information_prior"] == pytest.approx(expected.item(), abs=0.1)
@@ -469,7 +436,7 @@ class Waiting(TorchDispatchMode):
 def test_nothing_in_an_update_waits_for_the_device(method):
     networks = make_networks(method)
     networks.shapes = SHAPES
-    learner, batch = Learner(networks, seed=0), make_batch(networks)
+    learner, batch = Learner(networks, seed=0), make_ending_batch(networks)
     learner.update(batch)  # an optimiser's first step makes its state
     with Waiting():
         learner.update(batch)
@@ -552,7 +519,7 @@ def test_an_update_imagines_a_quarter_of_its_rollouts_under_n_0_1(monkeypatch):
     far = Plan(torch.full((4, 1, 3), 50.0), torch.full((4, 1, 3), 0.1))
     monkeypatch.setattr(learner, "plan", lambda starts: (far, {}))
     networks.shapes = SHAPES
-    learner.update(make_batch(networks))
+    learner.update(make_ending_batch(networks))
     (plans,) = seen
     near = plans.abs().amax((1, 2)) < 10
     assert near.tolist() == [row % 4 == 3 for row in range(16)]
@@ -564,7 +531,7 @@ def test_the_prior_of_skills_counts_in_a_plans_score_in_units_of_returns():
     networks = make_networks(planner=parts, behavior={"horizon": 30})
     silence_reward_and_value(networks)
     networks.return_size.fill_(8.0)
-    starts = make_starts(networks, 1).latent
+    starts = make_latent(networks, 1)
     candidates = torch.zeros(3, 1, 3, 3)
     candidates[1, 0, 0, 0] = 2.0
     candidates[2, 0, 1] = 1.0
@@ -591,7 +558,7 @@ def test_a_reward_at_step_120_counts_with_a_lambda_of_one(monkeypatch):
         last[-1] = 1.0
         nothing = torch.zeros(120, 2)
         networks.predict_heads = lambda feature: HeadOutputs(last, nothing + 1, nothing)
-        starts = make_starts(networks, 2).latent
+        starts = make_latent(networks, 2)
         noise = networks.draw_noise(120, 1, 2, generator=seeded())
         plans = torch.zeros(1, 2, networks.config.plan_length, 3)
         return score_plans(networks, starts, plans, noise, seeded())

@@ -5,21 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import make_latent, make_networks, seeded
 
-import lsp.algorithm.behavior
+import lsp.algorithm.skill_planning
 from lsp.algorithm.cem import Plan, candidate_noise, plan, standard_plan
 from lsp.algorithm.skill_planning import plan_skills
-from lsp.config import PlannerConfig, make_config, validated
+from lsp.config import PlannerConfig
 from lsp.models.imagination import RolloutNoise, imagine
-from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 
 THOROUGH = PlannerConfig(num_candidates=64, num_elites=8, num_iterations=10)
 CPU = torch.device("cpu")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def search(evaluate, prior, config, generator):
@@ -151,17 +147,9 @@ def test_two_different_skills_are_found_where_one_does_not_get_there():
     assert (north[:, 1] > north[:, 0].abs()).all()
 
 
-def make_networks(**planner):
-    config = make_config("lsp", "debug")
-    config = validated(replace(config, planner=replace(config.planner, **planner)))
-    torch.manual_seed(0)
-    return Networks({"position": (3,)}, 2, config)
-
-
-def make_starts(networks, count):
-    model = networks.config.model
-    deter = torch.randn(count, model.deter, generator=seeded(1)).tanh()
-    return Latent(deter, torch.randn(count, model.stoch, generator=seeded(2)))
+def planning(**planner):
+    """Networks with these settings of the planner."""
+    return make_networks(planner=planner)
 
 
 @pytest.mark.parametrize(
@@ -169,29 +157,29 @@ def make_starts(networks, count):
 )
 @pytest.mark.parametrize("scope", ["per_state", "shared"])
 def test_a_plan_has_one_skill_for_every_k_steps_begun(horizon, length, skills, scope):
-    networks = make_networks(horizon=horizon, skill_length=length, scope=scope)
-    zeta, _ = plan_skills(networks, make_starts(networks, 4), seeded())
+    networks = planning(horizon=horizon, skill_length=length, scope=scope)
+    zeta, _ = plan_skills(networks, make_latent(networks, 4), seeded())
     assert zeta.mean.shape == zeta.std.shape == (4, skills, 3)
     assert (zeta.std > 0).all()
 
 
 def test_planning_raises_the_imagined_value():
-    networks = make_networks(num_candidates=64, num_elites=8, num_iterations=6)
+    networks = planning(num_candidates=64, num_elites=8, num_iterations=6)
     with torch.no_grad():
         networks.policy.net[-1].weight.mul_(5)  # a policy that listens to its skill
         networks.world_model.reward_head[-1].weight.mul_(5)
-    _, stats = plan_skills(networks, make_starts(networks, 16), seeded())
+    _, stats = plan_skills(networks, make_latent(networks, 16), seeded())
     gained = stats["planner/value"] - stats["planner/first_value"]
     assert gained > stats["planner/candidate_spread"]
 
 
 def values_of_one_skill(rollout_noise):
     """Statistics of planning where all candidates are the same: the prior has no width."""
-    networks = make_networks(
+    networks = planning(
         rollout_noise=rollout_noise, num_candidates=16, num_elites=4, num_iterations=1
     )
     same = Plan(torch.ones(64, 1, 3), torch.zeros(64, 1, 3))
-    return plan_skills(networks, make_starts(networks, 64), seeded(), prior=same)[1]
+    return plan_skills(networks, make_latent(networks, 64), seeded(), prior=same)[1]
 
 
 def test_with_common_noise_the_same_skills_are_worth_the_same():
@@ -215,17 +203,17 @@ def test_each_iteration_imagines_with_noise_of_its_own(monkeypatch):
         seen.append(noise)
         return original(networks, starts, candidates, noise, generator)
 
-    monkeypatch.setattr(lsp.algorithm.behavior, "score_plans", watched)
-    networks = make_networks()
-    plan_skills(networks, make_starts(networks, 4), seeded())
+    monkeypatch.setattr(lsp.algorithm.skill_planning, "score_plans", watched)
+    networks = planning()
+    plan_skills(networks, make_latent(networks, 4), seeded())
     assert len(seen) == networks.config.planner.num_iterations == 2
     for one, other in zip(*seen, strict=True):
         assert not torch.equal(one, other)
 
 
 def test_the_same_seed_gives_the_same_plan():
-    networks = make_networks()
-    starts = make_starts(networks, 4)
+    networks = planning()
+    starts = make_latent(networks, 4)
     one, other = (plan_skills(networks, starts, seeded(5))[0] for _ in range(2))
     assert torch.equal(one.mean, other.mean)
     assert torch.equal(one.std, other.std)

@@ -1,10 +1,9 @@
 """What a GPU computes is what a CPU would, recorded or not, and nothing waits for it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from builders import make_batch, make_networks, seeded
 
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
@@ -12,8 +11,7 @@ from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import WARM_UP, Recording
 from lsp.backends.torch_setup import prepare_torch
 from lsp.cli.main import main
-from lsp.config import RuntimeConfig, make_config
-from lsp.models.networks import Networks
+from lsp.config import RuntimeConfig
 from lsp.models.world_model import Latent
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -28,41 +26,29 @@ def prepared():
     prepare_torch(RuntimeConfig(device="cuda", bf16=False))
 
 
-def make_networks(method="lsp", obs="proprio", device="cuda"):
-    torch.manual_seed(0)
-    config = make_config(method, "debug")
-    if obs == "pixels":
-        config = replace(config, model=replace(config.model, decoded_images=8))
-    return Networks(SHAPES[obs], 2, config).to(device)
+def make_there(method="lsp", obs="proprio", device="cuda"):
+    """Networks on a GPU."""
+    model = {"decoded_images": 8} if obs == "pixels" else {}
+    return make_networks(method, SHAPES[obs], model=model).to(device)
 
 
-def make_batch(networks, obs, seed):
-    rng, replay = np.random.default_rng(seed), networks.config.replay
-    shape = (replay.batch, replay.length)
-    seen = {
-        key: rng.integers(0, 256, (*shape, *size)).astype(np.uint8)
-        if len(size) == 3
-        else rng.normal(size=(*shape, *size)).astype(np.float32)
-        for key, size in SHAPES[obs].items()
-    }
-    return {f"obs/{key}": x for key, x in seen.items()} | {
-        "action": rng.uniform(-1, 1, (*shape, 2)).astype(np.float32),
-        "reward": rng.uniform(size=shape).astype(np.float32),
-        "is_first": rng.random(shape) < 0.1,
-        "is_terminal": np.zeros(shape, bool),
-    }
+def make_broken_batch(networks, obs, seed):
+    """A tenth of the rows begins an episode."""
+    batch = make_batch(networks.config, SHAPES[obs], seed=seed)
+    begins = np.random.default_rng(seed).random(batch["is_first"].shape) < 0.1
+    return batch | {"is_first": begins}
 
 
 @pytest.mark.parametrize("obs", ["proprio", "pixels"])
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
 def test_a_recorded_update_is_an_update(method, obs):
-    both = [make_networks(method, obs) for _ in range(2)]
+    both = [make_there(method, obs) for _ in range(2)]
     learners = [
         Learner(both[0], 0, EagerBackend(both[0])),
         Learner(both[1], 0, EagerBackend(both[1], record=Recording)),
     ]
     for update in range(WARM_UP + 4):
-        plain, recorded = (x.update(make_batch(both[0], obs, update)) for x in learners)
+        plain, recorded = (x.update(make_broken_batch(both[0], obs, update)) for x in learners)
         assert plain.keys() == recorded.keys()
         for name in plain:
             torch.testing.assert_close(plain[name], recorded[name], **CLOSE, msg=f"{update} {name}")
@@ -72,7 +58,7 @@ def test_a_recorded_update_is_an_update(method, obs):
         torch.testing.assert_close(both[1].state_dict()[name], x, atol=1e-3, rtol=1e-2)
     # Metrics are the caller's own: another update does not change them.
     kept = {name: x.clone() for name, x in recorded.items()}
-    learners[1].update(make_batch(both[0], obs, 0))
+    learners[1].update(make_broken_batch(both[0], obs, 0))
     assert all(torch.equal(recorded[name], kept[name]) for name in kept)
 
 
@@ -80,10 +66,10 @@ def test_a_recorded_update_is_an_update(method, obs):
 def test_the_same_seed_gives_the_same_updates(obs):
     weights = []
     for _ in range(2):
-        networks = make_networks(obs=obs)
+        networks = make_there(obs=obs)
         learner = Learner(networks, 0, EagerBackend(networks, record=Recording))
         for update in range(WARM_UP + 3):
-            learner.update(make_batch(networks, obs, update))
+            learner.update(make_broken_batch(networks, obs, update))
         weights.append(networks.state_dict())
     one, other = weights
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -94,11 +80,11 @@ def test_the_same_seed_gives_the_same_updates(obs):
 @pytest.mark.parametrize("record", [False, True])
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "cem"])
 def test_nothing_in_an_update_waits_for_the_gpu(method, record):
-    networks = make_networks(method)
+    networks = make_there(method)
     learner = Learner(
         networks, 0, EagerBackend(networks, **({"record": Recording} if record else {}))
     )
-    batch = make_batch(networks, "proprio", 0)
+    batch = make_broken_batch(networks, "proprio", 0)
     for _ in range(WARM_UP + 2):
         learner.update(batch)
     torch.cuda.set_sync_debug_mode("error")
@@ -111,7 +97,7 @@ def test_nothing_in_an_update_waits_for_the_gpu(method, record):
 @pytest.mark.parametrize("mode", ["collect", "evaluate"])
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "random_skills", "cem"])
 def test_a_recorded_agent_acts_as_it_would(method, mode):
-    networks = make_networks(method)
+    networks = make_there(method)
     agents = [
         Agent(networks, mode, 3, 0, EagerBackend(networks, **record))
         for record in ({}, {"record": Recording})
@@ -127,8 +113,8 @@ def test_a_recorded_agent_acts_as_it_would(method, mode):
 
 
 def test_imagination_and_filter_are_those_of_a_cpu():
-    here, there = make_networks(device="cpu"), make_networks()
-    config, seed = here.config, torch.Generator().manual_seed(0)
+    here, there = make_there(device="cpu"), make_there()
+    config, seed = here.config, seeded()
 
     def draw(*shape):
         return torch.randn(shape, generator=seed)

@@ -4,13 +4,14 @@ from math import log
 
 import pytest
 import torch
+from builders import seeded
 from torch import distributions
 
 from lsp.models.distributions import Normal, TanhNormal, softly_clamped_std
 
 
-def seeded(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=seeded(seed))
 
 
 def test_kl_is_the_one_worked_out_by_hand():
@@ -28,8 +29,8 @@ def test_kl_adds_up_over_the_last_axis():
 
 
 def test_kl_and_log_prob_agree_with_torch():
-    mean, other_mean, value = seeded(4, 3), seeded(4, 3, seed=1), seeded(4, 3, seed=2)
-    std, other_std = seeded(4, 3, seed=3).exp(), seeded(4, 3, seed=4).exp()
+    mean, other_mean, value = drawn(4, 3), drawn(4, 3, seed=1), drawn(4, 3, seed=2)
+    std, other_std = drawn(4, 3, seed=3).exp(), drawn(4, 3, seed=4).exp()
     theirs = distributions.Normal(mean, std)
     kl = distributions.kl_divergence(theirs, distributions.Normal(other_mean, other_std)).sum(-1)
     torch.testing.assert_close(Normal(mean, std).kl(Normal(other_mean, other_std)), kl)
@@ -51,7 +52,7 @@ def squashed_density(mean, std, actions):
 
 
 def test_the_likeliest_sample_has_the_highest_density_of_all():
-    mean, std, noise = seeded(5, 2), seeded(5, 2, seed=1).mul(0.3).exp(), seeded(40, 5, 2, seed=2)
+    mean, std, noise = drawn(5, 2), drawn(5, 2, seed=1).mul(0.3).exp(), drawn(40, 5, 2, seed=2)
     normal = TanhNormal(mean, std)
     density = squashed_density(mean, std, normal.sample(noise))
     likeliest = normal.likeliest(noise)
@@ -66,7 +67,7 @@ def test_each_row_has_its_own_likeliest_sample():
 
 def test_the_likeliest_action_of_a_wide_policy_is_near_the_edge_and_not_in_the_middle():
     normal = TanhNormal(torch.tensor([[0.1]]), torch.tensor([[5.0]]))
-    assert normal.likeliest(seeded(100, 1, 1)).abs().item() > 0.99
+    assert normal.likeliest(drawn(100, 1, 1)).abs().item() > 0.99
     assert normal.mode().item() == pytest.approx(0.0997, abs=1e-3)
 
 

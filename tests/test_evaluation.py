@@ -1,13 +1,10 @@
 """Evaluation: no noise, the same questions to all, one row of results for each episode."""
 
-from dataclasses import replace
-
 import gymnasium
 import numpy as np
 import torch
+from builders import make_networks
 
-from lsp.config import make_config, validated
-from lsp.models.networks import Networks
 from lsp.training.evaluation import evaluate
 
 
@@ -43,11 +40,9 @@ class Target(gymnasium.Env):
         self.closed = True
 
 
-def make_networks(**parts):
-    config = make_config("lsp", "debug")
-    config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
-    torch.manual_seed(0)
-    return Networks({"position": (1,)}, 1, validated(config))
+def make_pointed(method="lsp", **parts):
+    """Networks for the task above."""
+    return make_networks(method, {"position": (1,)}, 1, **parts)
 
 
 def run(networks, seed=0, episodes=3):
@@ -56,14 +51,14 @@ def run(networks, seed=0, episodes=3):
 
 
 def test_no_noise_is_added_to_plans_or_actions():
-    quiet = make_networks(planner={"mean_noise": 0.0}, policy={"exploration_noise": 0.0})
-    loud = make_networks(planner={"mean_noise": 9.0}, policy={"exploration_noise": 9.0})
+    quiet = make_pointed(planner={"mean_noise": 0.0}, policy={"exploration_noise": 0.0})
+    loud = make_pointed(planner={"mean_noise": 9.0}, policy={"exploration_noise": 9.0})
     assert np.array_equal(run(quiet).returns, run(loud).returns)
 
 
 def test_actions_are_those_of_the_mode_of_the_policy():
     # The policy's spread is seen by the planner's rollouts alone; without skills there are none.
-    networks = Networks({"position": (1,)}, 1, make_config("dreamer", "debug"))
+    networks = make_pointed("dreamer")
     with torch.no_grad():
         networks.policy.net[-1].weight.zero_()
         networks.policy.net[-1].bias.copy_(torch.tensor([0.3, 2.0]))
@@ -74,7 +69,7 @@ def test_actions_are_those_of_the_mode_of_the_policy():
 
 
 def test_each_episode_ends_when_its_env_does():
-    outcome = run(make_networks())
+    outcome = run(make_pointed())
     assert outcome.lengths.tolist() == [6, 8, 10]
     assert outcome.success is not None
     assert outcome.success.tolist() == [0.0, 1.0, 0.0]
@@ -89,14 +84,14 @@ def test_each_episode_ends_when_its_env_does():
 def test_every_agent_is_asked_the_same_questions():
     began = []
     for seed in (0, 1):
-        run(make_networks(), seed)
+        run(make_pointed(), seed)
         began.append([env.began for env in Target.made])
     assert began[0] == began[1]
     assert len(set(began[0])) == 3
 
 
 def test_many_episodes_are_not_all_there_at_once(monkeypatch):
-    networks = make_networks()
+    networks = make_pointed()
     whole = run(networks, episodes=5)
     monkeypatch.setattr("lsp.training.evaluation.MOST_AT_ONCE", 2)
     open_at_once = []

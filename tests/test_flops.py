@@ -1,40 +1,24 @@
 """The formula against what PyTorch counts while an update runs."""
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 import torch
+from builders import make_batch, make_networks
 from torch.utils.flop_counter import FlopCounterMode
 
 from lsp.algorithm.behavior import draw_starts
 from lsp.algorithm.learner import Learner
 from lsp.benchmark.flops import multiplications, update_flops
-from lsp.config import make_config, validated
+from lsp.config import make_config
 from lsp.models.layers import MLP, ConvDecoder, ConvEncoder
 from lsp.models.networks import Networks
 
 VECTORS, IMAGE = {"position": (5,), "velocity": (7,)}, {"image": (64, 64, 3)}
 
 
-def make_networks(method="lsp", shapes=VECTORS, **parts):
-    config = make_config(method, "debug")
-    # Wide enough that an action or a skill more or less is a small matter.
+def make_wide(method="lsp", shapes=VECTORS, **parts):
+    """Networks wide enough that an action or a skill more or less is a small matter."""
     wide = {"deter": 48, "hidden": 48, "encoder": (48, 48), "decoder": (48, 48), "cnn_depth": 4}
-    config = replace(config, model=replace(config.model, **wide))
-    config = replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
-    torch.manual_seed(0)
-    return Networks(shapes, 2, validated(config))
-
-
-def make_batch(networks, shapes):
-    replay, rng = networks.config.replay, np.random.default_rng(0)
-    size = (replay.batch, replay.length)
-    batch = {f"obs/{key}": rng.normal(size=(*size, *s)) for key, s in shapes.items()}
-    batch = {key: x.astype(np.float32) for key, x in batch.items()}
-    batch |= {"action": rng.uniform(-1, 1, (*size, 2)).astype(np.float32)}
-    batch |= {"reward": np.zeros(size, np.float32), "is_first": np.zeros(size, bool)}
-    return batch | {"is_terminal": np.zeros(size, bool)}
+    return make_networks(method, shapes, **(parts | {"model": wide | parts.get("model", {})}))
 
 
 def counted(work):
@@ -50,8 +34,8 @@ def counted(work):
 )
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
 def test_an_update_runs_about_the_operations_it_needs(method, shapes, model):
-    networks = make_networks(method, shapes, **({"model": model} if model else {}))
-    learner, batch = Learner(networks, 0), make_batch(networks, shapes)
+    networks = make_wide(method, shapes, model=model)
+    learner, batch = Learner(networks, 0), make_batch(networks.config, shapes)
     needed = update_flops(networks)
     data = {key: torch.as_tensor(x) for key, x in batch.items()}
 
@@ -97,6 +81,6 @@ def test_paper_sizes_are_what_the_paper_says_of_dreamer():
     ],
 )
 def test_the_planner_costs_in_proportion_to_all_it_multiplies(change, factor):
-    changed, plain = update_flops(make_networks(**change)), update_flops(make_networks())
+    changed, plain = update_flops(make_wide(**change)), update_flops(make_wide())
     assert changed.planner == factor * plain.planner
     assert changed.world_model == plain.world_model

@@ -21,7 +21,7 @@ def described(tmp_path, monkeypatch):
         path = tmp_path / "cpuinfo"
         if text is not None:
             path.write_text(text)
-        monkeypatch.setattr(machine, "DESCRIPTION", path)
+        monkeypatch.setattr(hardware, "DESCRIPTION", path)
         hardware.cpu.cache_clear()
 
     yield describe

@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from builders import seeded
 from torch import nn
 
 from lsp.baselines.hiro import (
@@ -57,7 +58,7 @@ def make_hiro_config(goals="skills", **hiro) -> Config:
     return validated(config)
 
 
-def make_networks(goals="skills", **hiro) -> HiroNetworks:
+def make_hiro(goals="skills", **hiro) -> HiroNetworks:
     torch.manual_seed(0)
     return HiroNetworks({"position": (2,)}, 2, make_hiro_config(goals, **hiro))
 
@@ -154,7 +155,7 @@ def test_no_complete_segment_is_lost_beside_one_that_was_cut_short():
 
 
 def test_the_worker_is_paid_log_q_at_a_segments_last_step_only():
-    networks = make_networks()
+    networks = make_hiro()
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     segments = cut_segments(sequences, K)
     paid = intrinsic_reward(networks, sequences, segments, torch.Generator())
@@ -170,7 +171,7 @@ def test_the_worker_is_paid_log_q_at_a_segments_last_step_only():
 
 
 def test_the_worker_is_paid_for_coming_near_a_state_goal_at_every_step():
-    networks = make_networks("states")
+    networks = make_hiro("states")
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     paid = intrinsic_reward(networks, sequences, cut_segments(sequences, K), torch.Generator())
     # s + g - s' = (t - 1, 0) - (t, t) - (t, 0)
@@ -180,7 +181,7 @@ def test_the_worker_is_paid_for_coming_near_a_state_goal_at_every_step():
 
 @pytest.mark.parametrize("goals", GOALS)
 def test_a_worker_is_paid_for_the_task_as_well_where_a_weight_says_so(goals):
-    networks = make_networks(goals)
+    networks = make_hiro(goals)
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     segments = cut_segments(sequences, K)
     intrinsic = intrinsic_reward(networks, sequences, segments, torch.Generator())
@@ -197,7 +198,7 @@ def test_the_workers_updates_are_paid_with_that_weight(goals):
     """The task pays 2 a step: so much times the weight more than a worker that it does not pay."""
     paid = []
     for weight in (0.0, 3.0):
-        networks = make_networks(goals, worker_reward=weight)
+        networks = make_hiro(goals, worker_reward=weight)
         batch = make_batch(networks.config, reward=np.full((6, TIME), 2.0, np.float32))
         paid.append(HiroLearner(networks, 0).update(batch)["worker/reward"].item())
     assert paid[1] - paid[0] == pytest.approx(3 * 2, rel=1e-4)
@@ -206,7 +207,7 @@ def test_the_workers_updates_are_paid_with_that_weight(goals):
 def test_steps_carry_the_goal_of_their_action_and_that_of_the_next():
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2], is_first=[5], is_terminal=[4])
     reward = 10 * sequences.reward
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     seen = set()
     for _ in range(50):
         steps = draw_steps(sequences, reward, K, generator)
@@ -243,43 +244,43 @@ def compass_segments(networks, actions):
 
 
 def test_relabelling_picks_the_skill_that_explains_the_actions(monkeypatch):
-    networks = make_networks()
+    networks = make_hiro()
     segments, index = compass_segments(networks, [[0.3, 0.5], [0.5, 0.3], [0.4, 0.4]])
 
     def read(states, generator):  # q's mean is right for the first segment
         return Normal(torch.full(states.shape[1:], 0.4), torch.ones(states.shape[1:]))
 
     monkeypatch.setattr(networks.skill_predictor, "forward", read)
-    goal, chosen = relabel(networks, segments, torch.Generator().manual_seed(0))
+    goal, chosen = relabel(networks, segments, seeded())
     assert chosen[index] == 1
     torch.testing.assert_close(goal[index], torch.tensor([0.4, 0.4]))
 
 
 def test_relabelling_keeps_a_goal_that_was_followed():
-    networks = make_networks()
+    networks = make_hiro()
     segments, index = compass_segments(networks, [[-0.9, -0.9]] * 3)
-    goal, chosen = relabel(networks, segments, torch.Generator().manual_seed(0))
+    goal, chosen = relabel(networks, segments, seeded())
     assert chosen[index] == 0
     torch.testing.assert_close(goal[index], torch.tensor([-0.9, -0.9]))
 
 
 def test_relabelling_follows_a_state_goal_through_its_transitions():
-    networks = make_networks("states")
+    networks = make_hiro("states")
     segments, index = compass_segments(networks, [[0.5, -0.5]] * 3)
     # The states move by (1, 0) a step, which is taken off the goal.
     segments.goal[index] = torch.tensor([1.0, 0.2])
     segments.action[:, index] = torch.tensor([[1.0, 0.2], [0.0, 0.2], [-1.0, 0.2]])
-    _, chosen = relabel(networks, segments, torch.Generator().manual_seed(0))
+    _, chosen = relabel(networks, segments, seeded())
     assert chosen[index] == 0
 
 
 @pytest.mark.parametrize("goals", GOALS)
 def test_candidates_are_the_goal_the_achieved_one_and_draws_around_it(goals):
-    networks = make_networks(goals, candidates=4000, goal_range=2.0)
+    networks = make_hiro(goals, candidates=4000, goal_range=2.0)
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     sequences = sequences._replace(state=0.1 * sequences.state, goal=0.1 * sequences.goal)
     segments = cut_segments(sequences, K)
-    goals_tried = goal_candidates(networks, segments, torch.Generator().manual_seed(0))
+    goals_tried = goal_candidates(networks, segments, seeded())
     torch.testing.assert_close(goals_tried[0], segments.goal)
     achieved = segments.state[-1] - segments.state[0]
     if goals == "skills":
@@ -383,7 +384,7 @@ def test_critics_learn_with_a_huber_loss_and_leave_rows_of_no_weight_out():
 
 @pytest.mark.parametrize("goals", GOALS)
 def test_an_update_moves_both_levels_and_all_metrics_are_finite(goals):
-    networks = make_networks(goals)
+    networks = make_hiro(goals)
     learner = HiroLearner(networks, 0)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     for seed in range(2):
@@ -397,7 +398,7 @@ def test_an_update_moves_both_levels_and_all_metrics_are_finite(goals):
 
 
 def test_a_batch_of_ends_and_nothing_else_teaches_nothing_and_breaks_nothing():
-    networks = make_networks()
+    networks = make_hiro()
     learner = HiroLearner(networks, 0)
     ends = np.ones((6, TIME), bool)
     before = networks.manager.critics[0].last.weight.clone()
@@ -407,7 +408,7 @@ def test_a_batch_of_ends_and_nothing_else_teaches_nothing_and_breaks_nothing():
 
 
 def test_observations_are_normalised_by_what_was_seen():
-    networks, rng = make_networks(), np.random.default_rng(0)
+    networks, rng = make_hiro(), np.random.default_rng(0)
     seen = torch.as_tensor(rng.normal([1000, -3], [0.5, 20], (4000, 2)), dtype=torch.float32)
     for part in seen.split(400):
         networks.normalize.follow(part)
@@ -471,7 +472,7 @@ def observe(*positions):
 
 @pytest.mark.parametrize("mode", ["collect", "evaluate"])
 def test_a_skill_is_held_for_k_steps(mode):
-    agent, rng = HiroAgent(make_networks(), mode, 2, seed=1), np.random.default_rng(0)
+    agent, rng = HiroAgent(make_hiro(), mode, 2, seed=1), np.random.default_rng(0)
     goals, steps = [], []
     for time in range(3 * K):
         if time == 2 * K + 1:
@@ -488,7 +489,7 @@ def test_a_skill_is_held_for_k_steps(mode):
 
 
 def test_a_state_goal_shrinks_by_what_was_done_of_it():
-    networks = make_networks("states")
+    networks = make_hiro("states")
     agent = HiroAgent(networks, "collect", 1, seed=1)
     positions = [(0.0, 0.0), (0.3, -0.1), (0.5, 0.5), (0.9, 0.0)]
     goals = []
@@ -503,7 +504,7 @@ def test_a_state_goal_shrinks_by_what_was_done_of_it():
 
 
 def test_only_collecting_is_noisy():
-    networks = make_networks()
+    networks = make_hiro()
     acts = [
         HiroAgent(networks, mode, seed=seed).act({"position": np.zeros(2, np.float32)})
         for mode, seed in (("evaluate", 0), ("evaluate", 1), ("collect", 0), ("collect", 1))

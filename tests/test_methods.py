@@ -1,11 +1,11 @@
 """The baselines and ablations of section 4: what each has, and what it never does."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from builders import change, make_batch, make_networks
 
 import lsp.algorithm.agent
 import lsp.algorithm.learner
@@ -14,28 +14,7 @@ from lsp.algorithm.learner import Learner
 from lsp.config import METHODS, make_config, validated
 from lsp.errors import UserError
 from lsp.models.distributions import Normal
-from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
-
-SHAPES = {"position": (3,)}
-
-
-def make_networks(method, **parts):
-    torch.manual_seed(0)
-    config = make_config(method, "debug")
-    changes = {name: replace(getattr(config, name), **new) for name, new in parts.items()}
-    return Networks(SHAPES, 2, replace(config, **changes))
-
-
-def make_batch(config, seed=0):
-    rng, size = np.random.default_rng(seed), (config.replay.batch, config.replay.length)
-    return {
-        "obs/position": rng.normal(size=(*size, 3)).astype(np.float32),
-        "action": rng.uniform(-1, 1, (*size, 2)).astype(np.float32),
-        "reward": rng.uniform(0, 1, size).astype(np.float32),
-        "is_first": np.zeros(size, bool),
-        "is_terminal": np.zeros(size, bool),
-    }
 
 
 def live(method, updates=2, steps=25):
@@ -48,7 +27,7 @@ def live(method, updates=2, steps=25):
     for mode in ("collect", "evaluate"):
         agent = Agent(networks, mode)
         for step in range(steps):
-            action = agent.act({"position": np.full(3, step, np.float32)})
+            action = agent.act({"position": np.full(5, step, np.float32)})
             assert (np.abs(action) <= 1).all()
     return networks, metrics
 
@@ -106,7 +85,7 @@ def test_random_skills_are_standard_normal_and_held_for_k_steps(mode):
     agent = Agent(networks, mode, count)
     skills = []
     for _ in range(2 * length + 1):
-        agent.act({"position": np.zeros((count, 3), np.float32)})
+        agent.act({"position": np.zeros((count, 5), np.float32)})
         skills.append(agent.skill)
     changed = [not torch.equal(x, y) for x, y in pairwise(skills)]
     assert changed == [step % length == 0 for step in range(1, 2 * length + 1)]
@@ -184,14 +163,14 @@ def test_cem_finds_the_optimum_of_a_known_world(target):
         return latent, Normal(latent.stoch, latent.stoch)
 
     networks.world_model.rssm.filter = stay  # at the origin
-    action = agent.act({"position": np.zeros(3, np.float32)})
+    action = agent.act({"position": np.zeros(5, np.float32)})
     np.testing.assert_allclose(action, np.clip(target, -1, 1), atol=0.05)
 
 
 def test_cem_explores_only_while_collecting():
     networks = make_networks("cem")
     looking, noisy = (Agent(networks, mode, seed=1) for mode in ("evaluate", "collect"))
-    observation = {"position": np.zeros(3, np.float32)}
+    observation = {"position": np.zeros(5, np.float32)}
     one, other = looking.act(observation), noisy.act(observation)
     assert not np.array_equal(one, other)
     np.testing.assert_allclose(noisy.skill, looking.skill)
@@ -206,7 +185,6 @@ def test_cem_explores_only_while_collecting():
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(method, changes, message):
-    config = make_config(method, "debug")
-    parts = {name: replace(getattr(config, name), **new) for name, new in changes.items()}
+    config = change(make_config(method, "debug"), **changes)
     with pytest.raises(UserError, match=message):
-        validated(replace(config, **parts))
+        validated(config)

@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
+from builders import make_networks, seeded
 
 import lsp.backends.backends
 import lsp.backends.native.build
@@ -27,9 +27,8 @@ from lsp.backends.backends import (
 from lsp.backends.hardware import compiler
 from lsp.backends.native.build import CannotBuild, library
 from lsp.backends.native.layers import room
-from lsp.config import RuntimeConfig, make_config
+from lsp.config import RuntimeConfig
 from lsp.errors import RunWarning
-from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
@@ -43,16 +42,9 @@ ACTIONS = 3
 CLOSE = 2e-5
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_networks(method="lsp", preset="debug", **parts):
+def make_disturbed(method="lsp", **parts):
     """Networks with weights that are all their own: biases and gains too."""
-    config = make_config(method, preset)
-    changed = {name: replace(getattr(config, name), **values) for name, values in parts.items()}
-    torch.manual_seed(0)
-    networks = Networks({"position": (5,)}, ACTIONS, replace(config, **changed))
+    networks = make_networks(method, actions=ACTIONS, **parts)
     # Of a generator of its own: some draws magnify rounding, and none should come with another
     # size of the value.
     generator = seeded(1)
@@ -97,7 +89,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rows", [1, 37, 130, 300])  # of two tiles, three, and two blocks
 def test_imagination_is_the_reference(variant, rows):
-    networks = make_networks(**VARIANTS[variant])
+    networks = make_disturbed(**VARIANTS[variant])
     path = NativeBackend(networks)
     expected = rollout(networks, networks.imagine, list(networks.policy.parameters()), rows)
     found = rollout(
@@ -109,7 +101,7 @@ def test_imagination_is_the_reference(variant, rows):
 
 @pytest.mark.parametrize("method", ["dreamer", "cem"])
 def test_imagination_without_skills_is_the_reference(method):
-    networks = make_networks(method)
+    networks = make_disturbed(method)
     copy = NativeBackend(networks).frozen_copy
     learned = [[] if method == "cem" else list(x.policy.parameters()) for x in (networks, copy)]
     expected = rollout(networks, networks.imagine, learned[0])
@@ -120,7 +112,7 @@ def test_imagination_without_skills_is_the_reference(method):
 
 @bf16_products
 def test_bf16_stays_near_the_reference():
-    networks = make_networks()
+    networks = make_disturbed()
     copy = NativeBackend(networks, torch.bfloat16).frozen_copy
     expected = rollout(networks, networks.imagine, list(networks.policy.parameters()))
     found = rollout(networks, copy.imagine, list(copy.policy.parameters()))
@@ -146,7 +138,7 @@ def scan(networks, path, length=12, rows=7):
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
 @pytest.mark.parametrize("rows", [1, 7])
 def test_the_filter_is_the_reference(variant, rows):
-    networks = make_networks(**VARIANTS[variant])
+    networks = make_disturbed(**VARIANTS[variant])
     expected = scan(networks, networks.world_model.rssm.scan, rows=rows)
     found = scan(networks, NativeBackend(networks).scan, rows=rows)
     assert distance(found[0], expected[0]) < CLOSE
@@ -155,7 +147,7 @@ def test_the_filter_is_the_reference(variant, rows):
 
 @bf16_products
 def test_the_filter_in_bf16_stays_near_the_reference():
-    networks = make_networks()
+    networks = make_disturbed()
     expected = scan(networks, networks.world_model.rssm.scan)
     found = scan(networks, NativeBackend(networks, torch.bfloat16).scan)
     assert 10 * CLOSE < distance(found[0], expected[0]) < 0.03
@@ -183,7 +175,7 @@ MLPS = {
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
 @pytest.mark.parametrize("name", MLPS)
 def test_every_mlp_is_the_reference(variant, name):
-    networks = make_networks(**VARIANTS[variant])
+    networks = make_disturbed(**VARIANTS[variant])
     holder, part = MLPS[name]
     holders = {"frozen_copy": networks, "model": networks.world_model}
     mlp = getattr(NativeBackend(networks), holder).get_submodule(part)
@@ -208,7 +200,7 @@ def predict_heads(networks, judges, rows=45):
 def test_judging_is_the_reference(variant, method, termination):
     parts = {"model": {}} | VARIANTS[variant]
     parts["model"] = parts["model"] | {"termination": termination}
-    networks = make_networks(method, **parts)
+    networks = make_disturbed(method, **parts)
     expected = predict_heads(networks, networks.predict_heads)
     found = predict_heads(networks, NativeBackend(networks).frozen_copy.predict_heads)
     assert distance(found[0], expected[0]) < CLOSE
@@ -217,7 +209,7 @@ def test_judging_is_the_reference(variant, method, termination):
 
 @bf16_products
 def test_judging_in_bf16_stays_near_the_reference():
-    networks = make_networks()
+    networks = make_disturbed()
     expected = predict_heads(networks, networks.predict_heads)
     copy = NativeBackend(networks, torch.bfloat16).frozen_copy
     found = predict_heads(copy, copy.predict_heads)
@@ -243,7 +235,7 @@ def two_updates(path):
 
 def whole_update(make_path):
     # Adam's first steps are the gradient's sign, which rounding can turn, but for a large ε.
-    return two_updates(make_path(make_networks(optimizer={"epsilon": 1.0})))
+    return two_updates(make_path(make_disturbed(optimizer={"epsilon": 1.0})))
 
 
 def test_a_whole_update_is_the_reference():
@@ -267,7 +259,7 @@ def test_learning_the_model_in_bf16_stays_near_the_reference():
 
 
 def test_changed_weights_are_noticed_however_they_changed():
-    networks = make_networks()
+    networks = make_disturbed()
     copy = NativeBackend(networks).frozen_copy
 
     def same():
@@ -287,7 +279,7 @@ def test_changed_weights_are_noticed_however_they_changed():
 
 def test_the_networks_themselves_stay_as_they_are():
     """They act and are looked into in full precision, whatever learns."""
-    networks = make_networks()
+    networks = make_disturbed()
     NativeBackend(networks, torch.bfloat16 if HAS_BF16 else torch.float32)
     assert all(getattr(part, "faster", None) is None for part in networks.modules())
     assert all(weight.dtype == torch.float32 for weight in networks.parameters())
@@ -295,7 +287,7 @@ def test_the_networks_themselves_stay_as_they_are():
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_nan_comes_through(dtype):
-    networks = make_networks()
+    networks = make_disturbed()
     path = NativeBackend(networks, dtype)
     with torch.no_grad():
         networks.policy.net[0].bias[0] = float("nan")
@@ -307,7 +299,7 @@ def test_nan_comes_through(dtype):
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_the_same_again_is_the_same_to_the_bit(dtype):
-    networks = make_networks()
+    networks = make_disturbed()
     copy = NativeBackend(networks, dtype).frozen_copy
     once, again = (
         rollout(networks, copy.imagine, list(copy.policy.parameters()), 130) for _ in range(2)
@@ -317,7 +309,7 @@ def test_the_same_again_is_the_same_to_the_bit(dtype):
 
 
 def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
-    networks = make_networks()
+    networks = make_disturbed()
     copy, kept = NativeBackend(networks).frozen_copy, []
     for module in (lsp.backends.native.imagination, lsp.backends.native.mlp):
         monkeypatch.setattr(module, "room", lambda size: kept.append(size) or room(size))
@@ -335,7 +327,7 @@ def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
 
 def test_nothing_is_kept_of_a_pass_that_is_over():
     """Memory is given back at once: none of it hangs in a circle."""
-    networks = make_networks()
+    networks = make_disturbed()
     path = NativeBackend(networks)
     learned = list(path.frozen_copy.policy.parameters())
 
@@ -359,7 +351,7 @@ def test_nothing_is_kept_of_a_pass_that_is_over():
 
 
 def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch):
-    networks = make_networks()
+    networks = make_disturbed()
     monkeypatch.setattr(lsp.backends.native.build, "compiler", lambda: None)
     monkeypatch.setattr(lsp.backends.backends, "compiler", lambda: None)
     library.cache_clear()
@@ -377,7 +369,7 @@ def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch
 
 
 def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch):
-    networks = make_networks()
+    networks = make_disturbed()
     monkeypatch.setattr(lsp.backends.native.layers, "_can_multiply", lambda dtype: False)
     lsp.backends.backends._say_once.cache_clear()
     try:
@@ -390,7 +382,7 @@ def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch)
 
 
 def test_networks_too_deep_for_the_kernels_are_refused():
-    networks = make_networks(policy={"layers": (8,) * 16})
+    networks = make_disturbed(policy={"layers": (8,) * 16})
     with pytest.raises(CannotBuild, match="16 layers, not 17"):
         NativeBackend(networks)
 

@@ -2,20 +2,17 @@
 
 import imageio.v3
 import numpy as np
-import torch
+from builders import make_networks
 
-from lsp.config import make_config
-from lsp.models.networks import Networks
 from lsp.training.open_loop import CONTEXT, PREDICTED, draw_sequences, predict, write_film
 from lsp.training.replay import Replay
 
 LENGTH = CONTEXT + PREDICTED
 
 
-def make_networks(channels=3):
-    torch.manual_seed(0)
-    shapes = {"image": (64, 64, channels), "goal": (3,)}
-    return Networks(shapes, 2, make_config("lsp", "debug"))
+def make_seeing(channels=3):
+    """Networks for images and goals."""
+    return make_networks(shapes={"image": (64, 64, channels), "goal": (3,)})
 
 
 def make_episode(length=60, channels=3, seed=0):
@@ -37,7 +34,7 @@ def make_batch():
 
 
 def test_the_context_is_observed_and_the_rest_foreseen():
-    networks, batch = make_networks(), make_batch()
+    networks, batch = make_seeing(), make_batch()
     shown = predict(networks, batch)
     np.testing.assert_array_equal(shown.truth, batch["obs/image"])
     same = (shown.open_loop == shown.reconstruction).all((0, 2, 3, 4))
@@ -46,7 +43,7 @@ def test_the_context_is_observed_and_the_rest_foreseen():
 
 
 def test_what_comes_after_the_context_is_not_looked_at():
-    networks, batch = make_networks(), make_batch()
+    networks, batch = make_seeing(), make_batch()
     blind = {key: x.copy() for key, x in batch.items()}
     blind["obs/image"][:, CONTEXT:] = 0
     blind["obs/goal"][:, CONTEXT:] = 0
@@ -56,7 +53,7 @@ def test_what_comes_after_the_context_is_not_looked_at():
 
 
 def test_the_actions_are_followed():
-    networks, batch = make_networks(), make_batch()
+    networks, batch = make_seeing(), make_batch()
     other = batch | {"action": -batch["action"]}
     one, two = predict(networks, batch).open_loop, predict(networks, other).open_loop
     assert not np.array_equal(one[:, CONTEXT:], two[:, CONTEXT:])
@@ -75,7 +72,7 @@ def test_sequences_do_not_cross_episodes_and_drawing_changes_nothing():
 
 def test_the_film_is_a_gif_of_four_rows(tmp_path):
     for channels in (1, 3):
-        networks, replay, path = make_networks(channels), Replay(None, None), tmp_path / "film.gif"
+        networks, replay, path = make_seeing(channels), Replay(None, None), tmp_path / "film.gif"
         write_film(networks, replay, path)
         assert not path.exists()
         for seed in range(3):

@@ -6,6 +6,7 @@ from math import e, pi
 
 import pytest
 import torch
+from builders import seeded
 
 from lsp.config import ModelConfig, make_config
 from lsp.models.distributions import LOG_2PI
@@ -16,10 +17,6 @@ from lsp.models.world_model import RSSM, WorldModel
 SMALL = ModelConfig(
     deter=16, stoch=4, hidden=16, encoder=(16,), decoder=(16,), reward=(16,), cnn_depth=4
 )
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_model(config=SMALL, shapes=None, actions=2):

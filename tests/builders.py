@@ -1,0 +1,69 @@
+"""What many tests start from: settings, networks, batches, states; the same for the same seed."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from lsp.config import Config, make_config, validated
+from lsp.models.encoders import Shapes
+from lsp.models.networks import Networks
+from lsp.models.world_model import Latent
+
+SHAPES: Shapes = {"position": (5,)}
+ACTIONS = 2
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def change(config: Config, **parts: dict[str, Any]) -> Config:
+    """`config` with fields of its parts replaced: change(config, skills={"dim": 0})."""
+    return replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
+
+
+def short_run(method: str = "lsp", task: str = "walker_walk", **settings: Any) -> Config:
+    """A debug run with episodes of 50 agent steps where dm_control's last 1000 env steps, evaluated
+    once at its end. `settings` are top-level fields."""
+    config = make_config(method, "debug", task=task, action_repeat=20, **settings)
+    return change(config, schedule={"eval_every": 0, "prior_episodes": 0})
+
+
+def make_networks(
+    method: str = "lsp",
+    shapes: Shapes = SHAPES,
+    actions: int = ACTIONS,
+    preset: str = "debug",
+    **parts: dict[str, Any],
+) -> Networks:
+    """Networks of a method with a model; `parts` change its settings, as in `change`."""
+    torch.manual_seed(0)
+    return Networks(shapes, actions, validated(change(make_config(method, preset), **parts)))
+
+
+def make_batch(
+    config: Config, shapes: Shapes = SHAPES, actions: int = ACTIONS, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Random rows in the middle of episodes, as the replay samples them."""
+    rng, size = np.random.default_rng(seed), (config.replay.batch, config.replay.length)
+    observations = {
+        f"obs/{key}": rng.integers(0, 256, (*size, *shape)).astype(np.uint8)
+        if len(shape) == 3
+        else rng.normal(size=(*size, *shape)).astype(np.float32)
+        for key, shape in shapes.items()
+    }
+    return observations | {
+        "action": rng.uniform(-1, 1, (*size, actions)).astype(np.float32),
+        "reward": rng.uniform(0, 1, size).astype(np.float32),
+        "is_first": np.zeros(size, bool),
+        "is_terminal": np.zeros(size, bool),
+    }
+
+
+def make_latent(networks: Networks, count: int = 6) -> Latent:
+    """Some states of the model."""
+    model = networks.config.model
+    deter = torch.randn(count, model.deter, generator=seeded(1)).tanh()
+    return Latent(deter, torch.randn(count, model.stoch, generator=seeded(2)))
