@@ -269,8 +269,11 @@ def _spaces_made_by(make: EnvMaker) -> Spaces:
 
 
 def _check_spaces(folder: RunFolder, make: EnvMaker) -> float:
-    """Raises UserError where environments are not as the run's own was. Returns their frames a
-    second."""
+    """Frames a second of a run's environments.
+
+    Raises:
+        UserError: they are not as the run's own was.
+    """
     made, noted = make(), folder.read_spaces()
     spaces, frames = spaces_of(made), made.metadata.get("render_fps") or 30
     made.close()

@@ -167,8 +167,10 @@ class Agent:
         self.plan = Plan(mean.index_copy(0, rows, zeta.mean), std.index_copy(0, rows, zeta.std))
 
     def plan_ahead(self, inputs: Tensors) -> Tensors:
-        """ζ of some envs; a warm start takes what is left of the plans that they had, the last
-        skill once more."""
+        """ζ of some envs.
+
+        A warm start takes what is left of the plans that they had, the last skill once more.
+        """
         rest = torch.cat([inputs["mean"][:, 1:], inputs["mean"][:, -1:]], 1)
         prior = Plan(rest, torch.ones_like(rest)) if self.config.planner.warm_start else None
         latent = Latent(inputs["deter"], inputs["stoch"])

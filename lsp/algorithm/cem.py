@@ -17,6 +17,7 @@ class Plan(NamedTuple):
     def sample(
         self, noise: Float[Tensor, "*batch plan skill"]
     ) -> Float[Tensor, "*batch plan skill"]:
+        """Plans from standard normal `noise`."""
         return self.mean + self.std * noise
 
 

@@ -20,8 +20,11 @@ from lsp.config.settings import (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run. `make_config` makes one; by hand every section must be given, so that none has
-    the name of one preset and the numbers of another."""
+    """A whole run.
+
+    `make_config` makes one; by hand every section must be given, so that none has the name of one
+    preset and the numbers of another.
+    """
 
     task: str = "walker_walk"
     """A dm_control task, `domain_task`."""
@@ -57,6 +60,7 @@ class Config:
 
     @property
     def has_skills(self) -> bool:
+        """Whether the policy is conditioned on a skill."""
         return self.skills.dim > 0
 
     @property
@@ -66,10 +70,12 @@ class Config:
 
     @property
     def plans_actions(self) -> bool:
+        """Whether actions are planned, without a policy."""
         return self.planner.over == "actions"
 
     @property
     def plans_skills(self) -> bool:
+        """Whether skills are planned, and not drawn from N(0, I)."""
         return self.has_skills and self.skills.source == "planned"
 
     @property
@@ -91,8 +97,7 @@ class Config:
 
     @property
     def num_segments(self) -> int:
-        """⌊H/K⌋, complete segments that behaviour learning imagines; 0 where nothing is paid for
-        them."""
+        """⌊H/K⌋, complete segments that behaviour learning imagines; 0 without r_i."""
         return self.behavior_horizon // self.planner.skill_length if self.has_intrinsic else 0
 
     @property
@@ -127,8 +132,10 @@ class Config:
 
 
 def named_code(config: Config) -> list[str]:
-    """Settings that name modules which making the environment imports: a user's own task and
-    reward, and Gymnasium's `module:ID`."""
+    """Settings that name modules which making the environment imports.
+
+    They are a user's own task and reward, and Gymnasium's `module:ID`.
+    """
     task = config.task.removeprefix("gymnasium:")
     code = [config.task] if ":" in task and not task.startswith("python:") else []
     return code + ([config.reward] if config.reward is not None else [])

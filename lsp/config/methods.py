@@ -56,8 +56,11 @@ def _cem(config: Config) -> Config:
 
 
 def _hiro(config: Config) -> Config:
-    """A model-free hierarchy; the numbers are those of HIRO's released code in every preset, but
-    for what makes it the stronger baseline (docs/hiro.md)."""
+    """A model-free hierarchy.
+
+    The numbers are those of HIRO's released code in every preset, but for what makes it the
+    stronger baseline (docs/hiro.md).
+    """
     schedule = replace(config.schedule, pretrain=0)
     replay = ReplayConfig(batch=100, length=20, capacity=200_000)
     hiro = replace(config.hiro, manager_noise=0.2)

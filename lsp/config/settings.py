@@ -182,9 +182,11 @@ class BehaviorConfig:
 
 @dataclass(frozen=True)
 class HiroConfig:
-    """The baseline HIRO (Nachum et al. 2018, "Data-Efficient Hierarchical Reinforcement Learning");
-    other methods do not read it. "HIRO" is its released code, "TD3" Fujimoto et al. 2018. How long
-    a goal is held, what skills are and how q learns is in `planner.skill_length` and `skills`."""
+    """The baseline HIRO (Nachum et al. 2018, "Data-Efficient Hierarchical Reinforcement Learning").
+
+    Other methods do not read it. "HIRO" is its released code, "TD3" Fujimoto et al. 2018. How long
+    a goal is held, what skills are and how q learns is in `planner.skill_length` and `skills`.
+    """
 
     goals: Literal["skills", "states"] = "skills"
     """What the manager chooses: `skills`, with LSP's intrinsic reward (section 4.1), or changes of

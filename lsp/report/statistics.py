@@ -26,8 +26,10 @@ class Estimate(NamedTuple):
 
 
 def iqm(tasks: Sequence[Scores]) -> Estimate:
-    """Mean of the middle half of all scores, and its interval: runs are drawn anew within each
-    task (stratified). Of fewer than four scores nothing is trimmed."""
+    """Mean of the middle half of all scores, and its interval.
+
+    Runs are resampled within each task (stratified). Of fewer than four scores nothing is trimmed.
+    """
     return _estimate(_trimmed_mean, tasks)
 
 

@@ -15,14 +15,20 @@ MOST_AT_ONCE = 100  # each has a simulator of its own, of 10 MiB and more
 
 
 class Evaluation(NamedTuple):
-    """Outcome of each episode: its return, length in env steps, and whether a goal was reached
-    (None for tasks without one)."""
+    """Outcome of each episode.
+
+    Attributes:
+        returns: sums of rewards, `[episodes]`.
+        lengths: env steps, `[episodes]`.
+        success: 1 where a goal was reached, else 0, `[episodes]`; None for tasks without one.
+    """
 
     returns: np.ndarray
     lengths: np.ndarray
     success: np.ndarray | None
 
     def metrics(self) -> dict[str, Any]:
+        """What an `eval` line of metrics.jsonl holds."""
         return {
             "eval/return": float(self.returns.mean()),
             "eval/std": float(self.returns.std()),

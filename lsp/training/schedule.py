@@ -31,6 +31,7 @@ class Due:
         self.before, self.now = before, now
 
     def __call__(self, every: int) -> bool:
+        """Whether that was a multiple of `every`; never where it is 0."""
         return every > 0 and self.now // every > self.before // every
 
 
@@ -43,11 +44,13 @@ class Clock:
         self.began_rate = self.last
 
     def lap(self) -> float:
+        """Seconds since the last lap, which ends now."""
         now = time.monotonic()
         self.last, elapsed = now, now - self.last
         return elapsed
 
     def rate(self, env_steps: int) -> float:
+        """Env steps a second since the last call, at `env_steps` now."""
         now = time.monotonic()
         rate = (env_steps - self.env_steps) / max(now - self.began_rate, 1e-9)
         self.env_steps, self.began_rate = env_steps, now
