@@ -75,6 +75,7 @@ $(STAMP): pyproject.toml constraints.txt
 	find $(VENV) -mindepth 1 -maxdepth 1 ! -name .unfinished -exec rm -rf {} +; \
 	"$$python" -m venv $(VENV)
 	@rm -f $(STAMP)
+# editable_mode=compat: a plain path, which type checkers follow; they cannot follow import hooks.
 # --no-deps: only torch itself comes from that index, which lacks the pinned versions of the rest.
 	@torch=$$(grep '^torch==' constraints.txt); \
 	if ! command -v nvidia-smi >/dev/null 2>&1; then \
@@ -83,6 +84,6 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "The index of CPU builds cannot be used from here: taking $$torch from pip's default index"; \
 	fi; \
 	$(PIP) install -c constraints.txt "$$torch"
-	$(PIP) install -c constraints.txt -e '.[ray,dev]'
+	$(PIP) install -c constraints.txt --config-settings editable_mode=compat -e '.[ray,dev]'
 	@rm -f $(VENV)/.unfinished
 	@touch $(STAMP)
