@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what is wrong, where, and what to do.
+    """Something the user can fix: one line that says what is wrong, where, and what to do.
 
     The command line prints the message and exits with code 2; from Python it is raised as it is.
     """

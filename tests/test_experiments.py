@@ -394,7 +394,7 @@ def test_a_source_whose_end_is_damaged_is_refused(tmp_path):
     (newest / "networks.safetensors").write_bytes(b"damaged")
     transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, source)
     with (
-        pytest.warns(RunWarning, match="going on from step"),
+        pytest.warns(RunWarning, match="resuming from step"),
         pytest.raises(UserError, match=r"newest is damaged.*remove it"),
     ):
         perform_here([transfer], tmp_path)

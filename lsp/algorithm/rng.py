@@ -1,4 +1,4 @@
-"""Random draws that go on where a checkpoint left them."""
+"""Random generators that resume where a checkpoint left them."""
 
 import zlib
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 def restore(generator: torch.Generator, state: Tensor) -> None:
     """Draw on from `state`. Kinds of device draw in different ways: where another one left it,
-    what follows are other draws, the same ones whenever it is taken up."""
+    what follows are other draws, the same ones whenever it is restored."""
     state = state.cpu()
     if state.shape == generator.get_state().shape:
         generator.set_state(state)

@@ -21,7 +21,7 @@ OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
 
 @dataclass(frozen=True)
 class Train:
-    """Train an agent; the same command again goes on where it stopped.
+    """Train an agent; the same command again resumes where it stopped.
 
     `--preset` and `--method` choose the settings, which the flags below them then change.
     """
@@ -34,7 +34,7 @@ class Train:
     video: bool = False
     """Film an episode at the end."""
     force: bool = False
-    """Go on with these settings where the folder's run has others, as far as they fit."""
+    """Resume with these settings where the folder's run has others, as far as they fit."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     def main(self) -> None:
@@ -50,11 +50,11 @@ class Train:
         command = shlex.join([_program(), *sys.argv[1:]])
         print(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
         if not reached:
-            print(f"Stopped and saved. To go on: {command}")
+            print(f"Stopped and saved. To resume: {command}")
             return
         self._report(logdir)
         print(f"Time: {(time.monotonic() - began) / 60:.1f} minutes")
-        print(f"To go on: {_with_steps(sys.argv[1:], 2 * self.steps, logdir)}")
+        print(f"To continue: {_with_steps(sys.argv[1:], 2 * self.steps, logdir)}")
 
     def _report(self, logdir: Path) -> None:
         """The last evaluation, and pictures where they can be made."""
@@ -90,7 +90,7 @@ class Transfer:
     run: Positional[Path]
     """The run to start from."""
     task: str
-    """The task to go on with: one that is observed and acted in as the run's own."""
+    """The task to adapt to: one that is observed and acted in as the run's own."""
     steps: int = 100_000
     """Env steps on the new task."""
     logdir: Path | None = None
@@ -98,7 +98,7 @@ class Transfer:
     freeze_policy: bool = False
     """Neither policy nor χ learns any more (section 4.3)."""
     relabel: bool = False
-    """Start from the run's replay, paid anew for the new task (section 4.3)."""
+    """Start from the run's replay, relabelled with the new task's rewards (section 4.3)."""
     updates: int = 1000
     """With --relabel: updates before the first step, which leave the policy as it is."""
     keep_replay: bool = False
@@ -108,7 +108,7 @@ class Transfer:
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; without it stays."""
     reset: tuple[Literal["reward", "value"], ...] = ()
-    """What starts anew besides the optimisers: the reward head, the value's output for the task."""
+    """What is reset besides the optimisers: the reward head, the critic's output for the task."""
     reward: str | None = None
     """Your own reward, `package.module:function`, in place of the task's."""
     skill_length: int | None = None
@@ -126,7 +126,7 @@ class Transfer:
     video: bool = False
     """Film an episode at the end."""
     force: bool = False
-    """Go on with these settings where the folder's run has others, as far as they fit."""
+    """Resume with these settings where the folder's run has others, as far as they fit."""
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
 
     @property

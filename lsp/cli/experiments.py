@@ -98,6 +98,6 @@ class Reproduce:
 def _exit_unless_done(outcome: Outcome) -> None:
     """Exit code 1 where runs failed, or were stopped."""
     if outcome.stopped:
-        print("Stopped and saved. The same command goes on.")
+        print("Stopped and saved. The same command resumes.")
     if outcome.stopped or outcome.failed:
         raise SystemExit(1)

@@ -57,7 +57,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Low-level policy q(a | s, z)."""
+    """The actor: the low-level policy q(a | s, z)."""
 
     layers: tuple[int, ...] = (400, 400, 400, 400)
     """Hidden layers (Dreamer v1)."""
@@ -79,7 +79,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class ValueConfig:
-    """State value v(s)."""
+    """The critic: the state value v(s)."""
 
     layers: tuple[int, ...] = (400, 400, 400)
     """Hidden layers (Dreamer v1)."""
@@ -283,11 +283,11 @@ class TransferConfig:
     freeze_policy: bool = False
     """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
     reset: tuple[Literal["reward", "value"], ...] = ()
-    """What starts anew besides the optimisers: the reward head, the value's output for the task.
+    """What is reset besides the optimisers: the reward head, the critic's output for the task.
     The paper names neither. Keeping them served `lsp` in four transfers of four, `dreamer` in one
     (docs/findings.md)."""
     relabel: bool = False
-    """Start from the source's replay, paid anew for this task (section 4.3)."""
+    """Start from the source's replay, relabelled with this task's rewards (section 4.3)."""
     updates: int = 1000
     """Updates on the relabelled replay before the first step, which leave policy and χ as they are:
     the evaluation at step 0 is planning alone (ours)."""

@@ -159,7 +159,7 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not np.isfinite(vector).all():
             raise UserError(
                 f"{self.task}: observation '{key}' is not finite at step {self._steps} of an "
-                f"episode: {_short(value)}: mend the environment, or leave that key out."
+                f"episode: {_short(value)}: fix the environment, or leave that key out."
             )
         return vector
 
@@ -217,7 +217,7 @@ def _resized(channel: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "6
 
 
 def _without_state(info: dict[str, Any]) -> dict[str, Any]:
-    # Replay files keep `sim_state` to pay for old episodes anew, which users' tasks cannot.
+    # Replay files keep `sim_state` to relabel old episodes, which users' tasks cannot.
     return {key: value for key, value in info.items() if key != "sim_state"}
 
 

@@ -1,6 +1,6 @@
 """The environments of a training run: one in this process, or several in processes of their own.
 
-Both are reset and stepped alike, by index. One that fails says so and is made anew for its next
+Both are reset and stepped alike, by index. One that fails says so and is made again for its next
 episode, while the others go on. Worker processes never load torch.
 """
 
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why an environment gave nothing: its episode is over, and its next reset makes it anew."""
+    """Why an environment gave nothing: its episode is over, and its next reset makes another."""
 
     reason: str
     cause: Exception | None = None
@@ -181,7 +181,7 @@ class Workers:
 
 
 def is_repeatable(env: Env) -> bool:
-    """Whether its episodes can be taken up again by repeating their actions, after a reset with
+    """Whether its episodes can be resumed by repeating their actions, after a reset with
     the same seed. Not where `metadata["repeatable"]` is false: a real robot must not be moved so.
     """
     return bool((env.metadata or {}).get("repeatable", True))

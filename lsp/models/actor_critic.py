@@ -1,4 +1,4 @@
-"""The low-level policy q(a | s, z) and the value v(s)."""
+"""The actor, a low-level policy q(a | s, z), and the critic, a value v(s)."""
 
 from collections.abc import Callable
 from math import expm1, log
@@ -14,7 +14,7 @@ from lsp.models.layers import MLP
 
 
 class Policy(nn.Module):
-    """A tanh-Normal over actions, conditioned on the latent feature and the skill."""
+    """The actor: a tanh-Normal over actions, conditioned on the latent feature and the skill."""
 
     __call__: Callable[..., TanhNormal]
 
@@ -35,7 +35,7 @@ class Policy(nn.Module):
 
 
 class Value(nn.Module):
-    """v(s): expected λ-return from s on, excluding the reward of s itself."""
+    """v(s), the critic: expected λ-return from s on, excluding the reward of s itself."""
 
     def __init__(self, features: int, config: ValueConfig):
         super().__init__()

@@ -19,7 +19,7 @@ from lsp.models.world_model import Latent, WorldModel
 
 
 class HeadOutputs(NamedTuple):
-    """What the heads say of states s: r(s), the chance that the episode goes on, and v(s)."""
+    """What the heads say of states s: r(s), the chance that the episode continues, and v(s)."""
 
     reward: Float[Tensor, "*batch"]
     continuation: Float[Tensor, "*batch"]

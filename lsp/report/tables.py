@@ -1,6 +1,6 @@
 """From run folders to the CSV files that are committed: results/<task>/<method>.csv, and for
 transfers results/<task>/transfer_from_<source>/<method>[-frozen][-relabel].csv; further endings
-name what began anew, and a reward of your own.
+name what was reset, and a reward of your own.
 
 Beside the tables of a folder, `commands.md` holds the exact command of each run in them.
 """

@@ -63,7 +63,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     temporary.rename(final)
     sync(folder)
     _verify(final)
-    # What is newer than this one was damaged, and is nothing that a run goes on from.
+    # What is newer than this one was damaged, and is nothing to resume from.
     older = [path for path in _candidates(folder) if path.name < final.name]
     for path in older[KEEP - 1 :]:
         _discard(path)
@@ -85,7 +85,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
             problems.append(str(error))
             continue
         for problem in problems:
-            warn(f"{problem}: going on from {path.name} instead")
+            warn(f"{problem}: resuming from {path.name} instead")
         return checkpoint
     if problems:
         raise UserError(
@@ -146,7 +146,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             "use the version that wrote it"
         )
     content = {key: value for key, value in manifest.items() if key != "sha256"}
-    # Written anew it must be the same, byte for byte: else blanks could change unseen.
+    # Written again it must be the same, byte for byte: else blanks could change unseen.
     unchanged = path.read_text() == json.dumps(_with_sum(content), indent=1)
     parts = manifest.get("files"), manifest.get("env_steps")
     if not unchanged or not isinstance(parts[0], dict) or type(parts[1]) is not int:

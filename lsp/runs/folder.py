@@ -166,8 +166,8 @@ class RunFolder:
             before = self.read_config()
         except UserError as error:
             if not force:
-                raise UserError(f"{error}: --force goes on with this command's settings") from error
-            warn(f"{self.path} goes on with this command's settings ({error})")
+                raise UserError(f"{error}: --force resumes with this command's settings") from error
+            warn(f"{self.path} resumes with this command's settings ({error})")
             return
         if self.started_from(config.transfer.source):  # however it is spelled
             before = replace(
@@ -184,9 +184,9 @@ class RunFolder:
         if not force:
             raise UserError(
                 f"{self.path} holds another run ({'; '.join(changed)}): repeat its settings, "
-                "choose another --logdir, or go on with these by --force"
+                "choose another --logdir, or resume with these by --force"
             )
-        warn(f"{self.path} goes on with other settings ({'; '.join(changed)})")
+        warn(f"{self.path} resumes with other settings ({'; '.join(changed)})")
 
 
 def _beginning(config: Config) -> TransferConfig:

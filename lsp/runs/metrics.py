@@ -93,7 +93,7 @@ class MetricsLogger:
         return FileIO(self._path, "a")  # unbuffered: it says how much was written
 
     def truncate(self, env_steps: int) -> None:
-        """Forget every line after `env_steps`, where a resumed run goes on from its checkpoint;
+        """Forget every line after `env_steps`, where a run resumes from its checkpoint;
         damaged lines too, with a warning. Raises OSError."""
         kept = [line for line in _readable(self._path) if line["env_steps"] <= env_steps]
         self._file.close()

@@ -46,8 +46,8 @@ class Collector:
     """Steps environments side by side, first with random actions, then with an agent.
 
     Each has its own episode under way. Every episode is reset with a seed of its own, derived from
-    the run's seed and the episode's number, counted as they begin, so that an episode can be taken
-    up again by repeating its actions.
+    the run's seed and the episode's number, counted as they begin, so that an episode can be
+    resumed by repeating its actions.
 
     Where an environment fails, its episode is kept as truncated and it begins another one. Raises
     UserError where it fails again and again, or observes what is not finite, and NotFinite where
@@ -69,7 +69,7 @@ class Collector:
 
     @property
     def can_resume(self) -> bool:
-        """Whether a checkpoint of now would be taken up exactly here."""
+        """Whether a run could resume from a checkpoint of now exactly here."""
         return self.envs.repeatable or not any(self.rows)
 
     def step(self) -> list[EpisodeSummary]:
@@ -113,8 +113,8 @@ class Collector:
         what = f"{self.task}: environment {index} failed ({failure.reason})"
         if self.failures[index] > RESTARTS:
             raise UserError(
-                f"{what}, {self.failures[index]} times without finishing an episode: mend it "
-                "(--debug shows where, with num_envs = 1); the same command then goes on from the "
+                f"{what}, {self.failures[index]} times without finishing an episode: fix it "
+                "(--debug shows where, with num_envs = 1); the same command then resumes from the "
                 "last checkpoint"
             ) from failure.cause
         warn(f"{what}: its episode is kept as truncated, and it begins another one")
@@ -174,7 +174,7 @@ class Collector:
             if not np.isfinite(value).all():
                 raise UserError(
                     f"{self.task}: {name} is not finite at step {len(self.rows[index])} of episode "
-                    f"{self.numbers[index]} (env step {self.env_steps}): {value}: mend the "
+                    f"{self.numbers[index]} (env step {self.env_steps}): {value}: fix the "
                     "environment"
                 )
 

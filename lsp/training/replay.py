@@ -238,7 +238,7 @@ class Replay:
         if count >= _MOST_WAITING:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}), and {count} episodes wait for room: "
-                "free some, then the same command goes on from the last checkpoint"
+                "free some, then the same command resumes from the last checkpoint"
             ) from error
         warn(
             f"{path} cannot be written ({error.strerror}): it waits in memory, with "

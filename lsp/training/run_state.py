@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a run, so that it goes on as if it had never stopped."""
+"""What a checkpoint keeps of a run, so that it resumes as if it had never stopped."""
 
 import textwrap
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class RunState:
-    """The parts of a run that change as it goes on, apart from its episodes and metrics, which are
+    """The parts of a run that change as it learns, apart from its episodes and metrics, which are
     files of their own."""
 
     networks: AnyNetworks
@@ -74,7 +74,7 @@ class RunState:
         return Checkpoint(self.collector.env_steps, tensors, self.collector.unfinished(), facts)
 
     def restore(self, checkpoint: Checkpoint, folder: Path, force: bool = False) -> None:
-        """The inverse of `take`. With `force` an agent of another state starts anew.
+        """The inverse of `take`. With `force` an agent of another state starts from scratch.
 
         Raises UserError where the checkpoint is not of such a run.
         """

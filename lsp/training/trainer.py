@@ -145,7 +145,7 @@ class Trainer:
             kept = f"what it was given could not be kept ({full.strerror})"
         return UserError(
             f"{error}, at {self.env_steps} env steps: {kept}; the last checkpoint is from before. "
-            "Go on from there with smaller learning rates, and --force"
+            "Resume from there with smaller learning rates, and --force"
         )
 
     def draw_batch(self) -> dict[str, np.ndarray]:
@@ -272,7 +272,7 @@ class Trainer:
             kept = f"are lost back to the checkpoint at {self.saved_at}"
             raise UserError(
                 f"{self.folder.path}: no checkpoint could be written ({error.strerror}), and the "
-                f"env steps up to {self.env_steps} {kept}: free some room and go on with the same "
+                f"env steps up to {self.env_steps} {kept}: free some room and resume with the same "
                 "command"
             ) from error
 

@@ -64,7 +64,7 @@ def _check_changes(source: Path, transfer: object, changes: dict[str, Any]) -> N
 
 def source_settings(source: Path, logdir: Path | None = None) -> Config:
     """Those of the run in `source`. Where it is gone, a transfer from it that is under way in
-    `logdir` goes on with its own. Raises UserError where neither is there."""
+    `logdir` resumes with its own. Raises UserError where neither is there."""
     own = None if logdir is None else RunFolder(logdir)
     try:
         return RunFolder(source).read_config()
@@ -115,7 +115,7 @@ def _goals(config: Config) -> tuple[str, str]:
 
 def begin(trainer: Trainer) -> None:
     """Carry over to a fresh trainer what `config.transfer` says: weights, and with `relabel` the
-    replay, paid anew. From then on the policy acts, in the prefill too.
+    replay, relabelled. From then on the policy acts, in the prefill too.
 
     Raises UserError if the source has no checkpoint, or its weights, episodes or states are none
     for this task.
@@ -135,7 +135,7 @@ def begin(trainer: Trainer) -> None:
 
 
 def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
-    """The first `count` episodes of the source, copied into the run's folder, paid anew where the
+    """The first `count` episodes of the source, copied into the run's folder, relabelled where the
     new task's rewards can be known."""
     rewards = _rewards_of_states(trainer, source)
     kept = Replay(trainer.folder.source_episodes, None)
@@ -174,7 +174,7 @@ def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:
 
 
 def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
-    """The first `count` episodes of the source, paid anew."""
+    """The first `count` episodes of the source, relabelled."""
     rewards = reward_function(trainer.parts.env, trainer.config.task)
     for episode in _episodes(source, count):
         trainer.replay.add(relabelled(episode, rewards, source.path))

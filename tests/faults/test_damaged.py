@@ -70,7 +70,7 @@ def test_row_04_newest_checkpoint_truncated(run, capsys, count, figure):
         steps = steps_saved(run)[0] + 200
         said = resume(run, capsys, steps)
         assert f"lsp: warning: {path}" in said
-        assert f"going on from {older.name} instead" in said
+        assert f"resuming from {older.name} instead" in said
     figure(4, f"{len(tried)} of {len(tried)} truncated files named, the previous checkpoint used")
 
 
@@ -100,7 +100,7 @@ def test_row_06_a_manifest_empty_or_missing_falls_back(run, capsys, figure):
         spoil(path)
         said = resume(run, capsys, steps_saved(run)[0] + 200)
         assert f"lsp: warning: {path}" in said
-        assert f"going on from {older.name} instead" in said
+        assert f"resuming from {older.name} instead" in said
     figure(6, "2 of 2 fell back; 3 of 3 with no checkpoint left were refused, nothing touched")
 
 

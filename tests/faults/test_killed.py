@@ -95,8 +95,8 @@ def test_row_02_asked_to_stop(tmp_path, count, figure, number):
         slowest = max(slowest, training.stop(number))
         assert training.process.returncode == 0, training.text
         said = training.text.splitlines()[-1]
-        assert said.startswith("Stopped and saved. To go on: lsp train ")
-        arguments = shlex.split(said.partition("To go on: lsp ")[2])
+        assert said.startswith("Stopped and saved. To resume: lsp train ")
+        arguments = shlex.split(said.partition("To continue: lsp ")[2])
         stops.append(steps_saved(folder)[0])
         assert all(line["env_steps"] <= stops[-1] for line in metric_lines(folder))
     assert slowest < 10

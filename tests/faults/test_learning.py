@@ -75,7 +75,7 @@ def test_row_14_another_task_or_setting_is_named_and_forced_where_it_can_be(run,
     assert "--force" in said
     main([*command(run, 600, **other), "--force"])
     warned = capsys.readouterr().err
-    assert "goes on with other settings (policy.learning_rate: 8e-05 → 0.001" in warned
+    assert "resumes with other settings (policy.learning_rate: 8e-05 → 0.001" in warned
     assert steps_saved(run)[0] >= 600
     main(command(run, 600, **other))  # which is what it is from now on
     other |= {"num_envs": 2}  # the episode under way has no place among these

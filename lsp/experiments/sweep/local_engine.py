@@ -15,7 +15,7 @@ from lsp.experiments.sweep.progress_screen import Screen, last_line
 from lsp.experiments.sweep.worker import MISTAKE, job
 from lsp.training.signals import calling
 
-RETRIES = 3  # times that a run which died goes on from its checkpoint
+RETRIES = 3  # times that a run that died resumes from its checkpoint
 _POLL = 0.1  # seconds
 
 Process = subprocess.Popen[str]

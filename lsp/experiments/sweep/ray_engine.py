@@ -15,7 +15,7 @@ from lsp.experiments.sweep.progress_screen import Screen
 from lsp.experiments.sweep.worker import job, perform_job
 from lsp.training.signals import calling
 
-RETRIES = 3  # times that a run whose process or node died goes on from its checkpoint
+RETRIES = 3  # times that a run whose process or node died resumes from its checkpoint
 _POLL = 1.0  # seconds
 _PATIENCE = 10.0  # seconds that a cluster has to answer
 

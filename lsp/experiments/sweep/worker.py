@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 def perform(run: PlannedRun, storage: Path, runtime: RuntimeConfig, say: Say) -> bool:
-    """Train `run`, or go on with it; nothing where it is finished. Returns whether it is.
+    """Train `run`, or resume it; nothing where it is finished. Returns whether it is.
 
     Raises UserError as `lsp.train`, and where a transfer's source is not what it starts from.
     """
