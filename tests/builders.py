@@ -25,9 +25,9 @@ def change(config: Config, **parts: dict[str, Any]) -> Config:
 
 
 def short_run(method: str = "lsp", task: str = "walker_walk", **settings: Any) -> Config:
-    """A debug run with episodes of 50 agent steps where dm_control's last 1000 env steps, evaluated
-    once at its end. `settings` are top-level fields."""
-    config = make_config(method, "debug", task=task, action_repeat=20, **settings)
+    """A debug run of 25 agent steps an episode, where `short_episodes` are dm_control's, which is
+    evaluated once at its end. `settings` are top-level fields."""
+    config = make_config(method, "debug", task=task, action_repeat=4, **settings)
     return change(config, schedule={"eval_every": 0, "prior_episodes": 0})
 
 

@@ -1,5 +1,6 @@
 """Shapes and types are checked in every test: the hook must be in place before lsp is imported."""
 
+import gc
 import os
 import tempfile
 from collections import Counter
@@ -7,6 +8,7 @@ from contextlib import nullcontext
 from functools import wraps
 
 import jaxtyping
+import pytest
 import torch
 
 jaxtyping.install_import_hook("lsp", "beartype.beartype")
@@ -53,3 +55,16 @@ for (kind, name), count in CHECKED.items():
 def pytest_runtest_setup():
     calls.clear()
     check_everything()
+
+
+def pytest_collection_finish():
+    # An evaluation collects garbage, and goes through all that was imported otherwise.
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def short_episodes():
+    """dm_control's episodes end after 100 env steps, a tenth of what they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 100)
+        yield

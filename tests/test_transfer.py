@@ -19,7 +19,6 @@ from lsp.algorithm.cem import standard_plan
 from lsp.api import load_networks
 from lsp.cli.main import _parse_in_one_line, main
 from lsp.config import (
-    Config,
     RuntimeConfig,
     TransferConfig,
     default_runtime,
@@ -44,18 +43,20 @@ from lsp.training.relabel import relabelled, reward_function
 from lsp.training.trainer import Trainer
 from lsp.training.transfer import begin, transferred
 
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
 PLAIN = RuntimeConfig(compile=False, bf16=False)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source(tmp_path_factory, short_episodes):
     """For a method, a short run on walker_walk."""
     made = {}
 
     def get(method="lsp", task="walker_walk"):
         if (method, task) not in made:
             path = tmp_path_factory.mktemp("source") / f"{method}-{task}"
-            lsp.train(short_run(method, task), path, 1200, PLAIN)
+            lsp.train(short_run(method, task), path, 400, PLAIN)
             made[method, task] = path
         return made[method, task]
 
@@ -115,7 +116,7 @@ def test_the_prefill_is_acted_by_the_transferred_policy(source, tmp_path):
     trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run"))
     begin(trainer)
     assert not trainer.collector.random
-    trainer.run(200)
+    trainer.run(160)
     assert trainer.counters.updates == 0  # the prefill counts, and learning waits for its end
     trainer.close()
 
@@ -124,7 +125,7 @@ def test_the_prefill_is_acted_by_the_transferred_policy(source, tmp_path):
 def test_a_frozen_policy_stays_the_same_bit_for_bit(source, tmp_path, method):
     transfer = TransferConfig(freeze_policy=True)
     config = transferred(source(method), "walker_run", transfer)
-    lsp.train(config, tmp_path / "run", 1200, PLAIN)
+    lsp.train(config, tmp_path / "run", 400, PLAIN)
     moved = changed(weights_of(source(method)), weights_of(tmp_path / "run"))
     assert not any(name.startswith(("policy.", "skill_predictor.")) for name in moved)
     for part in ("world_model.rssm", "world_model.reward_head", "value.", "slow_value."):
@@ -241,11 +242,11 @@ def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "held", [{}, {"keep_replay": True, "anchor": 0.1, "anchor_steps": 600}], ids=["free", "held"]
+    "held", [{}, {"keep_replay": True, "anchor": 0.1, "anchor_steps": 350}], ids=["free", "held"]
 )
 def test_a_transferred_run_resumes_exactly(source, tmp_path, held):
     config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3, **held))
-    for path, stops in (("whole", [900]), ("broken", [300, 900])):
+    for path, stops in (("whole", [400]), ("broken", [260, 400])):
         for stop in stops:
             lsp.train(config, tmp_path / path, stop, PLAIN)
     assert not changed(weights_of(tmp_path / "whole"), weights_of(tmp_path / "broken"))
@@ -352,7 +353,7 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
         transfer=TransferConfig(freeze_policy=True),
     )
     with pytest.raises(UserError, match=r"need a transfer\.source"):
-        validated(Config(transfer=TransferConfig(relabel=True)))
+        validated(make_config(transfer=TransferConfig(relabel=True)))
     assert not run.exists()
 
 
@@ -420,19 +421,30 @@ def test_observations_that_only_fit_by_their_number_are_refused(tmp_path):
         Elsewhere.__qualname__, Elsewhere.__module__ = "Elsewhere", module
 
 
-@pytest.mark.parametrize(
-    "noted", [None, "[]", '{"actions": 3}', '{"observations": 3, "actions": 3, "body": 3}', "\0"]
-)
-def test_where_the_spaces_were_not_noted_the_weights_tell(source, tmp_path, noted):
-    old = tmp_path / "old"
-    shutil.copytree(source(), old)
-    (old / "spaces.json").unlink()
+NOTED = [None, "[]", '{"actions": 3}', '{"observations": 3, "actions": 3, "body": 3}', "\0"]
+
+
+def without_spaces(run, to, noted):
+    """A copy of a run which did not note the spaces of its task, or something else instead."""
+    shutil.copytree(run, to)
+    (to / "spaces.json").unlink()
     if noted is not None:
-        (old / "spaces.json").write_text(noted)
+        (to / "spaces.json").write_text(noted)
+    return to
+
+
+@pytest.mark.parametrize("noted", NOTED)
+def test_spaces_that_were_not_noted_are_not_known(source, tmp_path, noted):
+    assert RunFolder(without_spaces(source(), tmp_path / "old", noted)).read_spaces() is None
+
+
+@pytest.mark.parametrize("noted", [NOTED[0], NOTED[-1]])
+def test_where_the_spaces_were_not_noted_the_weights_tell(source, tmp_path, noted):
+    old = without_spaces(source(), tmp_path / "old", noted)
     assert lsp.transfer(old, "walker_run", tmp_path / "run", 20, PLAIN)
     refused("weights are not those", old, "cheetah_run", tmp_path / "other", 20)
     assert not (tmp_path / "other").exists()
-    assert lsp.train(RunFolder(old).read_config(), old, 1210, PLAIN)
+    assert lsp.train(RunFolder(old).read_config(), old, 404, PLAIN)
     assert RunFolder(old).read_spaces() == RunFolder(source()).read_spaces()
 
 
@@ -526,7 +538,7 @@ def test_a_reward_need_not_be_defined_where_nothing_is_paid(tmp_path):
 def test_a_refused_transfer_leaves_no_folder_and_says_why(source, tmp_path):
     run, relabel = tmp_path / "run", {"transfer": TransferConfig(relabel=True)}
     short, lost, held = (tmp_path / name for name in ("short", "lost", "held"))
-    lsp.train(short_run(), short, 300, PLAIN)
+    lsp.train(short_run(), short, 80, PLAIN)
     (tmp_path / "lost").mkdir()
     (lost / "config.json").write_bytes((source() / "config.json").read_bytes())
     lsp.train(replace(short_run(), action_repeat=40), held, 40, PLAIN)
@@ -668,12 +680,13 @@ def test_pixels_of_another_body_are_not_relabelled(source, tmp_path):
     refused("another body", tmp_path / "seen", "cheetah_run", tmp_path / "run", transfer=transfer)
 
 
-def test_the_updates_before_the_first_step_are_told_of(source, tmp_path):
-    told, transfer = [], TransferConfig(relabel=True, updates=250)
+def test_the_updates_before_the_first_step_are_told_of(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("lsp.training.trainer._FIRST_UPDATES_TOLD", 10)
+    told, transfer = [], TransferConfig(relabel=True, updates=25)
     call = (source(), "walker_run", tmp_path / "run", 40, PLAIN)
     assert lsp.transfer(*call, listen=told.append, transfer=transfer)
-    assert [now.first_updates for now in told] == [(100, 250), (200, 250)]
-    assert describe(told[0]) == "0/40 env steps · 100 of the first 250 updates"
+    assert [now.first_updates for now in told] == [(10, 25), (20, 25)]
+    assert describe(told[0]) == "0/40 env steps · 10 of the first 25 updates"
 
 
 def test_stopping_in_the_updates_before_the_first_step_saves_them(source, tmp_path, monkeypatch):
@@ -769,7 +782,7 @@ def test_half_of_each_batch_comes_from_the_source(source, tmp_path):
     assert first["is_paid"].all()
     states, actions = first["sim_state"], first["action"]
     np.testing.assert_allclose(first["reward"][1:], paid_for_height(states, actions), rtol=1e-5)
-    trainer.run(1000)
+    trainer.run(300)
     batch, half = trainer.draw_batch(), config.replay.batch // 2
     old = trainer.parts.source_replay.sample(2000, 1, np.random.default_rng(0))["action"]
     old = {row.tobytes() for row in old if row.any()}  # all episodes begin without an action
