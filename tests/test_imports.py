@@ -272,6 +272,20 @@ def test_no_file_is_a_drawer_for_everything():
     assert [path for path in PACKAGE.rglob("*.py") if path.stem in FORBIDDEN_NAMES] == []
 
 
+def test_the_top_of_the_package_shows_its_packages():
+    files = [path for path in PACKAGE.iterdir() if path.is_file()]
+    assert len(files) <= 7, sorted(path.name for path in files)
+
+
+def test_files_and_functions_are_short():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
 def toy(folder: Path, **files: str) -> Path:
     package = folder / "lsp"
     for name, text in files.items():

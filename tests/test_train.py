@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lsp.algorithm.learner import Learner
 from lsp.backends.hardware import compiler
 from lsp.config import RuntimeConfig, make_config
 from lsp.runs.folder import RunFolder
@@ -324,3 +325,22 @@ def test_walking_up_the_slope_is_learned(tmp_path, method):
     random = np.mean([x["reward"].sum() for x in list(trainer.replay.episodes())[:10]])
     assert random < 7
     assert trainer.counters.eval_return > 12
+
+
+def test_a_trainer_takes_any_parts(tmp_path):
+    """Algorithm 1 with a learner that only counts: an update every `update_every` env steps."""
+
+    class CountingLearner(Learner):
+        updates = 0
+
+        def update(self, batch, env_steps=0, hold_policy=False):
+            self.updates += 1
+            return {"model/loss": torch.zeros(())}
+
+    parts = open_run(slope_config(pretrain=3), RunFolder(tmp_path / "run"), RUNTIME, Slope)
+    parts.learner = CountingLearner(parts.networks, seed=0)
+    trainer = Trainer(parts)
+    trainer.run(200)
+    trainer.close()
+    since = trainer.counters.learning_since
+    assert parts.learner.updates == 3 + (199 - since) // 10  # none after the last step
