@@ -17,6 +17,8 @@ from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
 from lsp.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
 KEYS = {
     "update_ms",
     "world_model_ms",
@@ -32,13 +34,19 @@ KEYS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def filled_soon(monkeypatch):
+    """Updates are timed on four short episodes."""
+    monkeypatch.setattr(lsp.benchmark.bench, "FILL", 400)
+
+
 def run(path, *flags):
     main(["bench", "--preset", "debug", "--repeats", "2", "--json", str(path), *flags])
     return json.loads(path.read_text())
 
 
 def test_a_report_has_every_figure(tmp_path, capsys):
-    figures = run(tmp_path / "b.json", "--task", "walker_walk", "--env-steps", "1000")
+    figures = run(tmp_path / "b.json", "--task", "walker_walk", "--env-steps", "200")
     assert figures.keys() >= KEYS
     numbers = {key: x for key, x in figures.items() if key != "settings"}
     assert all(value > 0 for value in numbers.values())
@@ -71,7 +79,7 @@ def test_parts_that_a_method_lacks_are_null(tmp_path):
 
 def test_weights_and_settings_can_come_from_a_run(tmp_path):
     folder = str(tmp_path / "run")
-    main(["train", "--preset", "debug", "--steps", "1000", "--seed", "3", "--logdir", folder])
+    main(["train", "--preset", "debug", "--steps", "0", "--seed", "3", "--logdir", folder])
     figures = run(tmp_path / "b.json", "--run", folder, "--env-steps", "0")
     assert figures["settings"]["run"] == folder
     assert figures["settings"]["config"]["seed"] == 3
@@ -79,8 +87,8 @@ def test_weights_and_settings_can_come_from_a_run(tmp_path):
 
 def test_updates_begin_with_the_weights_of_the_run(tmp_path, monkeypatch):
     folder, before = tmp_path / "run", []
-    # Learning begins with the end of the first episode, at 1000 env steps.
-    main(["train", "--preset", "debug", "--steps", "1100", "--logdir", str(folder)])
+    # Learning begins with the end of the second episode, at 200 env steps.
+    main(["train", "--preset", "debug", "--steps", "300", "--logdir", str(folder)])
     original = lsp.benchmark.bench.train
 
     def watched(trainer, env_steps):

@@ -13,7 +13,9 @@ from lsp.cli.main import main
 from lsp.envs import rendering_problem
 from lsp.runs.metrics import read_metrics
 
-DEBUG = "--preset debug --task walker_walk --threads 1"
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
+DEBUG = "--preset debug --task walker_walk --threads 1 --action-repeat 4 --schedule.eval-every 300"
 
 
 def run(command: str) -> None:
@@ -21,19 +23,20 @@ def run(command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A debug run of LSP, 1200 env steps."""
+def trained(tmp_path_factory, short_episodes) -> Path:
+    """A debug run of LSP, 400 env steps."""
     folder = tmp_path_factory.mktemp("runs") / "lsp"
-    run(f"train {DEBUG} --steps 1200 --logdir {folder}")
+    run(f"train {DEBUG} --steps 400 --logdir {folder}")
     return folder
 
 
 def test_train_leaves_metrics_a_checkpoint_and_pictures(trained):
-    kinds = [line["kind"] for line in read_metrics(trained)]
-    assert {"train", "episode", "eval"} == set(kinds)
+    lines = read_metrics(trained)
+    assert {"train", "episode", "eval"} == {line["kind"] for line in lines}
+    assert all(line["eval/prior_return"] > 0 for line in lines if line["kind"] == "eval")
     assert (trained / "curve.png").stat().st_size > 1000
     assert (trained / "skills.png").stat().st_size > 1000
-    assert sorted(x.name for x in (trained / "checkpoints").iterdir())[-1] == "step-000001200"
+    assert sorted(x.name for x in (trained / "checkpoints").iterdir())[-1] == "step-000000400"
     assert json.loads((trained / "run.json").read_text())["threads"] == 1
 
 
@@ -50,9 +53,9 @@ def test_train_says_how_it_went_and_how_to_go_on(tmp_path, capsys, monkeypatch):
 
 def test_the_same_command_again_finds_nothing_left_to_do(trained, capsys):
     before = (trained / "metrics.jsonl").read_text()
-    run(f"train {DEBUG} --steps 1200 --logdir {trained}")
+    run(f"train {DEBUG} --steps 400 --logdir {trained}")
     assert (trained / "metrics.jsonl").read_text() == before
-    assert "Evaluation after 1200 env steps" in capsys.readouterr().out
+    assert "Evaluation after 400 env steps" in capsys.readouterr().out
 
 
 def test_flags_change_single_settings_of_the_preset(tmp_path):
@@ -91,7 +94,7 @@ def test_eval_can_draw_skills_instead_of_planning_them(trained, monkeypatch):
 
 @pytest.mark.parametrize("method", ["dreamer", "cem", "hiro"])
 def test_eval_has_no_skills_to_choose_without_skills(method, tmp_path, capsys):
-    run(f"train {DEBUG} --method {method} --steps 0 --action-repeat 20 --logdir {tmp_path}")
+    run(f"train {DEBUG} --method {method} --steps 0 --logdir {tmp_path}")
     with pytest.raises(SystemExit) as caught:
         run(f"eval {tmp_path} --skills prior")
     assert caught.value.code == 2
@@ -108,7 +111,7 @@ def test_without_rendering_training_still_works_and_names_the_packages(
     trained, capsys, monkeypatch
 ):
     monkeypatch.setattr("lsp.envs.rendering_problem", lambda: "install libegl1")
-    run(f"train {DEBUG} --steps 1200 --logdir {trained} --video")
+    run(f"train {DEBUG} --steps 400 --logdir {trained} --video")
     assert "No video: install libegl1" in capsys.readouterr().out
 
 
@@ -118,7 +121,7 @@ def test_plot_and_collect(trained, tmp_path, capsys):
     run(f"collect {trained} --out {tmp_path / 'results'}")
     table = tmp_path / "results" / "walker_walk" / "lsp.csv"
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert [row["env_steps"] for row in rows] == ["1000", "1200"]
+    assert [row["env_steps"] for row in rows] == ["300", "400"]
     assert rows[0]["preset"] == "debug"
     capsys.readouterr()
     run(f"plot {table.parent} --out {tmp_path / 'results.png'}")

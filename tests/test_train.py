@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from builders import short_run
 
 from lsp.algorithm.learner import Learner
 from lsp.backends.hardware import compiler
@@ -122,19 +123,20 @@ def slope_config(method="lsp", **schedule):
     )
 
 
+@pytest.mark.usefixtures("short_episodes")
 @pytest.mark.parametrize(
     ("method", "runtime"), [("lsp", RUNTIME), ("dreamer", RUNTIME), ("lsp", KERNELS)]
 )
 def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(tmp_path, method, runtime):
     if runtime == KERNELS and compiler() is None:
         pytest.skip("no C++ compiler")
-    config = make_config(method, "debug", seed=3, action_repeat=10)
-    whole = train(tmp_path / "whole", config, 1300, runtime=runtime)
+    config = short_run(method, seed=3)
+    whole = train(tmp_path / "whole", config, 360, runtime=runtime)
     assert whole.counters.updates > 2
     # Broken off in an episode of random actions, between two episodes, and in one of the agent's.
-    stops = [600, 1000, 1100]
-    broken = train(tmp_path / "broken", config, *stops, 1300, runtime=runtime)
-    assert 0 < len(broken.collector.rows[0]) < 100
+    stops = [160, 200, 260]
+    broken = train(tmp_path / "broken", config, *stops, 360, runtime=runtime)
+    assert 0 < len(broken.collector.rows[0]) < 25
     assert_same_learning(whole, broken)
     assert_same_but_for_stops(tmp_path / "whole", tmp_path / "broken", stops)
 
