@@ -1,7 +1,7 @@
 # Needs git, make and Python 3.11 or 3.12; everything else is installed into .venv on first use.
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all faults soak lint clean
+.PHONY: help install train quick test test-all faults soak lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,9 @@ install: $(STAMP) ## make .venv and install everything (the other targets do it 
 
 train: $(STAMP) ## train LSP on walker_walk for 60k env steps, evaluate it and film it
 	$(BIN)/lsp train --task walker_walk --method lsp --preset fast --seed 0 --steps 60000 --logdir runs/walker_walk-lsp --video
+
+quick: $(STAMP) ## the algorithm's tests: no training, no process, under a minute
+	$(PYTEST) -m quick
 
 test: lint ## what CI runs: lint, types and all tests but the slow ones
 	$(PYTEST) -m "not slow"

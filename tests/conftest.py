@@ -20,6 +20,17 @@ from lsp.algorithm.learner import Learner  # noqa: E402
 from lsp.baselines.hiro import HiroLearner  # noqa: E402
 from lsp.baselines.hiro_agent import HiroAgent  # noqa: E402
 
+# What `make quick` runs: the algorithm, whole files of it but for the tests that are long.
+QUICK = {
+    f"test_{name}.py"
+    for name in (
+        *("agent", "anchor", "backends", "behavior", "cem", "checkpoint", "distributions"),
+        *("evaluation", "flops", "hardware", "hiro", "imagination", "imports", "methods"),
+        *("metrics", "open_loop", "optimizer", "public_api", "relabel", "replay", "returns"),
+        *("signature", "skills", "statistics", "world_model"),
+    )
+}
+
 # The tests run in parallel processes that share the cores.
 torch.set_num_threads(1)
 
@@ -50,6 +61,21 @@ def check_the_first(kind, name, count):
 
 for (kind, name), count in CHECKED.items():
     check_the_first(kind, name, count)
+
+
+def pytest_ignore_collect(collection_path, config):
+    # Half of the time would go into importing the other files.
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if is_test and config.option.markexpr == "quick":
+        return collection_path.name not in QUICK or None
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        long = any(item.get_closest_marker(name) for name in ("long", "slow"))
+        if item.path.name in QUICK and not long:
+            item.add_marker("quick")
 
 
 def pytest_runtest_setup():

@@ -217,6 +217,7 @@ print("traced")
 """
 
 
+@pytest.mark.long
 def test_planner_and_imagination_are_each_one_graph():
     """No Python decision in them depends on data."""
     command = [sys.executable, "-c", TRACED, str(Path(__file__).parent)]

@@ -555,6 +555,7 @@ def plane_config(goals="skills", **schedule) -> Config:
     return replace(config, schedule=replace(config.schedule, **(defaults | schedule)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("goals", GOALS)
 def test_episodes_keep_the_goal_of_every_action_from_the_first_on(tmp_path, goals):
     trainer = train(tmp_path, plane_config(goals), 160)
@@ -580,6 +581,7 @@ def test_episodes_keep_the_goal_of_every_action_from_the_first_on(tmp_path, goal
     assert trainer.counters.updates == 5  # at 110, 120, ... 150 env steps
 
 
+@pytest.mark.long
 def test_other_methods_note_nothing(tmp_path):
     config = make_config("dreamer", "debug", task="plane")
     schedule = replace(config.schedule, prefill=40, eval_every=0)
@@ -620,6 +622,7 @@ def learner_config(goals) -> Config:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "goals", [pytest.param(x, marks=[pytest.mark.slow] * (x == "states")) for x in GOALS]
 )

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
@@ -33,6 +34,7 @@ def test_it_goes_on_from_a_saved_state():
     assert torch.equal(unbroken, broken)
 
 
+@pytest.mark.long
 def test_it_imports_no_compiler():
     steps = """
 import sys, torch

@@ -28,6 +28,7 @@ def test_type_checkers_are_told_the_same_names():
     assert sorted(told) == lsp.__all__
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "module", ["lsp", "lsp.envs.lookup", "lsp.runs.metrics", "lsp.report.tables", "lsp.runs.spaces"]
 )
@@ -36,6 +37,7 @@ def test_importing_it_loads_no_torch(module):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.long
 def test_importing_it_loads_no_simulator_either():
     code = "import sys, lsp; assert 'dm_control' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

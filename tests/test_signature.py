@@ -66,6 +66,7 @@ def test_no_key_seals_nothing(home, file):
     assert not sealed(file)
 
 
+@pytest.mark.long
 def test_ones_own_run_is_evaluated_and_a_strangers_only_if_trusted(home, tmp_path, monkeypatch):
     config = make_config("lsp", "debug", task="own_tasks:Reach", action_repeat=1)
     lsp.train(config, tmp_path / "run", 200, PLAIN)

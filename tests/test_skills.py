@@ -93,12 +93,14 @@ def trained(input_noise, updates=200):
     return before, (walker.information(), walker.spread())
 
 
+@pytest.mark.long
 def test_intrinsic_reward_alone_makes_skills_distinguishable():
     (before, _), (after, _) = trained(0.1)
     assert before < 0.1
     assert after > 1.0
 
 
+@pytest.mark.long
 def test_input_noise_pushes_skills_apart():
     (_, untrained), (_, near) = trained(0.01)
     (_, far) = trained(0.5)[1]

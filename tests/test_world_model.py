@@ -217,6 +217,7 @@ def rms(x):
     return x.square().mean().sqrt().item()
 
 
+@pytest.mark.long
 def test_a_linear_system_is_predicted_twenty_steps_without_looking():
     truth, position, _, _ = open_loop()
     future, last = truth[:, 15:], truth[:, 14:15]
@@ -225,6 +226,7 @@ def test_a_linear_system_is_predicted_twenty_steps_without_looking():
     assert rms(position[:, -1] - future[:, -1]) < 0.5 * rms(future[:, -1] - future[:, -1].mean())
 
 
+@pytest.mark.long
 def test_the_actions_are_what_the_prediction_rests_on():
     truth, position, _, _ = open_loop()
     future = truth[:, 15:]
@@ -235,12 +237,14 @@ def test_the_actions_are_what_the_prediction_rests_on():
     assert correlation > 0.85
 
 
+@pytest.mark.long
 def test_reward_is_learned_and_foreseen():
     truth, _, reward, _ = open_loop()
     future = truth[:, 15:]
     assert rms(reward - future) < 0.35 * rms(future - future.mean())
 
 
+@pytest.mark.long
 def test_ends_of_episodes_are_learned_and_foreseen():
     truth, _, _, ends = open_loop()
     future = truth[:, 15:]
@@ -280,6 +284,7 @@ def goal_error(task, updates=100):
     return metrics["model/error/goal"].item()
 
 
+@pytest.mark.long
 def test_where_a_task_may_hold_a_goal_it_is_learned_soon():
     spread = rms(sways_towards_a_goal(1000, 1, seed=0)["obs/goal"])
     error = goal_error("quadruped_reach")
