@@ -1,4 +1,4 @@
-"""How much faster the fast path plans than the plain one: eager, fp32.
+"""How much faster the fast backend plans than the plain one: eager, fp32.
 
 Usage: planning.py [--starts 256] [--rounds 5] [--threads N]. Plans with all layers 128 units wide
 (G 16, 4 iterations, H 10; otherwise as `fast`), with the two paths in turn, and prints the median
@@ -27,20 +27,20 @@ def wide() -> Config:
     fast = make_config("lsp", "fast").resolved()
     return replace(
         fast,
-        model=replace(backend.model, deter=128, hidden=128, reward=(128,)),
+        model=replace(fast.model, deter=128, hidden=128, reward=(128,)),
         policy=replace(fast.policy, layers=(128, 128)),
         value=replace(fast.value, layers=(128,)),
     )
 
 
-def planner(path: EagerBackend, starts: int) -> Callable[[], float]:
+def planner(backend: EagerBackend, starts: int) -> Callable[[], float]:
     """A function that plans once and returns the milliseconds it took."""
-    latent = path.networks.world_model.rssm.initial(starts)
+    latent = backend.networks.world_model.rssm.initial(starts)
     generator = torch.Generator().manual_seed(0)
 
     def run() -> float:
         began = time.perf_counter()
-        plan_skills(path.twin, latent, generator)
+        plan_skills(backend.frozen_copy, latent, generator)
         return 1000 * (time.perf_counter() - began)
 
     return run
@@ -62,7 +62,7 @@ def main() -> None:
         each()  # warms up
     rounds = [(plain(), fast()) for _ in range(arguments.rounds)]
     print(f"eager fp32  {median(x for x, _ in rounds):8.1f} ms")
-    print(f"fast path   {median(y for _, y in rounds):8.1f} ms")
+    print(f"fast backend   {median(y for _, y in rounds):8.1f} ms")
     print(f"ratio       {median(x / y for x, y in rounds):8.2f}")
 
 

@@ -1,4 +1,4 @@
-"""The fast path computes what the reference does, and keeps up with its weights."""
+"""A faster backend computes what the reference does, and keeps up with its weights."""
 
 import subprocess
 import sys
@@ -66,9 +66,9 @@ def test_in_full_precision_the_twin_is_the_reference(method):
 @pytest.mark.parametrize("length", [1, 4, 10])
 def test_scanning_in_pieces_is_scanning_at_once(length):
     networks = make_networks()
-    fast = CompiledBackend(networks, wrap=lambda function: function)
+    backend = CompiledBackend(networks, wrap=lambda function: function)
     sequences = make_sequences(networks, length)
-    states, gradients = zip(*(observe(networks, sequences, scan) for scan in (None, fast.scan)))
+    states, gradients = zip(*(observe(networks, sequences, scan) for scan in (None, backend.scan)))
     assert torch.equal(*states)
     assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*gradients, strict=True))
 
@@ -89,13 +89,13 @@ def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, rec
     monkeypatch.setattr(lsp.backends.backends, "compiler", lambda: "g++" if has_compiler else None)
     lsp.backends.backends._say_once.cache_clear()
     with nullcontext() if has_compiler else pytest.warns(RunWarning, match="nothing is compiled"):
-        fast = learning_backend(networks, runtime)
-    assert type(fast) is path
-    assert fast.frozen_copy.dtype == torch.bfloat16
+        backend = learning_backend(networks, runtime)
+    assert type(backend) is path
+    assert backend.frozen_copy.dtype == torch.bfloat16
     acting = acting_backend(networks, runtime)
     assert type(acting) is EagerBackend
     assert acting.frozen_copy.dtype == torch.float32
-    for each in (fast, acting):
+    for each in (backend, acting):
         assert (each.record is Recording) == recorded
 
 
@@ -145,38 +145,38 @@ def test_a_large_value_keeps_its_precision_in_bf16():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_twin_follows_the_weights(dtype):
     networks = make_networks()
-    fast = EagerBackend(networks, dtype)
+    backend = EagerBackend(networks, dtype)
     shared = dtype == torch.float32
     with torch.no_grad():
         for weight in networks.parameters():
             weight.add_(0.1)
     networks.track_return_size(torch.linspace(-90, 90, 100)[None], torch.ones(100))
-    assert torch.equal(fast.frozen_copy.return_size, networks.return_size)
-    assert same_weights(fast.frozen_copy, networks) == shared
-    fast.refresh()
-    assert same_weights(fast.frozen_copy, networks)
+    assert torch.equal(backend.frozen_copy.return_size, networks.return_size)
+    assert same_weights(backend.frozen_copy, networks) == shared
+    backend.refresh()
+    assert same_weights(backend.frozen_copy, networks)
     networks.load_state_dict({k: x.clone() + 1 for k, x in networks.state_dict().items()})
-    assert same_weights(fast.frozen_copy, networks) == shared
+    assert same_weights(backend.frozen_copy, networks) == shared
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_of_the_twin_teach_the_networks(dtype):
     """The losses of behaviour never reach the world model, in either precision."""
     networks = make_networks()
-    fast = EagerBackend(networks, dtype)
-    assert not any(weight.requires_grad for weight in fast.frozen_copy.world_model.parameters())
+    backend = EagerBackend(networks, dtype)
+    assert not any(weight.requires_grad for weight in backend.frozen_copy.world_model.parameters())
     assert all(weight.requires_grad for weight in networks.world_model.parameters())
-    learner = Learner(networks, 0, fast)
+    learner = Learner(networks, 0, backend)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     steps = make_steps(networks)
-    learner.descend("policy", -fast.frozen_copy.imagine(*steps).feature.float().square().mean())
+    learner.descend("policy", -backend.frozen_copy.imagine(*steps).feature.float().square().mean())
     changed = {k for k, x in networks.state_dict().items() if not torch.equal(x, before[k])}
     assert changed == {name for name in before if name.startswith("policy.")}
     exact = networks.imagine(*steps).feature.square().mean()
     wanted = torch.autograd.grad(-exact, list(networks.policy.parameters()))
-    fast.refresh()
-    rough = fast.frozen_copy.imagine(*steps).feature.float().square().mean()
-    computed = torch.autograd.grad(-rough, list(fast.frozen_copy.policy.parameters()))
+    backend.refresh()
+    rough = backend.frozen_copy.imagine(*steps).feature.float().square().mean()
+    computed = torch.autograd.grad(-rough, list(backend.frozen_copy.policy.parameters()))
     one, other = (torch.cat([x.float().flatten() for x in g]) for g in (wanted, computed))
     assert torch.cosine_similarity(one, other, dim=0) > 0.99
 
@@ -237,8 +237,8 @@ import test_backends as t
 from lsp.backends.backends import CompiledBackend
 
 networks = t.make_networks()
-fast = CompiledBackend(networks)
-copy, steps = fast.frozen_copy, t.make_steps(networks)
+backend = CompiledBackend(networks)
+copy, steps = backend.frozen_copy, t.make_steps(networks)
 close = {"atol": 1e-4, "rtol": 1e-3}
 expected, same = networks.imagine(*steps), copy.imagine(*steps)
 torch.testing.assert_close(same.feature, expected.feature, **close)
@@ -255,7 +255,7 @@ gradients = [
 for one, other in zip(*gradients):
     torch.testing.assert_close(one, other, **close)
 sequences = t.make_sequences(networks, 10)
-seen, slopes = zip(*(t.observe(networks, sequences, scan) for scan in (None, fast.scan)))
+seen, slopes = zip(*(t.observe(networks, sequences, scan) for scan in (None, backend.scan)))
 torch.testing.assert_close(*seen, **close)
 for one, other in zip(*slopes):
     torch.testing.assert_close(one, other, **close)
