@@ -15,14 +15,15 @@ import pytest
 from test_train import assert_same_but_for_stops, assert_same_learning, open_trainer, train
 
 from lsp.algorithm.agent import Agent
-from lsp.config import from_dict, make_config, to_dict, validated
+from lsp.config import make_config, validated
 from lsp.envs import make_env
+from lsp.envs.lookup import Maker
 from lsp.envs.vector import Failure, InProcess, Step, Workers
 from lsp.errors import NotFinite, RunWarning, UserError
 from lsp.models.networks import Networks
 from lsp.training.collector import Collector
+from lsp.training.parts import env_maker
 from lsp.training.replay import Replay
-from lsp.training.trainer import Trainer
 
 THIRD = 1 / 3  # no float32
 
@@ -313,21 +314,21 @@ def test_one_env_counts_its_seeds_by_episodes():
     assert replay.num_episodes == 4
 
 
-OPEN = partial(Trainer, source=echo(image=False))
-
-
-def echo_config(num_envs=3, **schedule):
+def echo_config(num_envs=2, **schedule):
     config = make_config("lsp", "debug", num_envs=num_envs, seed=2)
     settings = {"prefill": 100, "log_every": 50, "eval_every": 0, "update_every": 20} | schedule
     schedule = replace(config.schedule, **settings)
     return replace(config, schedule=schedule, model=replace(config.model, termination=True))
 
 
-def test_three_envs_resume_exactly(tmp_path):
+BLIND = env_maker(echo_config(), Maker(echo(image=False)))
+
+
+def test_several_envs_resume_exactly(tmp_path):
     config = echo_config()
-    whole = train(tmp_path / "whole", config, 330, kind=OPEN)
+    whole = train(tmp_path / "whole", config, 330, make_env=BLIND)
     # Broken off while acting at random, and while the agent acts; mostly in mid-episode.
-    broken = train(tmp_path / "broken", config, 60, 220, 330, kind=OPEN)
+    broken = train(tmp_path / "broken", config, 60, 220, 330, make_env=BLIND)
     assert whole.counters.updates > 5
     assert len({len(rows) for rows in broken.collector.rows}) > 1
     assert_same_learning(whole, broken)
@@ -343,7 +344,7 @@ def evaluations(path):
 
 
 def test_env_steps_are_those_of_all_envs(tmp_path):
-    trainer = train(tmp_path, echo_config(2), 260, kind=OPEN)
+    trainer = train(tmp_path, echo_config(), 260, make_env=BLIND)
     episodes = list(trainer.replay.episodes())
     taken = sum(episode["env_steps"].sum() for episode in episodes)
     taken += sum(row["env_steps"] for rows in trainer.collector.rows for row in rows)
@@ -505,8 +506,8 @@ def test_an_action_that_is_not_finite_stops_with_what_led_to_it():
 
 
 def test_a_dead_worker_does_not_end_training(tmp_path):
-    config = echo_config(2, save_every=50)
-    trainer = open_trainer(tmp_path, config, OPEN)
+    config = echo_config(save_every=50)
+    trainer = open_trainer(tmp_path, config, BLIND)
     killed = []
 
     def kill(progress):
@@ -518,26 +519,8 @@ def test_a_dead_worker_does_not_end_training(tmp_path):
         trainer.run(300, kill)
     trainer.close()
     assert trainer.env_steps >= 300
-    resumed = train(tmp_path, config, 400, kind=OPEN)
+    resumed = train(tmp_path, config, 400, make_env=BLIND)
     assert resumed.env_steps >= 400
-
-
-def test_a_run_of_an_earlier_version_had_one_env():
-    values = to_dict(make_config())
-    assert values.pop("num_envs") == 1
-    assert from_dict(values).num_envs == 1
-
-
-def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
-    config = echo_config(1)
-    trainer = train(tmp_path, config, 130, kind=OPEN)
-    assert trainer.collector.rows[0]
-    facts = trainer.collector.facts()
-    new = open_trainer(tmp_path, config, OPEN)
-    old = {key: facts[key] for key in ("env_steps", "random", "random_rng")}
-    new.collector.restore(old, trainer.collector.unfinished())
-    assert new.collector.facts() == facts
-    new.close()
 
 
 def test_num_envs_must_make_sense():

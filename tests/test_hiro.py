@@ -457,12 +457,6 @@ def test_no_preset_drowns_goals_in_noise_and_paper_alone_keeps_the_task_from_the
     assert [hiro.worker_reward for hiro in settings.values()] == [0, 10, 10]
 
 
-def test_runs_from_before_hiro_are_read_as_before():
-    values = to_dict(make_config("lsp", "fast"))
-    del values["hiro"]
-    assert from_dict(values) == make_config("lsp", "fast")
-
-
 # Acting
 
 
@@ -629,10 +623,10 @@ def learner_config(goals) -> Config:
 def test_a_point_mass_is_led_to_its_goal(tmp_path, goals):
     """The goal lies near a corner, because the tanh of TD3's managers saturates on such a task:
     where the goal lies further in, they overshoot it. Nor do they stay where they got to: of the
-    seven evaluations the best counts."""
+    six evaluations the best counts."""
     config = learner_config(goals)
     schedule = replace(config.schedule, eval_every=500)
-    trainer = train(tmp_path, replace(config, schedule=schedule), 3500)
+    trainer = train(tmp_path, replace(config, schedule=schedule), 3000)
     # Going straight there earns 16.5 of 20, random actions 2.
     random = np.mean([x["reward"].sum() for x in list(trainer.replay.episodes())[:25]])
     assert random < 4

@@ -70,7 +70,8 @@ def test_sequences_do_not_cross_episodes_and_drawing_changes_nothing():
     np.testing.assert_array_equal(batch["action"], draw_sequences(replay)["action"])
 
 
-def test_the_film_is_a_gif_of_four_rows(tmp_path):
+def test_the_film_is_a_gif_of_four_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("lsp.training.open_loop.PREDICTED", 3)
     for channels in (1, 3):
         networks, replay, path = make_seeing(channels), Replay(None, None), tmp_path / "film.gif"
         write_film(networks, replay, path)
@@ -79,6 +80,6 @@ def test_the_film_is_a_gif_of_four_rows(tmp_path):
             replay.add(make_episode(channels=channels, seed=seed))
         write_film(networks, replay, path)
         film = imageio.v3.imread(path)
-        assert film.shape[:2] == (LENGTH, 4 * 64)
+        assert film.shape[:2] == (CONTEXT + 3, 4 * 64)
         assert film.shape[2] % 64 == 0
         path.unlink()
