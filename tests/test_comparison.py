@@ -81,7 +81,7 @@ def test_the_table_has_every_method(target, tmp_path):
     assert "partial: 4 of" in (tmp_path / "out.md").read_text()
 
 
-ROW = "{obs},fast,{seed},{step},{value},1.00,,10,0.5,1,abc"
+ROW = "{obs},fast,{seed},{step},{value},1.00,,10,,0.5,1,abc"
 
 
 def write_tables(folder, task, method, rows):

@@ -320,7 +320,7 @@ REFUSED = {
 def test_what_is_refused_is_refused_when_it_is_made_with_both_spaces(spaces, problem):
     env = Echo(**spaces)
     said = complaint(make_env, env)
-    assert said.startswith("python:test_user_envs.Echo: ")
+    assert said.startswith("python:test_custom_envs.Echo: ")
     assert problem in said
     for space in (env.observation_space, env.action_space):
         assert " ".join(str(space).split())[:20] in said
@@ -646,15 +646,24 @@ def test_another_task_in_the_same_folder_is_refused(reached):
     assert f"task: {REACH} → python:own_tasks.reach_with_pictures" in said
 
 
-def test_evaluating_and_loading_need_the_env_again(reached, capsys):
-    for call in (lsp.evaluate, lsp.load):
-        assert "lsp.evaluate(run, env=env) or lsp.load(run, env=env)" in complaint(call, reached)
+def test_evaluating_needs_the_env_again(reached, capsys):
+    assert "lsp.evaluate(run, env=env)" in complaint(lsp.evaluate, reached)
     with pytest.raises(SystemExit) as stopped:
         main(["eval", str(reached)])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith(f"lsp: {REACH}: ")
     assert said.count("\n") == 1
+
+
+def test_an_agent_is_loaded_without_making_an_environment(reached, monkeypatch):
+    """What it observes and does is in the run's folder."""
+    monkeypatch.setattr("lsp.api.env_maker", None)  # calling it would fail
+    agent, (observation, _) = (
+        lsp.load(reached),
+        lsp.make_env(Reach(), action_repeat=1).reset(seed=0),
+    )
+    assert agent.act(observation).shape == (2,)
 
 
 @pytest.mark.parametrize("env", [Reach(), Reach], ids=["env", "function"])
@@ -716,7 +725,7 @@ def test_a_task_is_collected_from_in_several_processes(tmp_path, env):
 
 def test_a_refused_task_leaves_no_folder(tmp_path):
     said = complaint(train, Echo(actions=Discrete(2)), tmp_path / "run")
-    assert said.startswith("python:test_user_envs.Echo: its actions must be a Box")
+    assert said.startswith("python:test_custom_envs.Echo: its actions must be a Box")
     assert not (tmp_path / "run").exists()
 
 
