@@ -39,7 +39,8 @@ def measure(flag: str, value: int, arguments: argparse.Namespace) -> dict[str, f
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "bench.json"
         subprocess.run([*command, "--json", str(figures)], check=True, stdout=subprocess.DEVNULL)
-        return json.loads(figures.read_text())
+        report: dict[str, float] = json.loads(figures.read_text())
+        return report
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from lsp.tasks import PAPER_TASKS
 class Bare:
     """dm_control alone."""
 
-    def __init__(self, task: str):
+    def __init__(self, task: str) -> None:
         self.env: control.Environment = load_control(*split_task(task))
         spec = self.env.action_spec()
         self.middle = (spec.maximum + spec.minimum) / 2
@@ -44,13 +44,16 @@ class Bare:
 class Ours:
     """The same task as a Gymnasium environment."""
 
-    def __init__(self, task: str, repeat: int):
+    def __init__(self, task: str, repeat: int) -> None:
         self.env = DMControlEnv(task) if repeat == 1 else make_env(task, action_repeat=repeat)
         self.repeat = repeat
 
     def start(self, seed: int) -> np.ndarray:
         self.env.reset(seed=seed)
-        return self.env.unwrapped._env.physics.get_state()
+        env = self.env.unwrapped
+        assert isinstance(env, DMControlEnv)
+        state: np.ndarray = env._env.physics.get_state()
+        return state
 
     def microseconds(self, actions: np.ndarray) -> float:
         began = time.perf_counter()
@@ -63,7 +66,9 @@ def compare(task: str, rounds: int, steps: int) -> None:
     bare, line = Bare(task), f"{task:<28}"
     for repeat in (1, 2):
         ours = Ours(task, repeat)
-        shape = (steps // repeat, *ours.env.action_space.shape)
+        size = ours.env.action_space.shape
+        assert size is not None
+        shape = (steps // repeat, *size)
         drawn = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
         actions, pairs = drawn.repeat(repeat, axis=0), []
         for number in range(rounds):

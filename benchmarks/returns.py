@@ -17,6 +17,7 @@ Act = Callable[[gymnasium.Env, np.random.Generator], np.ndarray]
 
 
 def still(env: gymnasium.Env, rng: np.random.Generator) -> np.ndarray:
+    assert env.action_space.shape is not None
     return np.zeros(env.action_space.shape, np.float32)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from lsp.config import Config, make_config, validated
 from lsp.models.encoders import Shapes
@@ -19,7 +20,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def change(config: Config, **parts: dict[str, Any]) -> Config:
+def change(config: Config, **parts: Any) -> Config:
     """`config` with fields of its parts replaced: change(config, skills={"dim": 0})."""
     return replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
 
@@ -36,7 +37,7 @@ def make_networks(
     shapes: Shapes = SHAPES,
     actions: int = ACTIONS,
     preset: str = "debug",
-    **parts: dict[str, Any],
+    **parts: Any,
 ) -> Networks:
     """Networks of a method with a model; `parts` change its settings, as in `change`."""
     torch.manual_seed(0)
@@ -67,3 +68,10 @@ def make_latent(networks: Networks, count: int = 6) -> Latent:
     model = networks.config.model
     deter = torch.randn(count, model.deter, generator=seeded(1)).tanh()
     return Latent(deter, torch.randn(count, model.stoch, generator=seeded(2)))
+
+
+def linear(net: nn.Sequential, index: int = -1) -> nn.Linear:
+    """A layer that is linear, the last of an MLP for one."""
+    layer = net[index]
+    assert isinstance(layer, nn.Linear)
+    return layer

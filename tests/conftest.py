@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from contextlib import nullcontext
 from functools import wraps
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -43,14 +44,14 @@ os.environ["XDG_DATA_HOME"] = data_home.name
 # so that a plan is made, held and made again.
 CHECKED = {(Learner, "update"): 3, (HiroLearner, "update"): 3}
 CHECKED |= {(Agent, "act"): 12, (HiroAgent, "act"): 12}
-calls: Counter = Counter()
+calls: Counter[Any] = Counter()
 
 
-def check_the_first(kind, name, count):
+def check_the_first(kind: Any, name: Any, count: Any) -> None:
     method = getattr(kind, name)
 
     @wraps(method)
-    def called(self, *arguments, **named):
+    def called(self: Any, *arguments: Any, **named: Any) -> Any:
         settings = kind, self.networks.config, getattr(self, "mode", None)
         calls[settings] += 1
         with nullcontext() if calls[settings] <= count else unchecked():
@@ -63,7 +64,7 @@ for (kind, name), count in CHECKED.items():
     check_the_first(kind, name, count)
 
 
-def pytest_ignore_collect(collection_path, config):
+def pytest_ignore_collect(collection_path: Any, config: Any) -> Any:
     # Half of the time would go into importing the other files.
     is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
     if is_test and config.option.markexpr == "quick":
@@ -71,25 +72,25 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: Any) -> None:
     for item in items:
         long = any(item.get_closest_marker(name) for name in ("long", "slow"))
         if item.path.name in QUICK and not long:
             item.add_marker("quick")
 
 
-def pytest_runtest_setup():
+def pytest_runtest_setup() -> None:
     calls.clear()
     check_everything()
 
 
-def pytest_collection_finish():
+def pytest_collection_finish() -> None:
     # An evaluation collects garbage, and goes through all that was imported otherwise.
     gc.freeze()
 
 
 @pytest.fixture(scope="module")
-def short_episodes():
+def short_episodes() -> Any:
     """dm_control's episodes end after 100 env steps, a tenth of what they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 100)

@@ -11,7 +11,7 @@ RADIUS = 0.2  # of the goal
 TIME_LIMIT = 100
 
 
-class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+class Reach(gymnasium.Env[Any, np.ndarray]):
     """A point in a square of side 2 must reach a goal, which ends the episode.
 
     Every step costs the distance that is left. With `pictures` a 32x32 image shows point and goal
@@ -21,7 +21,7 @@ class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
     action_space = Box(-STEP, STEP, (2,), np.float64)
 
-    def __init__(self, pictures: bool = False):
+    def __init__(self, pictures: bool = False) -> None:
         self.pictures, self.render_mode = pictures, "rgb_array"
         square = Box(-1, 1, (2,), np.float64)
         spaces: dict[str, gymnasium.Space[Any]] = {
@@ -33,13 +33,13 @@ class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             spaces["image"] = Box(0, 255, (32, 32, 3), np.uint8)
         self.observation_space = Dict(spaces)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.position, self.goal = self.np_random.uniform(-1, 1, (2, 2))
         self.time = 0
         return self.observe(), {}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         self.position = np.clip(self.position + action, -1, 1)
         self.time += 1
         distance = self.distance()
@@ -47,18 +47,18 @@ class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         truncated = not reached and self.time >= TIME_LIMIT
         return self.observe(), -distance, reached, truncated, {"success": reached}
 
-    def distance(self):
+    def distance(self) -> Any:
         return float(np.linalg.norm(self.position - self.goal))
 
-    def observe(self):
+    def observe(self) -> Any:
         seen = {"position": self.position.copy(), "goal": self.goal.copy()}
         seen["time_left"] = np.float64(1 - self.time / TIME_LIMIT)
         return seen | {"image": self.picture(32)} if self.pictures else seen
 
-    def render(self):
+    def render(self) -> Any:
         return self.picture(64)
 
-    def picture(self, size):
+    def picture(self, size: Any) -> Any:
         """The goal in green, the point in red, a sixteenth of the side each."""
         image, dot = np.zeros((size, size, 3), np.uint8), size // 16
         for channel, (x, y) in ((1, self.goal), (0, self.position)):
@@ -67,5 +67,5 @@ class Reach(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return image
 
 
-def reach_with_pictures():
+def reach_with_pictures() -> Any:
     return Reach(pictures=True)

@@ -1,22 +1,25 @@
 """Acting: when the agent plans, what it holds on to, and what it depends on."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from builders import make_networks
+from builders import linear, make_networks
 
 import lsp.algorithm.agent
 from lsp.algorithm.agent import Agent
+from lsp.algorithm.skill_planning import plan_skills
 from lsp.errors import UserError
 
 
-def observe(step, envs=None, seed=0):
+def observe(step: Any, envs: Any = None, seed: Any = 0) -> Any:
     shape = (5,) if envs is None else (envs, 5)
     rng = np.random.default_rng([seed, step])
     return {"position": rng.normal(size=shape).astype(np.float32)}
 
 
-def act(agent, steps, envs=None, first=0):
+def act(agent: Any, steps: Any, envs: Any = None, first: Any = 0) -> Any:
     """Actions and held skills of so many steps, `[steps, ...]`."""
     actions, skills = [], []
     for step in range(first, first + steps):
@@ -26,14 +29,13 @@ def act(agent, steps, envs=None, first=0):
 
 
 @pytest.fixture
-def plannings(monkeypatch):
+def plannings(monkeypatch: Any) -> Any:
     """Grows by one whenever an agent plans."""
     calls = []
-    original = lsp.algorithm.agent.plan_skills
 
-    def counted(*args, **kwargs):
+    def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        return original(*args, **kwargs)
+        return plan_skills(*args, **kwargs)
 
     monkeypatch.setattr(lsp.algorithm.agent, "plan_skills", counted)
     return calls
@@ -42,8 +44,8 @@ def plannings(monkeypatch):
 @pytest.mark.parametrize("mode", ["collect", "evaluate"])
 @pytest.mark.parametrize(("horizon", "length"), [(10, 10), (8, 4), (5, 3)])
 def test_the_agent_plans_every_k_steps_and_holds_the_skill_between(
-    plannings, mode, horizon, length
-):
+    plannings: Any, mode: Any, horizon: Any, length: Any
+) -> None:
     networks = make_networks(planner={"horizon": horizon, "skill_length": length})
     agent = Agent(networks, mode)
     planned_at, skills = [], []
@@ -58,7 +60,7 @@ def test_the_agent_plans_every_k_steps_and_holds_the_skill_between(
         assert same == (step % length != 0), step
 
 
-def test_evaluation_takes_the_mean_of_the_plan_and_the_mode_of_the_policy():
+def test_evaluation_takes_the_mean_of_the_plan_and_the_mode_of_the_policy() -> None:
     networks = make_networks()
     agent = Agent(networks, "evaluate")
     action = agent.act(observe(0))
@@ -67,12 +69,12 @@ def test_evaluation_takes_the_mean_of_the_plan_and_the_mode_of_the_policy():
     np.testing.assert_array_equal(action, policy.mode()[0].detach().numpy())
 
 
-def test_collecting_explores():
+def test_collecting_explores() -> None:
     networks = make_networks()
     agent = Agent(networks, "collect")
     with torch.no_grad():  # the policy itself hardly varies
-        networks.policy.net[-1].weight.zero_()
-        networks.policy.net[-1].bias.copy_(torch.tensor([0.0, 0.0, -20.0, -20.0]))
+        linear(networks.policy.net).weight.zero_()
+        linear(networks.policy.net).bias.copy_(torch.tensor([0.0, 0.0, -20.0, -20.0]))
     actions, _ = act(agent, 400)
     assert actions.std() == pytest.approx(0.3, abs=0.03)
     assert np.abs(actions).max() <= 1
@@ -81,20 +83,20 @@ def test_collecting_explores():
 
 @pytest.mark.parametrize("mode", ["collect", "evaluate"])
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_the_same_seed_acts_the_same_and_another_does_not(mode, method):
+def test_the_same_seed_acts_the_same_and_another_does_not(mode: Any, method: Any) -> None:
     networks = make_networks(method)
     one, same, other = (act(Agent(networks, mode, seed=s), 12)[0] for s in (3, 3, 4))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
-def test_the_best_of_samples_is_deterministic_too():
+def test_the_best_of_samples_is_deterministic_too() -> None:
     networks = make_networks(policy={"mode_samples": 20})
     one, same = (act(Agent(networks, "evaluate", seed=3), 4)[0] for _ in range(2))
     np.testing.assert_array_equal(one, same)
 
 
-def test_one_env_has_no_batch_axis_and_several_have():
+def test_one_env_has_no_batch_axis_and_several_have() -> None:
     networks = make_networks()
     assert Agent(networks).act(observe(0)).shape == (2,)
     assert Agent(networks, num_envs=1).act(observe(0, envs=1)).shape == (1, 2)
@@ -103,7 +105,7 @@ def test_one_env_has_no_batch_axis_and_several_have():
     assert actions.dtype == np.float32
 
 
-def test_a_batch_of_one_acts_as_a_single_env():
+def test_a_batch_of_one_acts_as_a_single_env() -> None:
     networks = make_networks()
     single, batched = Agent(networks, "collect", seed=1), Agent(networks, "collect", 1, seed=1)
     for step in range(12):
@@ -112,7 +114,7 @@ def test_a_batch_of_one_acts_as_a_single_env():
         np.testing.assert_array_equal(single.act(observation), batched.act(batch)[0])
 
 
-def test_an_env_that_begins_again_plans_alone():
+def test_an_env_that_begins_again_plans_alone() -> None:
     networks = make_networks()
     agent = Agent(networks, "evaluate", num_envs=3)
     act(agent, 4, envs=3)
@@ -130,7 +132,7 @@ def test_an_env_that_begins_again_plans_alone():
     assert changes == [[10], [14], [10]]
 
 
-def test_an_env_that_begins_again_forgets_what_it_saw(monkeypatch):
+def test_an_env_that_begins_again_forgets_what_it_saw(monkeypatch: Any) -> None:
     # With the noise gone, an env that began again must be where a fresh one is.
     monkeypatch.setattr(Agent, "_noise", lambda self, *shape: torch.zeros(shape))
     networks = make_networks()
@@ -143,7 +145,7 @@ def test_an_env_that_begins_again_forgets_what_it_saw(monkeypatch):
     assert (old.latent.feature[1] - fresh.latent.feature[1]).abs().max() > 1e-3
 
 
-def test_a_reset_agent_forgets_everything():
+def test_a_reset_agent_forgets_everything() -> None:
     networks = make_networks()
     agent = Agent(networks, "evaluate")
     act(agent, 5)
@@ -156,7 +158,7 @@ def test_a_reset_agent_forgets_everything():
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
 @pytest.mark.parametrize("envs", [None, 2])
-def test_an_agent_goes_on_from_its_state_as_if_never_stopped(method, envs):
+def test_an_agent_goes_on_from_its_state_as_if_never_stopped(method: Any, envs: Any) -> None:
     networks = make_networks(method)
     agent = Agent(networks, "collect", envs, seed=1)
     act(agent, 7, envs)
@@ -169,7 +171,7 @@ def test_an_agent_goes_on_from_its_state_as_if_never_stopped(method, envs):
     np.testing.assert_array_equal(skills, expected_skills)
 
 
-def test_with_a_shared_plan_the_agent_takes_the_learners_and_does_not_plan(plannings):
+def test_with_a_shared_plan_the_agent_takes_the_learners_and_does_not_plan(plannings: Any) -> None:
     networks = make_networks(planner={"scope": "shared"})
     with torch.no_grad():
         networks.shared_mean.copy_(torch.tensor([[[0.5, -1.0, 2.0]]]))
@@ -185,13 +187,12 @@ def test_with_a_shared_plan_the_agent_takes_the_learners_and_does_not_plan(plann
     np.testing.assert_allclose(skills[:, 0].std(0), 0.1, atol=0.05)
 
 
-def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch):
+def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch: Any) -> None:
     priors = []
-    original = lsp.algorithm.agent.plan_skills
 
-    def watched(networks, latent, generator, prior):
+    def watched(networks: Any, latent: Any, generator: Any, prior: Any) -> Any:
         priors.append(prior)
-        return original(networks, latent, generator, prior)
+        return plan_skills(networks, latent, generator, prior)
 
     monkeypatch.setattr(lsp.algorithm.agent, "plan_skills", watched)
     networks = make_networks(planner={"warm_start": True})
@@ -208,13 +209,12 @@ def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch):
     assert (priors[-1].std == 1).all()
 
 
-def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch):
+def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch: Any) -> None:
     plans, priors = [], []
-    original = lsp.algorithm.agent.plan_skills
 
-    def watched(networks, latent, generator, prior):
+    def watched(networks: Any, latent: Any, generator: Any, prior: Any) -> Any:
         priors.append(prior.mean)
-        zeta, metrics = original(networks, latent, generator, prior)
+        zeta, metrics = plan_skills(networks, latent, generator, prior)
         plans.append(zeta.mean)
         return zeta, metrics
 
@@ -224,12 +224,11 @@ def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch):
     torch.testing.assert_close(priors[1], plans[0][:, [1, 2, 2]])
 
 
-def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkeypatch):
+def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkeypatch: Any) -> None:
     planned = []
-    original = lsp.algorithm.agent.plan_skills
 
-    def watched(networks, latent, generator, prior):
-        zeta, metrics = original(networks, latent, generator, prior)
+    def watched(networks: Any, latent: Any, generator: Any, prior: Any) -> Any:
+        zeta, metrics = plan_skills(networks, latent, generator, prior)
         planned.append((latent, zeta))
         return zeta, metrics
 
@@ -248,7 +247,7 @@ def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkey
         assert torch.equal(now[[1, 3]], new)
 
 
-def test_a_given_skill_is_held_and_nothing_is_planned(plannings):
+def test_a_given_skill_is_held_and_nothing_is_planned(plannings: Any) -> None:
     skills = np.array([[1.0, 0, 0], [0, -1, 2]], np.float32)
     agent = Agent(make_networks(), num_envs=2)
     for step in range(3):
@@ -257,7 +256,7 @@ def test_a_given_skill_is_held_and_nothing_is_planned(plannings):
     assert not plannings
 
 
-def test_a_given_skill_is_what_the_policy_reads():
+def test_a_given_skill_is_what_the_policy_reads() -> None:
     agent, actions = Agent(make_networks(), seed=1), []
     for skill in ([0, 0, 3], [0, 0, -3], [0, 0, 3]):
         agent = Agent(agent.networks, seed=1)
@@ -266,7 +265,7 @@ def test_a_given_skill_is_what_the_policy_reads():
     assert not np.array_equal(actions[0], actions[1])
 
 
-def test_a_skill_of_another_shape_is_refused():
+def test_a_skill_of_another_shape_is_refused() -> None:
     with pytest.raises(UserError, match=r"must be \[3\] numbers, not \[2\]"):
         Agent(make_networks()).act(observe(0), np.zeros(2))
     with pytest.raises(UserError, match="dreamer has no skills"):

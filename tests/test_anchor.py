@@ -1,5 +1,7 @@
 """A policy that adapts is held to what its source's policy does in the same observations."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from lsp.errors import UserError
 from lsp.models.distributions import TanhNormal
 
 
-def transferred(method="lsp", **transfer):
+def transferred(method: Any = "lsp", **transfer: Any) -> Any:
     """Networks of a transfer whose model hardly learns."""
     return make_networks(
         method,
@@ -22,7 +24,7 @@ def transferred(method="lsp", **transfer):
     )
 
 
-def kl_now(networks, batch):
+def kl_now(networks: Any, batch: Any) -> Any:
     """Of the policy from the anchor's, on the posteriors of a batch."""
     data = {key: torch.as_tensor(x) for key, x in batch.items()}
     generator = seeded(7)
@@ -31,7 +33,7 @@ def kl_now(networks, batch):
     return anchor_loss(networks, latents, data, noise, generator)[0].item()
 
 
-def test_the_kl_of_squashed_normals_is_that_of_the_normals():
+def test_the_kl_of_squashed_normals_is_that_of_the_normals() -> None:
     one = TanhNormal(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 2.0]]))
     other = TanhNormal(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
     # log 2 + (1/4 + 1) / 2 - 1/2, and -log 2 + 4 / 2 - 1/2
@@ -52,12 +54,12 @@ def test_the_kl_of_squashed_normals_is_that_of_the_normals():
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_nothing_is_held_back_before_anything_is_learned(method):
+def test_nothing_is_held_back_before_anything_is_learned(method: Any) -> None:
     networks = transferred(method)
     assert kl_now(networks, make_batch(networks.config)) == 0
 
 
-def test_an_anchor_reads_observations_and_not_latents():
+def test_an_anchor_reads_observations_and_not_latents() -> None:
     """With another model the policy of the same weights does something else, and that shows."""
     networks = transferred()
     with torch.no_grad():
@@ -66,7 +68,7 @@ def test_an_anchor_reads_observations_and_not_latents():
     assert kl_now(networks, make_batch(networks.config)) > 0.05
 
 
-def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else():
+def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else() -> None:
     """The policy's weights are disturbed: with the KL alone to descend it finds back."""
     networks = transferred(freeze_policy=True)
     with torch.no_grad():
@@ -83,7 +85,7 @@ def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else():
     assert torch.equal(networks.skill_predictor.net[0].weight, predictor)
 
 
-def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch):
+def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch: Any) -> None:
     """Without gradient from returns the loss that is descended is weight · size · KL."""
     networks = transferred(anchor=0.5, anchor_steps=1000)
     networks.return_size.fill_(8.0)
@@ -95,7 +97,7 @@ def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch):
     )
     monkeypatch.setattr(networks, "track_return_size", lambda *_: None)
 
-    def descend(name, loss, again=False):
+    def descend(name: Any, loss: Any, again: Any = False) -> Any:
         losses[name] = loss.item()
         return {}
 
@@ -105,7 +107,7 @@ def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch):
         assert losses["policy"] == pytest.approx(-2 + weight * 8 * 3)
 
 
-def test_an_anchor_without_steps_stays():
+def test_an_anchor_without_steps_stays() -> None:
     assert TransferConfig(anchor=0.3).anchor_at(10**9) == 0.3
 
 
@@ -120,12 +122,14 @@ def test_an_anchor_without_steps_stays():
         ("lsp", {"anchor": 0.0, "anchor_steps": 5}, "needs a transfer.anchor"),
     ],
 )
-def test_an_anchor_that_holds_nothing_is_refused(method, transfer, complaint):
+def test_an_anchor_that_holds_nothing_is_refused(
+    method: Any, transfer: Any, complaint: Any
+) -> None:
     with pytest.raises(UserError, match=complaint):
         transferred(method, **transfer)
 
 
-def test_policy_and_predictor_can_be_left_as_they_are():
+def test_policy_and_predictor_can_be_left_as_they_are() -> None:
     networks = transferred(anchor=0.0)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
     Learner(networks, seed=0).update(make_batch(networks.config), hold_policy=True)
@@ -139,14 +143,14 @@ def test_policy_and_predictor_can_be_left_as_they_are():
     }
 
 
-def test_from_the_sources_episodes_the_model_learns_alone(monkeypatch):
+def test_from_the_sources_episodes_the_model_learns_alone(monkeypatch: Any) -> None:
     """Half of the batch: behaviour starts in the other half, and unpaid rewards count nothing."""
     networks = transferred(anchor=0.0, keep_replay=True)
     config, seen = networks.config, {}
     learner, own = Learner(networks, seed=0), config.own_sequences
     assert own == config.replay.batch // 2
 
-    def starts(latents, is_terminal, *rest):
+    def starts(latents: Any, is_terminal: Any, *rest: Any) -> Any:
         seen["starts"] = latents.deter.shape[0], is_terminal.shape[0]
         return original(latents, is_terminal, *rest)
 
@@ -160,14 +164,14 @@ def test_from_the_sources_episodes_the_model_learns_alone(monkeypatch):
     assert seen["starts"] == (own, own)
 
 
-def test_a_reward_that_is_not_known_is_not_learned():
+def test_a_reward_that_is_not_known_is_not_learned() -> None:
     networks = transferred(anchor=0.0, keep_replay=True)
     batch = make_batch(networks.config)
     half = networks.config.own_sequences
     batch["is_paid"] = np.ones_like(batch["is_first"])
     batch["is_paid"][half:] = False
 
-    def learned(reward):
+    def learned(reward: Any) -> Any:
         data = {key: torch.as_tensor(x) for key, x in (batch | {"reward": reward}).items()}
         generator = seeded()
         loss, _, metrics = networks.world_model.loss(data, generator)

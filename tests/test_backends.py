@@ -4,10 +4,11 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from builders import make_latent, make_networks, seeded
+from builders import linear, make_latent, make_networks, seeded
 
 import lsp.backends.backends
 from lsp.algorithm.learner import Learner
@@ -20,13 +21,13 @@ from lsp.errors import RunWarning
 from lsp.models.networks import Networks
 
 
-def make_steps(networks, rows=6, count=3):
+def make_steps(networks: Any, rows: Any = 6, count: Any = 3) -> Any:
     """A latent, a plan of one skill and the noise of so many steps."""
     plan = torch.randn(rows, 1, networks.config.skills.dim, generator=seeded(3))
     return make_latent(networks, rows), plan, networks.draw_noise(count, rows, generator=seeded(4))
 
 
-def make_sequences(networks, length):
+def make_sequences(networks: Any, length: Any) -> Any:
     """Embeddings, actions, episode starts and noise `[3, length, ...]`."""
     rssm, generator = networks.world_model.rssm, seeded(1)
     sizes = (networks.world_model.encoder.outputs, 2, rssm.stoch)
@@ -34,7 +35,7 @@ def make_sequences(networks, length):
     return embedding, action, torch.rand(3, length, generator=generator) < 0.2, noise
 
 
-def observe(networks, sequences, scan):
+def observe(networks: Any, sequences: Any, scan: Any) -> Any:
     """Everything that observing gives, in one tensor, and the gradient of its sum."""
     rssm = networks.world_model.rssm
     state, posterior, prior = rssm.observe(*sequences, scan)
@@ -42,29 +43,29 @@ def observe(networks, sequences, scan):
     return everything, torch.autograd.grad(everything.sum(), list(rssm.parameters()))
 
 
-def same_weights(copy, networks):
+def same_weights(copy: Any, networks: Any) -> Any:
     pairs = zip(copy.parameters(), networks.parameters(), strict=True)
     return all(torch.equal(mine, theirs.to(mine.dtype)) for mine, theirs in pairs)
 
 
-def difference(one, other):
+def difference(one: Any, other: Any) -> Any:
     return max((x.float() - y.float()).abs().max().item() for x, y in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_in_full_precision_the_twin_is_the_reference(method):
+def test_in_full_precision_the_twin_is_the_reference(method: Any) -> None:
     networks = make_networks(method, model={"termination": True})
     copy = EagerBackend(networks).frozen_copy
     steps = make_steps(networks)
     expected, same = (x.imagine(*steps) for x in (networks, copy))
     assert torch.equal(same.feature, expected.feature)
     assert torch.equal(same.action, expected.action)
-    head_outputs, same = (x.predict_heads(expected.feature) for x in (networks, copy))
-    assert all(torch.equal(x, y) for x, y in zip(head_outputs, same, strict=True))
+    heads, same_heads = (x.predict_heads(expected.feature) for x in (networks, copy))
+    assert all(torch.equal(x, y) for x, y in zip(heads, same_heads, strict=True))
 
 
 @pytest.mark.parametrize("length", [1, 4, 10])
-def test_scanning_in_pieces_is_scanning_at_once(length):
+def test_scanning_in_pieces_is_scanning_at_once(length: Any) -> None:
     networks = make_networks()
     backend = CompiledBackend(networks, wrap=lambda function: function)
     sequences = make_sequences(networks, length)
@@ -83,7 +84,9 @@ def test_scanning_in_pieces_is_scanning_at_once(length):
         ({}, False, EagerBackend, True),
     ],
 )
-def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, recorded):
+def test_a_gpu_compiles_and_records(
+    monkeypatch: Any, chosen: Any, has_compiler: Any, path: Any, recorded: Any
+) -> None:
     networks, runtime = make_networks(), RuntimeConfig(device="cuda", **chosen)
     monkeypatch.setattr(Networks, "device", torch.device("cuda"))  # all that the choice looks at
     monkeypatch.setattr(lsp.backends.backends, "compiler", lambda: "g++" if has_compiler else None)
@@ -99,7 +102,7 @@ def test_a_gpu_compiles_and_records(monkeypatch, chosen, has_compiler, path, rec
         assert (each.record is Recording) == recorded
 
 
-def test_the_bf16_twin_is_close_to_the_reference():
+def test_the_bf16_twin_is_close_to_the_reference() -> None:
     networks = make_networks(model={"termination": True})
     copy = EagerBackend(networks, torch.bfloat16).frozen_copy
     steps = make_steps(networks, rows=200, count=1)
@@ -108,15 +111,15 @@ def test_the_bf16_twin_is_close_to_the_reference():
     # bf16 has 8 bits: values of size 1 are 0.4 % off, and a few layers add up.
     assert 0 < difference([expected.feature], [rough.feature]) < 0.06
     assert 0 < difference([expected.action], [rough.action]) < 0.03
-    head_outputs, rough = (
+    heads, rough_heads = (
         networks.predict_heads(expected.feature),
         copy.predict_heads(expected.feature),
     )
-    assert rough.value.dtype == torch.float32
-    assert 0 < difference(head_outputs, rough) < 0.06
+    assert rough_heads.value.dtype == torch.float32
+    assert 0 < difference(heads, rough_heads) < 0.06
 
 
-def test_plans_are_ranked_in_bf16_as_in_full_precision():
+def test_plans_are_ranked_in_bf16_as_in_full_precision() -> None:
     networks = make_networks()
     copy = EagerBackend(networks, torch.bfloat16).frozen_copy
     latent = make_steps(networks)[0]
@@ -130,10 +133,10 @@ def test_plans_are_ranked_in_bf16_as_in_full_precision():
         assert torch.corrcoef(torch.stack([exact[:, start], rough[:, start]]))[0, 1] > 0.95
 
 
-def test_a_large_value_keeps_its_precision_in_bf16():
+def test_a_large_value_keeps_its_precision_in_bf16() -> None:
     networks = make_networks()
     with torch.no_grad():
-        networks.slow_value.net[-1].bias.fill_(100.0)
+        linear(networks.slow_value.net).bias.fill_(100.0)
     copy = EagerBackend(networks, torch.bfloat16).frozen_copy
     feature = make_steps(networks, rows=200)[0].feature
     # Around 100, bf16 itself knows only multiples of one half.
@@ -143,7 +146,7 @@ def test_a_large_value_keeps_its_precision_in_bf16():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_twin_follows_the_weights(dtype):
+def test_the_twin_follows_the_weights(dtype: Any) -> None:
     networks = make_networks()
     backend = EagerBackend(networks, dtype)
     shared = dtype == torch.float32
@@ -160,7 +163,7 @@ def test_the_twin_follows_the_weights(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_of_the_twin_teach_the_networks(dtype):
+def test_gradients_of_the_twin_teach_the_networks(dtype: Any) -> None:
     """The losses of behaviour never reach the world model, in either precision."""
     networks = make_networks()
     backend = EagerBackend(networks, dtype)
@@ -218,7 +221,7 @@ print("traced")
 
 
 @pytest.mark.long
-def test_planner_and_imagination_are_each_one_graph():
+def test_planner_and_imagination_are_each_one_graph() -> None:
     """No Python decision in them depends on data."""
     command = [sys.executable, "-c", TRACED, str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -265,7 +268,7 @@ print("same")
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
-def test_the_compiled_path_is_the_reference_up_to_rounding():
+def test_the_compiled_path_is_the_reference_up_to_rounding() -> None:
     # In a process of its own, because shape checking cannot be compiled.
     command = [sys.executable, "-c", COMPILED, str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

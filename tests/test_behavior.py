@@ -1,9 +1,20 @@
 """What behaviour learning changes, and through which path the gradient gets there."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from builders import ACTIONS, SHAPES, change, make_batch, make_latent, make_networks, seeded
+from builders import (
+    ACTIONS,
+    SHAPES,
+    change,
+    linear,
+    make_batch,
+    make_latent,
+    make_networks,
+    seeded,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsp.algorithm.agent import Agent
@@ -31,23 +42,23 @@ from lsp.models.world_model import Latent
 aten = torch.ops.aten
 
 
-def make_starts(networks, count=6):
+def make_starts(networks: Any, count: Any = 6) -> Any:
     return Starts(make_latent(networks, count), torch.ones(count))
 
 
-def zero_last_layer(mlp):
+def zero_last_layer(mlp: Any) -> None:
     with torch.no_grad():
         mlp[-1].weight.zero_()
         mlp[-1].bias.zero_()
 
 
-def silence_reward_and_value(networks):
+def silence_reward_and_value(networks: Any) -> None:
     zero_last_layer(networks.world_model.reward_head)
     zero_last_layer(networks.value.net)
     networks.slow_value.load_state_dict(networks.value.state_dict())
 
 
-def imagine(networks):
+def imagine(networks: Any) -> Any:
     """A rollout from the test's starts with drawn skills, and its value estimates."""
     starts, config = make_starts(networks), networks.config
     count = starts.weight.shape[0]
@@ -60,7 +71,7 @@ def imagine(networks):
     return rollout, estimate_values(networks, rollout.feature, intrinsic), starts
 
 
-def policy_gradient(networks):
+def policy_gradient(networks: Any) -> Any:
     """Size of the gradient of the policy's loss with respect to its weights."""
     rollout, estimates, starts = imagine(networks)
     loss, _ = policy_loss(rollout, estimates, starts.weight)
@@ -71,9 +82,10 @@ def policy_gradient(networks):
 
 @pytest.mark.parametrize("covers", ["task", "total"])
 @pytest.mark.parametrize("horizon", [10, 20])
-def test_intrinsic_reward_alone_moves_the_policy(covers, horizon):
+def test_intrinsic_reward_alone_moves_the_policy(covers: Any, horizon: Any) -> None:
     value = {"covers": covers, "states": "imagined"}
-    sizes = {"planner": {"horizon": horizon, "skill_length": 10}, "value": value}
+    planner = {"horizon": horizon, "skill_length": 10}
+    sizes: dict[str, Any] = {"planner": planner, "value": value}
     networks = make_networks(**sizes, skills={"intrinsic_scale": 1.0, "intrinsic_unit": "reward"})
     silence_reward_and_value(networks)
     assert policy_gradient(networks) > 1e-4
@@ -83,13 +95,13 @@ def test_intrinsic_reward_alone_moves_the_policy(covers, horizon):
     assert policy_gradient(networks) == 0
 
 
-def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way():
+def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way() -> None:
     networks = make_networks(skills={"intrinsic_scale": 0.0})
     assert policy_gradient(networks) > 1e-4
 
     whole = networks.transition
 
-    def cut(latent, skill, noise):
+    def cut(latent: Any, skill: Any, noise: Any) -> Any:
         latent, action = whole(latent, skill, noise)
         return latent.detach(), action
 
@@ -101,7 +113,7 @@ def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way():
     assert all(g is None for g in torch.autograd.grad(loss, weights, allow_unused=True))
 
 
-def test_one_step_of_one_part_changes_no_other():
+def test_one_step_of_one_part_changes_no_other() -> None:
     networks = make_networks()
     learner = Learner(networks, seed=0)
     copy = learner.backend.frozen_copy
@@ -124,7 +136,7 @@ def test_one_step_of_one_part_changes_no_other():
     assert all(name.startswith("value.") for name in changed)
 
 
-def test_terminal_states_are_no_start_states():
+def test_terminal_states_are_no_start_states() -> None:
     number = torch.arange(12.0).reshape(3, 4, 1)
     terminal = torch.zeros(3, 4, dtype=torch.bool)
     terminal[:, -1] = terminal[1, 0] = True  # 8 of 12 go on
@@ -144,7 +156,7 @@ def test_terminal_states_are_no_start_states():
     assert {i for i, weight in enumerate(starts.weight.tolist()) if weight == 0} == gone
 
 
-def test_start_states_carry_no_gradient():
+def test_start_states_carry_no_gradient() -> None:
     number = torch.arange(12.0, requires_grad=True).reshape(3, 4, 1) * 2
     terminal = torch.zeros(3, 4, dtype=torch.bool)
     for count in (None, 5):
@@ -153,21 +165,21 @@ def test_start_states_carry_no_gradient():
         assert not starts.latent.stoch.requires_grad
 
 
-def test_repeated_starts_lie_side_by_side():
+def test_repeated_starts_lie_side_by_side() -> None:
     number = torch.tensor([[1.0], [2.0]])
     starts = repeat_starts(Starts(Latent(number, number), torch.tensor([1.0, 0.0])), 3)
     assert starts.latent.deter.flatten().tolist() == [1, 1, 1, 2, 2, 2]
     assert starts.weight.tolist() == [1, 1, 1, 0, 0, 0]
 
 
-def test_states_weigh_less_the_later_they_are():
+def test_states_weigh_less_the_later_they_are() -> None:
     _, estimates, _ = imagine(make_networks(planner={"horizon": 4, "skill_length": 4}))
     by_hand = torch.tensor([1.0, 0.99, 0.99**2, 0.99**3])
     torch.testing.assert_close(estimates.weight, by_hand[:, None].expand(4, 6))
     assert not estimates.weight.requires_grad
 
 
-def test_nothing_counts_after_a_certain_end():
+def test_nothing_counts_after_a_certain_end() -> None:
     networks = make_networks(
         planner={"horizon": 4, "skill_length": 4},
         model={"termination": True},
@@ -176,14 +188,14 @@ def test_nothing_counts_after_a_certain_end():
     head = networks.world_model.termination_head
     zero_last_layer(head)
     with torch.no_grad():
-        head[-1].bias.fill_(100.0)  # every state is surely the last
+        linear(head).bias.fill_(100.0)  # every state is surely the last
     rollout, estimates, _ = imagine(networks)
     reward = networks.predict_heads(rollout.feature[1:]).reward
     torch.testing.assert_close(estimates.returns, reward)
     assert estimates.weight[:, 0].tolist() == [1, 0, 0, 0]
 
 
-def worth_of_intrinsic_reward(covers):
+def worth_of_intrinsic_reward(covers: Any) -> Any:
     """What an intrinsic reward of 1 at the end of both segments adds to returns and targets."""
     planner = {"horizon": 8, "skill_length": 4}
     unit, value = {"intrinsic_unit": "reward"}, {"covers": covers, "states": "imagined"}
@@ -196,19 +208,19 @@ def worth_of_intrinsic_reward(covers):
     return found.returns - without.returns, found.target - without.target
 
 
-def worth_by_hand(rate):
+def worth_by_hand(rate: Any) -> Any:
     """`[8, 6]`: a reward k steps on counts rate^k."""
     steps = [rate ** (3 - t) * (t < 4) + rate ** (7 - t) for t in range(8)]
     return torch.tensor(steps)[:, None].expand(8, 6)
 
 
-def test_a_value_of_the_task_leaves_intrinsic_reward_to_the_rollout():
+def test_a_value_of_the_task_leaves_intrinsic_reward_to_the_rollout() -> None:
     returns, target = worth_of_intrinsic_reward("task")
     torch.testing.assert_close(returns, worth_by_hand(0.99))
     assert target.abs().max() == 0
 
 
-def test_a_value_of_all_learns_intrinsic_reward_too():
+def test_a_value_of_all_learns_intrinsic_reward_too() -> None:
     returns, target = worth_of_intrinsic_reward("total")
     assert torch.equal(returns, target)
     torch.testing.assert_close(target, worth_by_hand(0.99 * 0.95))  # v stands for the other part
@@ -218,7 +230,7 @@ def test_a_value_of_all_learns_intrinsic_reward_too():
     ("states", "weights"),
     [("imagined", (1 + 0.99) / 2), ("observed", 1)],  # of s_0 and s_1; of s_0 alone
 )
-def test_value_loss_is_half_the_weighted_squared_error(states, weights):
+def test_value_loss_is_half_the_weighted_squared_error(states: Any, weights: Any) -> None:
     planner = {"horizon": 2, "skill_length": 2}
     networks = make_networks(planner=planner, value={"states": states})
     rollout, estimates, _ = imagine(networks)
@@ -231,12 +243,12 @@ def test_value_loss_is_half_the_weighted_squared_error(states, weights):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_replayed_rewards_count_to_the_end_of_their_episode(terminal):
+def test_replayed_rewards_count_to_the_end_of_their_episode(terminal: Any) -> None:
     networks = make_networks()
     zero_last_layer(networks.value.net)
     zero_last_layer(networks.slow_value.net)
     with torch.no_grad():
-        networks.slow_value.net[-1].bias.fill_(10.0)
+        linear(networks.slow_value.net).bias.fill_(10.0)
     flags = torch.zeros(1, 5, dtype=torch.bool)
     is_first, is_terminal = flags.clone(), flags.clone()
     is_first[0, 3], is_terminal[0, 2] = True, terminal
@@ -251,12 +263,12 @@ def test_replayed_rewards_count_to_the_end_of_their_episode(terminal):
     assert loss.item() == pytest.approx(0.5 * (first**2 + second**2 + last**2) / 4)
 
 
-def test_what_the_model_imagines_wrongly_is_set_right_by_what_followed():
+def test_what_the_model_imagines_wrongly_is_set_right_by_what_followed() -> None:
     """A model that promises 1 a step, of which nothing came: v of a state that was observed."""
     networks = make_networks()
     silence_reward_and_value(networks)
     with torch.no_grad():
-        networks.world_model.reward_head[-1].bias.fill_(1.0)
+        linear(networks.world_model.reward_head).bias.fill_(1.0)
     starts = make_starts(networks)
     rollout, _, _ = imagine(networks)
     estimates = estimate_values(networks, rollout.feature, None)
@@ -276,7 +288,7 @@ def test_what_the_model_imagines_wrongly_is_set_right_by_what_followed():
     torch.testing.assert_close(value, torch.full((6,), promised / 2), rtol=0.02, atol=0.02)
 
 
-def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for():
+def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for() -> None:
     networks = make_networks()
     silence_reward_and_value(networks)
     starts = make_latent(networks)
@@ -288,14 +300,14 @@ def test_plans_are_scored_by_task_return_unless_intrinsic_return_is_asked_for():
     assert score_plans(weighted, starts, candidates, noise, seeded(8)).abs().min() > 1e-3
 
 
-def make_ending_batch(networks, shapes=SHAPES):
+def make_ending_batch(networks: Any, shapes: Any = SHAPES) -> Any:
     """An episode ends within the first sequence, and another begins."""
     batch = make_batch(networks.config, shapes)
     batch["is_first"][0, 3] = batch["is_terminal"][0, 2] = True
     return batch
 
 
-def updated(shapes=SHAPES, method="lsp", **parts):
+def updated(shapes: Any = SHAPES, method: Any = "lsp", **parts: Any) -> Any:
     """Networks and metrics after one update, and the names of the weights that it changed."""
     networks = make_networks(method, shapes, **parts)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
@@ -306,7 +318,7 @@ def updated(shapes=SHAPES, method="lsp", **parts):
 
 
 PARTS = ("world_model", "policy", "value", "slow_value", "skill_predictor")
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "H = K": {},
     "H a multiple of K": {"planner": {"horizon": 20}},
     "H not a multiple of K": {"planner": {"horizon": 25}},
@@ -330,7 +342,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_update_changes_every_part_and_all_it_reports_is_finite(case):
+def test_an_update_changes_every_part_and_all_it_reports_is_finite(case: Any) -> None:
     networks, metrics, changed = updated(**CASES[case])
     for part in PARTS:
         names = {name for name in networks.state_dict() if name.startswith(part)}
@@ -343,8 +355,10 @@ def test_an_update_changes_every_part_and_all_it_reports_is_finite(case):
 
 
 @pytest.mark.parametrize("states", ["imagined", "observed"])
-def test_what_followed_moves_v_where_it_is_fitted_in_observed_states(states, monkeypatch):
-    def nothing_imagined(networks, *_):
+def test_what_followed_moves_v_where_it_is_fitted_in_observed_states(
+    states: Any, monkeypatch: Any
+) -> None:
+    def nothing_imagined(networks: Any, *_: Any) -> Any:
         return sum((0 * weight).sum() for weight in networks.value.parameters()), {}
 
     monkeypatch.setattr("lsp.algorithm.learner.value_loss", nothing_imagined)
@@ -352,12 +366,12 @@ def test_what_followed_moves_v_where_it_is_fitted_in_observed_states(states, mon
     assert (metrics["gradient/value"].item() > 0) is (states == "observed")
 
 
-def test_v_cannot_be_fitted_to_sequences_of_one_row():
+def test_v_cannot_be_fitted_to_sequences_of_one_row() -> None:
     with pytest.raises(UserError, match=r"replay\.length of at least 2"):
         make_networks(replay={"length": 1}, behavior={"num_starts": 1})
 
 
-def test_every_layer_of_the_world_model_learns():
+def test_every_layer_of_the_world_model_learns() -> None:
     _, _, changed = updated(model={"termination": True, "free_nats": 0.0})
     networks = make_networks(model={"termination": True})
     assert {
@@ -365,21 +379,21 @@ def test_every_layer_of_the_world_model_learns():
     } <= changed
 
 
-def test_a_shared_plan_is_remembered_for_acting():
+def test_a_shared_plan_is_remembered_for_acting() -> None:
     _, _, changed = updated(planner={"scope": "shared"})
     assert {"shared_mean", "shared_std"} <= changed
     assert not {"shared_mean", "shared_std"} & updated()[2]
 
 
 @pytest.mark.parametrize("scope", ["per_state", "shared"])
-def test_the_skills_of_an_update_are_spread_by_noise_on_the_planned_mean(scope):
+def test_the_skills_of_an_update_are_spread_by_noise_on_the_planned_mean(scope: Any) -> None:
     _, calm, _ = updated(planner={"scope": scope, "mean_noise": 0.0})
     _, noisy, _ = updated(planner={"scope": scope, "mean_noise": 50.0})
     spread = "skills/log_q"  # far-flung skills are ones that no χ expects
     assert noisy[spread] < calm[spread] - 100
 
 
-def test_a_predictor_that_ignores_the_states_finds_no_information():
+def test_a_predictor_that_ignores_the_states_finds_no_information() -> None:
     networks = make_networks()
     zero_last_layer(networks.skill_predictor.net)  # mean 0 and the std of the soft clamp's middle
     found = skill_information(networks, make_latent(networks), seeded(6), num_skills=200)
@@ -389,7 +403,7 @@ def test_a_predictor_that_ignores_the_states_finds_no_information():
     assert expected < 0
 
 
-def test_without_a_complete_segment_there_is_no_skill_to_recognise():
+def test_without_a_complete_segment_there_is_no_skill_to_recognise() -> None:
     _, metrics, changed = updated(planner={"horizon": 5})
     assert "skills/log_q" not in metrics
     assert metrics["planner/value"] != 0  # it plans for the task all the same
@@ -398,15 +412,15 @@ def test_without_a_complete_segment_there_is_no_skill_to_recognise():
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, {"image": (64, 64, 3)}], ids=["proprio", "pixels"])
-def test_dreamer_updates_everything_it_has(shapes):
+def test_dreamer_updates_everything_it_has(shapes: Any) -> None:
     _, metrics, changed = updated(method="dreamer", shapes=shapes)
     for part in ("world_model", "policy", "value", "slow_value"):
         assert any(name.startswith(part) for name in changed), part
     assert all(torch.isfinite(value) for value in metrics.values())
 
 
-def test_dreamer_has_no_skill_anywhere_and_never_plans(monkeypatch):
-    def refuse(*args, **kwargs):
+def test_dreamer_has_no_skill_anywhere_and_never_plans(monkeypatch: Any) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("dreamer planned")
 
     monkeypatch.setattr("lsp.algorithm.learner.plan_skills", refuse)
@@ -427,27 +441,26 @@ class Waiting(TorchDispatchMode):
 
     refused = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func.overloadpacket not in self.refused, f"{func} waits for the device"
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_nothing_in_an_update_waits_for_the_device(method):
+def test_nothing_in_an_update_waits_for_the_device(method: Any) -> None:
     networks = make_networks(method)
-    networks.shapes = SHAPES
     learner, batch = Learner(networks, seed=0), make_ending_batch(networks)
     learner.update(batch)  # an optimiser's first step makes its state
-    with Waiting():
+    with Waiting():  # type: ignore[no-untyped-call]
         learner.update(batch)
 
 
-def test_the_same_seed_gives_the_same_update():
+def test_the_same_seed_gives_the_same_update() -> None:
     one, other = updated()[0].state_dict(), updated()[0].state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_nat_is_worth_a_share_of_the_task_return():
+def test_a_nat_is_worth_a_share_of_the_task_return() -> None:
     networks = make_networks()
     networks.return_size.fill_(1.0)
     for _ in range(2000):
@@ -460,7 +473,7 @@ def test_a_nat_is_worth_a_share_of_the_task_return():
 @pytest.mark.parametrize(
     ("share", "rows"), [(0.25, [3, 7]), (0.5, [1, 3, 5, 7]), (0.1, []), (0.0, [])]
 )
-def test_a_share_of_the_rollouts_has_skills_from_n_0_1(share, rows):
+def test_a_share_of_the_rollouts_has_skills_from_n_0_1(share: Any, rows: Any) -> None:
     networks = make_networks(behavior={"prior_share": share})
     sources = skill_sources(8, networks.config, networks.device)
     assert sources.prior.tolist() == rows
@@ -472,16 +485,17 @@ def test_a_share_of_the_rollouts_has_skills_from_n_0_1(share, rows):
     assert skills[rows].abs().max() < 5 if rows else True
 
 
-def test_each_start_has_one_of_four_skills_from_n_0_1_in_the_default_preset():
+def test_each_start_has_one_of_four_skills_from_n_0_1_in_the_default_preset() -> None:
     config = make_config()
     starts, times = config.behavior.num_starts, config.behavior.rollouts_per_start
+    assert starts is not None
     sources = skill_sources(starts * times, config, torch.device("cpu"))
     assert (sources.prior // times).tolist() == list(range(starts))
     assert make_config(preset="paper").behavior.prior_share == 0
     assert not len(skill_sources(8, make_config("random_skills"), torch.device("cpu")).prior)
 
 
-def test_v_learns_nothing_from_rollouts_under_skills_from_n_0_1():
+def test_v_learns_nothing_from_rollouts_under_skills_from_n_0_1() -> None:
     networks = make_networks(value={"states": "imagined"})
     rollout, estimates, _ = imagine(networks)
     config = change(networks.config, behavior={"prior_share": 0.5})
@@ -504,28 +518,27 @@ def test_v_learns_nothing_from_rollouts_under_skills_from_n_0_1():
     torch.testing.assert_close(same, expected)
 
 
-def test_an_update_imagines_a_quarter_of_its_rollouts_under_n_0_1(monkeypatch):
+def test_an_update_imagines_a_quarter_of_its_rollouts_under_n_0_1(monkeypatch: Any) -> None:
     """Planned skills are put far away, so that it shows which are not."""
     networks = make_networks(behavior={"num_starts": 4, "rollouts_per_start": 4})
     learner = Learner(networks, seed=0)
     seen = []
     imagine_rollout = learner.backend.frozen_copy.imagine
 
-    def watch(start, plan, noise):
+    def watch(start: Any, plan: Any, noise: Any) -> Any:
         seen.append(plan)
         return imagine_rollout(start, plan, noise)
 
     monkeypatch.setattr(learner.backend.frozen_copy, "imagine", watch)
     far = Plan(torch.full((4, 1, 3), 50.0), torch.full((4, 1, 3), 0.1))
     monkeypatch.setattr(learner, "plan", lambda starts: (far, {}))
-    networks.shapes = SHAPES
     learner.update(make_ending_batch(networks))
     (plans,) = seen
     near = plans.abs().amax((1, 2)) < 10
     assert near.tolist() == [row % 4 == 3 for row in range(16)]
 
 
-def test_the_prior_of_skills_counts_in_a_plans_score_in_units_of_returns():
+def test_the_prior_of_skills_counts_in_a_plans_score_in_units_of_returns() -> None:
     """With nothing paid and nothing promised a score is its prior alone: -|z|²/2 for each skill."""
     parts = {"horizon": 20, "skill_length": 10, "prior_weight": 0.5}
     networks = make_networks(planner=parts, behavior={"horizon": 30})
@@ -545,14 +558,16 @@ def test_the_prior_of_skills_counts_in_a_plans_score_in_units_of_returns():
     ("horizon", "chosen", "expected"),
     [(10, None, 0.95), (15, None, 0.95), (16, None, 1.0), (120, None, 1.0), (120, 0.95, 0.95)],
 )
-def test_long_plans_are_scored_with_a_lambda_of_one(horizon, chosen, expected):
+def test_long_plans_are_scored_with_a_lambda_of_one(
+    horizon: Any, chosen: Any, expected: Any
+) -> None:
     config = make_config("lsp", "fast")
     config = change(config, planner={"horizon": horizon, "lambda_": chosen})
     assert config.planning_lambda == expected
 
 
-def test_a_reward_at_step_120_counts_with_a_lambda_of_one(monkeypatch):
-    def score(lambda_):
+def test_a_reward_at_step_120_counts_with_a_lambda_of_one(monkeypatch: Any) -> None:
+    def score(lambda_: Any) -> Any:
         networks = make_networks(planner={"horizon": 120, "lambda_": lambda_})
         last = torch.zeros(120, 2)
         last[-1] = 1.0
@@ -578,7 +593,7 @@ def test_a_reward_at_step_120_counts_with_a_lambda_of_one(monkeypatch):
         {"planner": {"prior_weight": -1.0}},
     ],
 )
-def test_shares_and_weights_out_of_bounds_are_refused(parts):
+def test_shares_and_weights_out_of_bounds_are_refused(parts: Any) -> None:
     (section,) = parts
     with pytest.raises(UserError, match=f"{section}.{next(iter(parts[section]))}"):
         make_networks(**parts)

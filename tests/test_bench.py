@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,17 +36,17 @@ KEYS = {
 
 
 @pytest.fixture(autouse=True)
-def filled_soon(monkeypatch):
+def filled_soon(monkeypatch: Any) -> None:
     """Updates are timed on four short episodes."""
     monkeypatch.setattr(lsp.benchmark.bench, "FILL", 400)
 
 
-def run(path, *flags):
+def run(path: Any, *flags: Any) -> Any:
     main(["bench", "--preset", "debug", "--repeats", "2", "--json", str(path), *flags])
     return json.loads(path.read_text())
 
 
-def test_a_report_has_every_figure(tmp_path, capsys):
+def test_a_report_has_every_figure(tmp_path: Any, capsys: Any) -> None:
     figures = run(tmp_path / "b.json", "--task", "walker_walk", "--env-steps", "200")
     assert figures.keys() >= KEYS
     numbers = {key: x for key, x in figures.items() if key != "settings"}
@@ -60,7 +61,7 @@ def test_a_report_has_every_figure(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["planning", "peers/lsp_dreamer"])
-def test_benchmarks_run(name):
+def test_benchmarks_run(name: Any) -> None:
     """Those that build networks of their own."""
     path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
     small = ["--starts", "2", "--rounds", "1"] if name == "planning" else ["small", "fp32", "1"]
@@ -71,13 +72,13 @@ def test_benchmarks_run(name):
     assert float(done.stdout.split()[-1]) > 0
 
 
-def test_parts_that_a_method_lacks_are_null(tmp_path):
+def test_parts_that_a_method_lacks_are_null(tmp_path: Any) -> None:
     figures = run(tmp_path / "b.json", "--method", "dreamer", "--env-steps", "0")
     assert figures["planner_ms"] is None
     assert figures["env_steps_per_s"] is None
 
 
-def test_weights_and_settings_can_come_from_a_run(tmp_path):
+def test_weights_and_settings_can_come_from_a_run(tmp_path: Any) -> None:
     folder = str(tmp_path / "run")
     main(["train", "--preset", "debug", "--steps", "0", "--seed", "3", "--logdir", folder])
     figures = run(tmp_path / "b.json", "--run", folder, "--env-steps", "0")
@@ -85,13 +86,13 @@ def test_weights_and_settings_can_come_from_a_run(tmp_path):
     assert figures["settings"]["config"]["seed"] == 3
 
 
-def test_updates_begin_with_the_weights_of_the_run(tmp_path, monkeypatch):
+def test_updates_begin_with_the_weights_of_the_run(tmp_path: Any, monkeypatch: Any) -> None:
     folder, before = tmp_path / "run", []
     # Learning begins with the end of the second episode, at 200 env steps.
     main(["train", "--preset", "debug", "--steps", "300", "--logdir", str(folder)])
     original = lsp.benchmark.bench.train
 
-    def watched(trainer, env_steps):
+    def watched(trainer: Any, env_steps: Any) -> None:
         before.append({name: x.clone() for name, x in trainer.networks.state_dict().items()})
         original(trainer, env_steps)
 
@@ -102,7 +103,7 @@ def test_updates_begin_with_the_weights_of_the_run(tmp_path, monkeypatch):
     assert all(torch.equal(saved[name], x) for name, x in before[0].items())
 
 
-def test_the_peers_sizes():
+def test_the_peers_sizes() -> None:
     paper, small = workload("paper", "quadruped_walk"), workload("small", "quadruped_walk")
     assert paper == make_config("dreamer", "paper", task="quadruped_walk")
     assert not small.has_skills
@@ -112,7 +113,7 @@ def test_the_peers_sizes():
         workload("huge", "quadruped_walk")
 
 
-def test_the_peak_is_measured_at_the_shape_of_the_sizes():
+def test_the_peak_is_measured_at_the_shape_of_the_sizes() -> None:
     for sizes, shape in (("paper", (2500, 400, 400)), ("small", (512, 128, 128))):
         assert Gemm(workload(sizes, "walker_walk"), torch.float32, "cpu").shape == shape
     gemm = Gemm(make_config("lsp", "debug"), torch.float32, "cpu")
@@ -122,7 +123,7 @@ def test_the_peak_is_measured_at_the_shape_of_the_sizes():
     assert gemm.peak >= first > 0
 
 
-def test_mistakes_get_one_line(tmp_path, capsys):
+def test_mistakes_get_one_line(tmp_path: Any, capsys: Any) -> None:
     for flags, said in (
         (["--sizes", "small"], "--method dreamer"),
         (["--repeats", "0"], "repeats must be at least 1"),
@@ -137,5 +138,5 @@ def test_mistakes_get_one_line(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_every_field_of_the_report_is_written():
+def test_every_field_of_the_report_is_written() -> None:
     assert {field.name for field in fields(Report)} >= KEYS

@@ -1,6 +1,7 @@
 """The cross-entropy method finds what is known to be best, on functions and on small worlds."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,44 +19,44 @@ THOROUGH = PlannerConfig(num_candidates=64, num_elites=8, num_iterations=10)
 CPU = torch.device("cpu")
 
 
-def search(evaluate, prior, config, generator):
+def search(evaluate: Any, prior: Any, config: Any, generator: Any) -> Any:
     """`plan` with noise from `generator`, for values that do not depend on the iteration."""
     shared = config.scope == "shared"
     sizes = config.num_iterations, config.num_candidates
     noise = candidate_noise(prior, *sizes, generator, shared)
 
-    def score(candidates, iteration):
+    def score(candidates: Any, iteration: Any) -> Any:
         return evaluate(candidates)
 
     return plan(score, prior, config.num_elites, noise, shared)
 
 
-def distance_to(target):
+def distance_to(target: Any) -> Any:
     """Values of plans: minus the squared distance to the target of each start."""
     return lambda candidates: -(candidates - target).square().sum((-1, -2))
 
 
-def test_the_optimum_of_a_quadratic_is_found():
+def test_the_optimum_of_a_quadratic_is_found() -> None:
     target = torch.tensor([[[0.5, -1.0, 1.5], [-0.5, 0.0, 1.0]]])
     zeta, _ = search(distance_to(target), standard_plan(1, 2, 3, CPU), THOROUGH, seeded())
     torch.testing.assert_close(zeta.mean, target, atol=0.05, rtol=0)
     assert zeta.std.max() < 0.1
 
 
-def test_the_settings_of_the_paper_get_most_of_the_way():
+def test_the_settings_of_the_paper_get_most_of_the_way() -> None:
     target = torch.randn(200, 1, 3, generator=seeded(1))
     zeta, _ = search(distance_to(target), standard_plan(200, 1, 3, CPU), PlannerConfig(), seeded())
     before, after = target.square().sum((-1, -2)), (zeta.mean - target).square().sum((-1, -2))
     assert after.mean() < 0.15 * before.mean()
 
 
-def test_every_start_gets_the_plan_that_is_best_for_it():
+def test_every_start_gets_the_plan_that_is_best_for_it() -> None:
     target = torch.tensor([[[1.0]], [[-1.0]], [[0.0]]])
     zeta, _ = search(distance_to(target), standard_plan(3, 1, 1, CPU), THOROUGH, seeded())
     torch.testing.assert_close(zeta.mean, target, atol=0.05, rtol=0)
 
 
-def test_a_shared_plan_is_one_for_all_and_best_on_average():
+def test_a_shared_plan_is_one_for_all_and_best_on_average() -> None:
     # Values of -1 to 3 pull a shared plan to their mean, 1; the nearest start alone would not.
     target, shared = torch.tensor([[[-1.0]], [[1.0]], [[3.0]]]), replace(THOROUGH, scope="shared")
     zeta, _ = search(distance_to(target), standard_plan(3, 1, 1, CPU), shared, seeded())
@@ -64,10 +65,10 @@ def test_a_shared_plan_is_one_for_all_and_best_on_average():
     assert (zeta.std == zeta.std[:1]).all()
 
 
-def test_a_shared_candidate_is_tried_from_every_start():
+def test_a_shared_candidate_is_tried_from_every_start() -> None:
     seen = []
 
-    def evaluate(candidates):
+    def evaluate(candidates: Any) -> Any:
         seen.append(candidates)
         return distance_to(torch.zeros(3, 1, 1))(candidates)
 
@@ -78,11 +79,11 @@ def test_a_shared_candidate_is_tried_from_every_start():
         assert (candidates == candidates[:, :1]).all()
 
 
-def test_the_elites_refit_mean_and_population_deviation():
+def test_the_elites_refit_mean_and_population_deviation() -> None:
     config, seen = PlannerConfig(num_candidates=6, num_elites=3, num_iterations=1), []
     values = torch.tensor([[1.0, 0.0], [5.0, 1.0], [2.0, 2.0], [4.0, 3.0], [3.0, 4.0], [0.0, 5.0]])
 
-    def evaluate(candidates):
+    def evaluate(candidates: Any) -> Any:
         seen.append(candidates.numpy())
         return values
 
@@ -95,10 +96,10 @@ def test_the_elites_refit_mean_and_population_deviation():
     assert stats["planner/elite_advantage"].item() == pytest.approx(1.5)
 
 
-def test_the_first_candidates_come_from_the_prior():
+def test_the_first_candidates_come_from_the_prior() -> None:
     seen = []
 
-    def evaluate(candidates):
+    def evaluate(candidates: Any) -> Any:
         seen.append(candidates)
         return candidates.sum((-1, -2))
 
@@ -108,7 +109,7 @@ def test_the_first_candidates_come_from_the_prior():
     assert seen[0].std().item() == pytest.approx(0.5, abs=0.05)
 
 
-def streets(latent, skill, noise):
+def streets(latent: Any, skill: Any, noise: Any) -> Any:
     """Blocks of 0.2 in the compass direction of the skill's larger part; east first, then north.
 
     The only way north is at x = 1, and there is nothing beyond x = 1 and y = 1.
@@ -122,7 +123,7 @@ def streets(latent, skill, noise):
     return Latent(moved, latent.stoch), torch.stack([east, north], -1)
 
 
-def value_of_walks(candidates):
+def value_of_walks(candidates: Any) -> Any:
     """Minus the distance from where a plan of two skills ends to the north-east corner."""
     count, starts, length, dim = candidates.shape
     rows = count * starts
@@ -133,7 +134,7 @@ def value_of_walks(candidates):
     return -(end - 1).norm(dim=-1).reshape(count, starts)
 
 
-def test_two_different_skills_are_found_where_one_does_not_get_there():
+def test_two_different_skills_are_found_where_one_does_not_get_there() -> None:
     compass = torch.tensor([[1.0, 0], [-1.0, 0], [0, 1.0], [0, -1.0]])
     one_skill = value_of_walks(compass[:, None, None].expand(4, 1, 2, 2))
     assert one_skill.max().item() == pytest.approx(-1.0, abs=1e-5)
@@ -147,7 +148,7 @@ def test_two_different_skills_are_found_where_one_does_not_get_there():
     assert (north[:, 1] > north[:, 0].abs()).all()
 
 
-def planning(**planner):
+def planning(**planner: Any) -> Any:
     """Networks with these settings of the planner."""
     return make_networks(planner=planner)
 
@@ -156,14 +157,16 @@ def planning(**planner):
     ("horizon", "length", "skills"), [(10, 10, 1), (20, 10, 2), (25, 10, 3), (5, 10, 1)]
 )
 @pytest.mark.parametrize("scope", ["per_state", "shared"])
-def test_a_plan_has_one_skill_for_every_k_steps_begun(horizon, length, skills, scope):
+def test_a_plan_has_one_skill_for_every_k_steps_begun(
+    horizon: Any, length: Any, skills: Any, scope: Any
+) -> None:
     networks = planning(horizon=horizon, skill_length=length, scope=scope)
     zeta, _ = plan_skills(networks, make_latent(networks, 4), seeded())
     assert zeta.mean.shape == zeta.std.shape == (4, skills, 3)
     assert (zeta.std > 0).all()
 
 
-def test_planning_raises_the_imagined_value():
+def test_planning_raises_the_imagined_value() -> None:
     networks = planning(num_candidates=64, num_elites=8, num_iterations=6)
     with torch.no_grad():
         networks.policy.net[-1].weight.mul_(5)  # a policy that listens to its skill
@@ -173,7 +176,7 @@ def test_planning_raises_the_imagined_value():
     assert gained > stats["planner/candidate_spread"]
 
 
-def values_of_one_skill(rollout_noise):
+def values_of_one_skill(rollout_noise: Any) -> Any:
     """Statistics of planning where all candidates are the same: the prior has no width."""
     networks = planning(
         rollout_noise=rollout_noise, num_candidates=16, num_elites=4, num_iterations=1
@@ -182,13 +185,13 @@ def values_of_one_skill(rollout_noise):
     return plan_skills(networks, make_latent(networks, 64), seeded(), prior=same)[1]
 
 
-def test_with_common_noise_the_same_skills_are_worth_the_same():
+def test_with_common_noise_the_same_skills_are_worth_the_same() -> None:
     stats = values_of_one_skill("common")
     assert stats["planner/candidate_spread"] < 1e-5
     assert stats["planner/elite_advantage"].abs() < 1e-5
 
 
-def test_with_independent_noise_the_elites_of_the_same_skills_are_just_lucky():
+def test_with_independent_noise_the_elites_of_the_same_skills_are_just_lucky() -> None:
     stats = values_of_one_skill("independent")
     assert stats["planner/candidate_spread"] > 1e-3
     # The best 4 of 16 draws from one Normal stand 1.2 deviations above the mean.
@@ -196,10 +199,10 @@ def test_with_independent_noise_the_elites_of_the_same_skills_are_just_lucky():
     assert luck.item() == pytest.approx(1.2, abs=0.15)
 
 
-def test_each_iteration_imagines_with_noise_of_its_own(monkeypatch):
+def test_each_iteration_imagines_with_noise_of_its_own(monkeypatch: Any) -> None:
     seen, original = [], lsp.algorithm.skill_planning.score_plans
 
-    def watched(networks, starts, candidates, noise, generator):
+    def watched(networks: Any, starts: Any, candidates: Any, noise: Any, generator: Any) -> Any:
         seen.append(noise)
         return original(networks, starts, candidates, noise, generator)
 
@@ -211,7 +214,7 @@ def test_each_iteration_imagines_with_noise_of_its_own(monkeypatch):
         assert not torch.equal(one, other)
 
 
-def test_the_same_seed_gives_the_same_plan():
+def test_the_same_seed_gives_the_same_plan() -> None:
     networks = planning()
     starts = make_latent(networks, 4)
     one, other = (plan_skills(networks, starts, seeded(5))[0] for _ in range(2))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from lsp.errors import RunWarning, UserError
 from lsp.runs.checkpoint import Checkpoint, load, load_newest, save
 
 
-def make_checkpoint(env_steps):
+def make_checkpoint(env_steps: Any) -> Any:
     tensors = {
         "networks": {"layer.weight": torch.arange(6.0).reshape(2, 3).t() + env_steps},
         "agent": {"empty": torch.zeros(1, 0), "steps": torch.tensor([7])},
@@ -23,7 +24,7 @@ def make_checkpoint(env_steps):
     return Checkpoint(env_steps, tensors, episode, facts)
 
 
-def assert_equal(one, other):
+def assert_equal(one: Any, other: Any) -> None:
     assert one.env_steps == other.env_steps
     assert one.facts == other.facts
     assert one.tensors.keys() == other.tensors.keys()
@@ -37,23 +38,23 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(array, other.episode[name])
 
 
-def flip_a_byte(path):
+def flip_a_byte(path: Any) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path):
+def test_what_is_saved_is_what_is_loaded(tmp_path: Any) -> None:
     saved = make_checkpoint(100)
     assert_equal(saved, load(save(tmp_path, saved)))
 
 
-def test_a_folder_without_checkpoints_has_no_newest(tmp_path):
+def test_a_folder_without_checkpoints_has_no_newest(tmp_path: Any) -> None:
     assert load_newest(tmp_path) is None
     assert load_newest(tmp_path / "missing") is None
 
 
-def test_the_newest_is_the_one_of_most_env_steps(tmp_path):
+def test_the_newest_is_the_one_of_most_env_steps(tmp_path: Any) -> None:
     for env_steps in (900, 10_000, 2000):
         save(tmp_path, make_checkpoint(env_steps))
     newest = load_newest(tmp_path)
@@ -61,13 +62,13 @@ def test_the_newest_is_the_one_of_most_env_steps(tmp_path):
     assert newest.env_steps == 10_000
 
 
-def test_the_newest_three_are_kept(tmp_path):
+def test_the_newest_three_are_kept(tmp_path: Any) -> None:
     for env_steps in (100, 200, 300, 400, 500):
         save(tmp_path, make_checkpoint(env_steps))
     assert [load(path).env_steps for path in sorted(tmp_path.iterdir())] == [300, 400, 500]
 
 
-def test_saving_twice_at_one_step_keeps_the_second(tmp_path):
+def test_saving_twice_at_one_step_keeps_the_second(tmp_path: Any) -> None:
     save(tmp_path, make_checkpoint(100))
     save(tmp_path, make_checkpoint(100)._replace(facts={"second": True}))
     newest = load_newest(tmp_path)
@@ -80,7 +81,9 @@ FILES = ["networks.safetensors", "agent.safetensors", "episode.npz", "facts.json
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flipped", "removed", "cut"])
-def test_damage_to_the_newest_falls_back_to_the_one_before(tmp_path, name, damage):
+def test_damage_to_the_newest_falls_back_to_the_one_before(
+    tmp_path: Any, name: Any, damage: Any
+) -> None:
     older, newer = make_checkpoint(100), make_checkpoint(200)
     save(tmp_path, older)
     path = save(tmp_path, newer) / name
@@ -96,7 +99,7 @@ def test_damage_to_the_newest_falls_back_to_the_one_before(tmp_path, name, damag
     assert_equal(found, older)
 
 
-def test_every_byte_of_the_manifest_counts(tmp_path):
+def test_every_byte_of_the_manifest_counts(tmp_path: Any) -> None:
     path = save(tmp_path, make_checkpoint(100)) / "manifest.json"
     content = path.read_bytes()
     for position in range(len(content)):
@@ -109,14 +112,14 @@ def test_every_byte_of_the_manifest_counts(tmp_path):
 
 
 @pytest.mark.parametrize("schema", [1, 7])
-def test_a_checkpoint_of_another_version_says_so(tmp_path, schema):
+def test_a_checkpoint_of_another_version_says_so(tmp_path: Any, schema: Any) -> None:
     path = save(tmp_path, make_checkpoint(100))
     (path / "manifest.json").write_text(json.dumps({"schema": schema}))
     with pytest.raises(UserError, match=f"schema {schema}, this version of lsp reads 2"):
         load(path)
 
 
-def test_a_manifest_cannot_send_the_reader_elsewhere(tmp_path):
+def test_a_manifest_cannot_send_the_reader_elsewhere(tmp_path: Any) -> None:
     """Not even one whose own sum is right."""
     path = save(tmp_path, make_checkpoint(100))
     (tmp_path / "secret").write_text("precious")
@@ -129,17 +132,19 @@ def test_a_manifest_cannot_send_the_reader_elsewhere(tmp_path):
         load(path)
 
 
-def test_a_file_that_the_manifest_does_not_list_is_not_read(tmp_path):
+def test_a_file_that_the_manifest_does_not_list_is_not_read(tmp_path: Any) -> None:
     path = save(tmp_path, make_checkpoint(100))
     (path / "more.safetensors").write_bytes((path / "agent.safetensors").read_bytes())
     assert "more" not in load(path).tensors
 
 
-def test_nothing_is_pruned_for_a_checkpoint_that_does_not_verify(tmp_path, monkeypatch):
+def test_nothing_is_pruned_for_a_checkpoint_that_does_not_verify(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
     for env_steps in (100, 200, 300):
         save(tmp_path, make_checkpoint(env_steps))
 
-    def rename_and_flip(path, target):
+    def rename_and_flip(path: Any, target: Any) -> None:
         os.rename(path, target)
         flip_a_byte(target / "networks.safetensors")
 
@@ -149,7 +154,7 @@ def test_nothing_is_pruned_for_a_checkpoint_that_does_not_verify(tmp_path, monke
     assert [load(tmp_path / f"step-{n:09d}").env_steps for n in (100, 200, 300)] == [100, 200, 300]
 
 
-def test_damaged_checkpoints_of_later_steps_do_not_push_out_good_ones(tmp_path):
+def test_damaged_checkpoints_of_later_steps_do_not_push_out_good_ones(tmp_path: Any) -> None:
     for env_steps in (700, 800, 900):
         flip_a_byte(save(tmp_path, make_checkpoint(env_steps)) / "facts.json")
     save(tmp_path, make_checkpoint(100))
@@ -160,13 +165,13 @@ def test_damaged_checkpoints_of_later_steps_do_not_push_out_good_ones(tmp_path):
     assert newest.env_steps == 200
 
 
-def test_what_a_killed_save_left_behind_is_removed(tmp_path):
+def test_what_a_killed_save_left_behind_is_removed(tmp_path: Any) -> None:
     save(tmp_path, make_checkpoint(200)).rename(tmp_path / "tmp-step-000000200")
     save(tmp_path, make_checkpoint(300))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000300"]
 
 
-def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+def test_a_half_written_checkpoint_is_not_seen(tmp_path: Any) -> None:
     save(tmp_path, make_checkpoint(100))
     save(tmp_path, make_checkpoint(200)).rename(tmp_path / "tmp-step-000000200")
     found = load_newest(tmp_path)
@@ -174,7 +179,7 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     assert found.env_steps == 100
 
 
-def test_where_all_are_damaged_the_error_names_each_file(tmp_path):
+def test_where_all_are_damaged_the_error_names_each_file(tmp_path: Any) -> None:
     for env_steps in (100, 200):
         flip_a_byte(save(tmp_path, make_checkpoint(env_steps)) / "networks.safetensors")
     with pytest.raises(UserError) as caught:
@@ -183,7 +188,7 @@ def test_where_all_are_damaged_the_error_names_each_file(tmp_path):
         assert f"step-{env_steps:09d}/networks.safetensors" in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path):
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path: Any) -> None:
     (tmp_path / "checkpoints").touch()
     with pytest.raises(UserError, match="checkpoints cannot be read"):
         load_newest(tmp_path / "checkpoints")

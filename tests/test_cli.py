@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,14 +24,14 @@ def run(command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, short_episodes) -> Path:
+def trained(tmp_path_factory: Any, short_episodes: Any) -> Path:
     """A debug run of LSP, 400 env steps."""
-    folder = tmp_path_factory.mktemp("runs") / "lsp"
+    folder: Path = tmp_path_factory.mktemp("runs") / "lsp"
     run(f"train {DEBUG} --steps 400 --logdir {folder}")
     return folder
 
 
-def test_train_leaves_metrics_a_checkpoint_and_pictures(trained):
+def test_train_leaves_metrics_a_checkpoint_and_pictures(trained: Any) -> None:
     lines = read_metrics(trained)
     assert {"train", "episode", "eval"} == {line["kind"] for line in lines}
     assert all(line["eval/prior_return"] > 0 for line in lines if line["kind"] == "eval")
@@ -40,7 +41,9 @@ def test_train_leaves_metrics_a_checkpoint_and_pictures(trained):
     assert json.loads((trained / "run.json").read_text())["threads"] == 1
 
 
-def test_train_says_how_it_went_and_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_train_says_how_it_went_and_how_to_go_on(
+    tmp_path: Any, capsys: Any, monkeypatch: Any
+) -> None:
     command = f"train {DEBUG} --steps 200 --logdir {tmp_path / 'run'}"
     monkeypatch.setattr("sys.argv", ["lsp", *shlex.split(command)])
     run(command)
@@ -51,14 +54,14 @@ def test_train_says_how_it_went_and_how_to_go_on(tmp_path, capsys, monkeypatch):
     assert f"lsp train {DEBUG} --steps 400 --logdir {tmp_path / 'run'}" in said
 
 
-def test_the_same_command_again_finds_nothing_left_to_do(trained, capsys):
+def test_the_same_command_again_finds_nothing_left_to_do(trained: Any, capsys: Any) -> None:
     before = (trained / "metrics.jsonl").read_text()
     run(f"train {DEBUG} --steps 400 --logdir {trained}")
     assert (trained / "metrics.jsonl").read_text() == before
     assert "Evaluation after 400 env steps" in capsys.readouterr().out
 
 
-def test_flags_change_single_settings_of_the_preset(tmp_path):
+def test_flags_change_single_settings_of_the_preset(tmp_path: Any) -> None:
     folder = tmp_path / "run"
     run(f"train {DEBUG} --steps 0 --planner.horizon 20 --skills.dim 2 --logdir {folder}")
     config = json.loads((folder / "config.json").read_text())
@@ -67,21 +70,21 @@ def test_flags_change_single_settings_of_the_preset(tmp_path):
     assert config["planner"]["num_candidates"] == 4  # the preset's
 
 
-def test_dreamer_has_no_skills_and_horizon_15(tmp_path):
+def test_dreamer_has_no_skills_and_horizon_15(tmp_path: Any) -> None:
     run(f"train {DEBUG} --method dreamer --steps 0 --logdir {tmp_path / 'run'}")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["skills"]["dim"] == 0
     assert config["behavior"]["horizon"] == 15
 
 
-def test_eval_repeats_the_evaluation_of_the_training(trained, capsys):
+def test_eval_repeats_the_evaluation_of_the_training(trained: Any, capsys: Any) -> None:
     run(f"eval {trained} --episodes 1")
     last = [line for line in read_metrics(trained) if line["kind"] == "eval"][-1]
     assert f"return {last['eval/return']:.1f} ± 0.0" in capsys.readouterr().out
 
 
-def test_eval_can_draw_skills_instead_of_planning_them(trained, monkeypatch):
-    def refuse(*args):
+def test_eval_can_draw_skills_instead_of_planning_them(trained: Any, monkeypatch: Any) -> None:
+    def refuse(*args: Any) -> None:
         raise AssertionError("planned")
 
     planned, chosen = (lsp.evaluate(trained, 2, skills=x).returns for x in (None, "planned"))
@@ -93,7 +96,9 @@ def test_eval_can_draw_skills_instead_of_planning_them(trained, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["dreamer", "cem", "hiro"])
-def test_eval_has_no_skills_to_choose_without_skills(method, tmp_path, capsys):
+def test_eval_has_no_skills_to_choose_without_skills(
+    method: Any, tmp_path: Any, capsys: Any
+) -> None:
     run(f"train {DEBUG} --method {method} --steps 0 --logdir {tmp_path}")
     with pytest.raises(SystemExit) as caught:
         run(f"eval {tmp_path} --skills prior")
@@ -102,20 +107,20 @@ def test_eval_has_no_skills_to_choose_without_skills(method, tmp_path, capsys):
 
 
 @pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
-def test_eval_films_an_episode(trained):
+def test_eval_films_an_episode(trained: Any) -> None:
     run(f"eval {trained} --episodes 1 --video")
     assert (trained / "video.mp4").stat().st_size > 10_000
 
 
 def test_without_rendering_training_still_works_and_names_the_packages(
-    trained, capsys, monkeypatch
-):
+    trained: Any, capsys: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("lsp.envs.rendering_problem", lambda: "install libegl1")
     run(f"train {DEBUG} --steps 400 --logdir {trained} --video")
     assert "No video: install libegl1" in capsys.readouterr().out
 
 
-def test_plot_and_collect(trained, tmp_path, capsys):
+def test_plot_and_collect(trained: Any, tmp_path: Any, capsys: Any) -> None:
     run(f"plot {trained} --out {tmp_path / 'curve.png'}")
     assert (tmp_path / "curve.png").exists()
     run(f"collect {trained} --out {tmp_path / 'results'}")
@@ -128,14 +133,14 @@ def test_plot_and_collect(trained, tmp_path, capsys):
     assert (tmp_path / "results.png").exists()
 
 
-def test_doctor_reports_versions_and_rendering(capsys):
+def test_doctor_reports_versions_and_rendering(capsys: Any) -> None:
     run("doctor")
     said = capsys.readouterr().out
     for word in ("torch", "mujoco", "threads", "GPU", "rendering", "disk"):
         assert word in said
 
 
-def test_from_python_in_a_few_lines(trained):
+def test_from_python_in_a_few_lines(trained: Any) -> None:
     agent, env = lsp.load(trained), lsp.make_env("walker_walk")
     observation, _ = env.reset(seed=0)
     action = agent.act(observation)
@@ -166,7 +171,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_costs_one_line_exit_code_2_and_nothing_half_written(mistake, tmp_path, capsys):
+def test_a_mistake_costs_one_line_exit_code_2_and_nothing_half_written(
+    mistake: Any, tmp_path: Any, capsys: Any
+) -> None:
     folder = tmp_path / "run"
     with pytest.raises(SystemExit) as stopped:
         run(f"{mistake} --logdir {folder}")
@@ -179,7 +186,7 @@ def test_a_mistake_costs_one_line_exit_code_2_and_nothing_half_written(mistake, 
     assert not folder.exists()
 
 
-def test_plot_refuses_what_it_would_not_draw(trained, tmp_path, capsys):
+def test_plot_refuses_what_it_would_not_draw(trained: Any, tmp_path: Any, capsys: Any) -> None:
     (tmp_path / "results").mkdir()
     for command, why in (
         (f"plot {trained} --reference nosuch.csv", "--reference is drawn beside"),
@@ -189,17 +196,17 @@ def test_plot_refuses_what_it_would_not_draw(trained, tmp_path, capsys):
         assert why in fails(command, capsys)
 
 
-def fails(command: str, capsys) -> str:
+def fails(command: str, capsys: Any) -> str:
     """The single line that a failing command prints."""
     with pytest.raises(SystemExit) as stopped:
         run(command)
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
+    said: str = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
 
 
-def test_a_folder_of_another_task_is_refused_and_left_alone(trained, capsys):
+def test_a_folder_of_another_task_is_refused_and_left_alone(trained: Any, capsys: Any) -> None:
     files = [path for path in trained.rglob("*") if path.name != "lock"]
     before = {path: path.stat().st_mtime_ns for path in files}
     said = fails(f"train --preset debug --task cheetah_run --logdir {trained}", capsys)
@@ -207,28 +214,28 @@ def test_a_folder_of_another_task_is_refused_and_left_alone(trained, capsys):
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
+def test_a_folder_of_something_else_is_refused(tmp_path: Any, capsys: Any) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert "not a run" in fails(f"train {DEBUG} --logdir {tmp_path}", capsys)
 
 
 @pytest.mark.parametrize("where", ["file/run", "file"])
-def test_a_folder_that_cannot_be_written_is_refused(where, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_refused(where: Any, tmp_path: Any, capsys: Any) -> None:
     (tmp_path / "file").write_text("in the way")
     assert "cannot write" in fails(f"train {DEBUG} --logdir {tmp_path / where}", capsys)
 
 
 @pytest.mark.parametrize("command", ["eval", "collect", "plot"])
-def test_a_folder_without_a_run_is_named(command, tmp_path, capsys):
+def test_a_folder_without_a_run_is_named(command: Any, tmp_path: Any, capsys: Any) -> None:
     assert str(tmp_path) in fails(f"{command} {tmp_path}", capsys)
 
 
 @pytest.mark.parametrize("command", ["", "tarin", "eval", "plot", "collect"])
-def test_a_command_that_says_too_little_is_one_line(command, capsys):
+def test_a_command_that_says_too_little_is_one_line(command: Any, capsys: Any) -> None:
     fails(command, capsys)
 
 
-def test_help_names_every_command(capsys):
+def test_help_names_every_command(capsys: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
         run("--help")
     assert stopped.value.code == 0

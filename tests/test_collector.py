@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -28,7 +29,7 @@ from lsp.training.replay import Replay
 THIRD = 1 / 3  # no float32
 
 
-def echo(shortest=5, longest=25, image=True, trouble=None):
+def echo(shortest: Any = 5, longest: Any = 25, image: Any = True, trouble: Any = None) -> Any:
     """A class of environments that observe what was done to them.
 
     Episodes end after a random number of steps, by themselves where it is odd. It is made here
@@ -47,13 +48,13 @@ def echo(shortest=5, longest=25, image=True, trouble=None):
             observation_space["image"] = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
         action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
-        def reset(self, *, seed=None, options=None):
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
             super().reset(seed=seed)
             self.time, self.seed = 0, seed
             self.length = self.np_random.integers(shortest, longest + 1)
             return self.observe(np.zeros(2)), self.info(0)
 
-        def step(self, action):
+        def step(self, action: Any) -> Any:
             self.time += 1
             if trouble == "raises" and self.time == 2:
                 raise ZeroDivisionError("two\nlines")
@@ -63,7 +64,7 @@ def echo(shortest=5, longest=25, image=True, trouble=None):
             reward = float(action[0]) * THIRD
             return self.observe(action), reward, ended and odd, ended and not odd, self.info(1)
 
-        def observe(self, action):
+        def observe(self, action: Any) -> Any:
             seen = {"image": np.full((64, 64, 3), self.time, np.uint8)} if image else {}
             return seen | {
                 "action": np.asarray(action, np.float32),
@@ -71,7 +72,7 @@ def echo(shortest=5, longest=25, image=True, trouble=None):
                 "seed": np.array([self.seed % 65536], np.float32),
             }
 
-        def info(self, env_steps):
+        def info(self, env_steps: Any) -> Any:
             state = [self.time + THIRD, os.getpid(), "torch" in sys.modules]
             info = {"env_steps": env_steps, "sim_state": np.array([state]), "junk": object()}
             return info | {"success": self.time > 3}
@@ -79,16 +80,16 @@ def echo(shortest=5, longest=25, image=True, trouble=None):
     return Echo
 
 
-def episode_seed(seed, number):
+def episode_seed(seed: Any, number: Any) -> Any:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
-def open_workers(make, count=3):
+def open_workers(make: Any, count: Any = 3) -> Any:
     return Workers(make, count, make(), "echo")
 
 
 @pytest.fixture(scope="module")
-def workers():
+def workers() -> Any:
     opened = open_workers(echo())
     yield opened
     opened.close()
@@ -97,7 +98,7 @@ def workers():
 ACTIONS = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], np.float32)
 
 
-def test_each_worker_gets_its_own_seed_and_action(workers):
+def test_each_worker_gets_its_own_seed_and_action(workers: Any) -> None:
     begun = workers.reset({0: 10, 1: 11, 2: 12})
     assert [float(begun[i].observation["seed"][0]) for i in range(3)] == [10, 11, 12]
     assert all(step.info["env_steps"] == 0 for step in begun.values())
@@ -108,7 +109,7 @@ def test_each_worker_gets_its_own_seed_and_action(workers):
         assert (step.terminated, step.truncated) == (False, False)
 
 
-def test_what_a_worker_reports_arrives_unchanged(workers):
+def test_what_a_worker_reports_arrives_unchanged(workers: Any) -> None:
     workers.reset({0: 0, 1: 1, 2: 2})
     step = workers.step(ACTIONS)[1]
     assert step.observation["image"].dtype == np.uint8
@@ -121,7 +122,7 @@ def test_what_a_worker_reports_arrives_unchanged(workers):
     assert "junk" not in step.info
 
 
-def test_earlier_observations_are_not_written_over(workers):
+def test_earlier_observations_are_not_written_over(workers: Any) -> None:
     workers.reset({0: 0, 1: 1, 2: 2})
     before = workers.step(ACTIONS)[0]
     workers.step(ACTIONS)
@@ -129,7 +130,7 @@ def test_earlier_observations_are_not_written_over(workers):
     assert before.info["sim_state"][0, 0] == 1 + THIRD
 
 
-def test_one_env_is_reset_while_the_others_go_on(workers):
+def test_one_env_is_reset_while_the_others_go_on(workers: Any) -> None:
     workers.reset({0: 0, 1: 1, 2: 2})
     workers.step(ACTIONS)
     assert list(workers.reset({1: 7})) == [1]
@@ -138,7 +139,7 @@ def test_one_env_is_reset_while_the_others_go_on(workers):
     assert float(steps[1].observation["seed"][0]) == 7
 
 
-def test_actions_are_repeated_by_their_own_env(workers):
+def test_actions_are_repeated_by_their_own_env(workers: Any) -> None:
     actions = {0: np.stack([ACTIONS[0]] * 4), 2: ACTIONS[:2]}
     begun = workers.reset({0: 0, 1: 1, 2: 2}, actions)
     assert [float(begun[i].observation["time"][0]) for i in range(3)] == [4, 0, 2]
@@ -146,14 +147,14 @@ def test_actions_are_repeated_by_their_own_env(workers):
     np.testing.assert_array_equal(begun[2].observation["action"], ACTIONS[1])
 
 
-def test_workers_are_processes_of_their_own_without_torch(workers):
+def test_workers_are_processes_of_their_own_without_torch(workers: Any) -> None:
     begun = workers.reset({0: 0, 1: 1, 2: 2})
     states = [step.info["sim_state"][0] for step in begun.values()]
     assert len({os.getpid(), *(state[1] for state in states)}) == 4
     assert not any(state[2] for state in states)
 
 
-def test_ctrl_c_reaches_the_main_process_alone(workers):
+def test_ctrl_c_reaches_the_main_process_alone(workers: Any) -> None:
     workers.reset({0: 0, 1: 1, 2: 2})
     for process in workers.processes:
         assert os.getpgid(process.pid) != os.getpgid(0)
@@ -162,7 +163,7 @@ def test_ctrl_c_reaches_the_main_process_alone(workers):
     assert len(workers.step(ACTIONS)) == 3
 
 
-def assert_only_fails(workers, index, *words):
+def assert_only_fails(workers: Any, index: Any, *words: Any) -> None:
     """That environment says so in its answer, and goes on with the others after a reset."""
     outcomes = workers.step(ACTIONS[: workers.count])
     for other, outcome in enumerate(outcomes):
@@ -179,7 +180,7 @@ def assert_only_fails(workers, index, *words):
     assert not any(process.is_alive() for process in processes)
 
 
-def test_a_worker_that_dies_is_replaced_while_the_others_go_on():
+def test_a_worker_that_dies_is_replaced_while_the_others_go_on() -> None:
     workers = open_workers(echo())
     workers.reset({0: 0, 1: 1, 2: 2})
     workers.step(ACTIONS)
@@ -187,7 +188,7 @@ def test_a_worker_that_dies_is_replaced_while_the_others_go_on():
     assert_only_fails(workers, 1, "worker process died, exit code -9")
 
 
-def test_an_environment_that_raises_is_made_anew_while_the_others_go_on():
+def test_an_environment_that_raises_is_made_anew_while_the_others_go_on() -> None:
     workers = open_workers(echo(trouble="raises"), 2)
     workers.reset({0: 0, 1: 1})
     workers.step(ACTIONS[:2])
@@ -198,20 +199,20 @@ def test_an_environment_that_raises_is_made_anew_while_the_others_go_on():
     workers.close()
 
 
-def test_a_worker_that_hangs_is_replaced():
+def test_a_worker_that_hangs_is_replaced() -> None:
     like = echo()()
     workers = Workers(echo(trouble="hangs"), 2, like, "echo", patience=20.0)
     workers.reset({0: 0, 1: 1})
     workers.step(ACTIONS[:2])
     workers.patience = 0.5
-    outcomes = workers.step(ACTIONS[:2])
+    outcomes: Any = workers.step(ACTIONS[:2])
     assert all("did not answer" in outcome.reason for outcome in outcomes)
     workers.patience = 20.0
     assert isinstance(workers.reset({0: 5})[0], Step)
     workers.close()
 
 
-def test_a_user_error_of_the_environment_is_handed_on():
+def test_a_user_error_of_the_environment_is_handed_on() -> None:
     like = make_env("cartpole_balance")
     workers = Workers(partial(make_env, "cartpole_balance"), 2, like, "cartpole_balance")
     workers.reset({0: 0, 1: 1})
@@ -221,26 +222,26 @@ def test_a_user_error_of_the_environment_is_handed_on():
     like.close()
 
 
-def test_an_environment_that_cannot_be_sent_is_an_error_of_one_line():
+def test_an_environment_that_cannot_be_sent_is_an_error_of_one_line() -> None:
     made, lock = echo(), threading.Lock()  # which cannot be pickled
     with pytest.raises(UserError, match=r"^echo: .*cannot be sent.*num_envs = 1$"):
         Workers(lambda: made() if lock else None, 2, made(), "echo")
 
 
-def test_a_worker_simulates_what_this_process_does():
+def test_a_worker_simulates_what_this_process_does() -> None:
     make = partial(make_env, "walker_walk")
     here = make()
     workers = Workers(make, 2, here, "walker_walk")
-    begun = workers.reset({0: 5, 1: 6})
+    begun: Any = workers.reset({0: 5, 1: 6})
     one = InProcess(here)
     for index, seed in enumerate((5, 6)):
-        mine = one.reset({0: seed})[0]
+        mine: Any = one.reset({0: seed})[0]
         for key, value in mine.observation.items():
             np.testing.assert_array_equal(begun[index].observation[key], value)
         np.testing.assert_array_equal(begun[index].info["sim_state"], mine.info["sim_state"])
     actions = np.random.default_rng(0).uniform(-1, 1, (5, 2, 6)).astype(np.float32)
     for pair in actions:
-        steps = workers.step(pair)
+        steps: Any = workers.step(pair)
         mine = one.step(pair[1:])[0]
         assert steps[1].reward == mine.reward
         assert steps[1].info["env_steps"] == mine.info["env_steps"] == 2
@@ -256,21 +257,21 @@ class Clockwork(Agent):
 
     begun: list[int]
 
-    def begin(self, index):
+    def begin(self, index: Any) -> None:
         self.begun = [*getattr(self, "begun", []), index]
         super().begin(index)
 
-    def act(self, observation):
+    def act(self, observation: Any, skill: Any = None) -> Any:
         seen = np.concatenate([observation["seed"] / 65536, observation["time"] / 256], 1)
         return seen.astype(np.float32)
 
 
-def make_agent(count):
+def make_agent(count: Any) -> Any:
     shapes = {"action": (2,), "time": (1,), "seed": (1,)}
     return Clockwork(Networks(shapes, 2, make_config("lsp", "debug")), "collect", count)
 
 
-def check_clockwork(rows):
+def check_clockwork(rows: Any) -> None:
     """Row t + 1 did what the agent said at row t, in every row of an episode."""
     seen = np.concatenate([rows["obs/seed"] / 65536, rows["obs/time"] / 256], 1)
     np.testing.assert_array_equal(rows["action"][1:], seen[:-1].astype(np.float32))
@@ -278,11 +279,11 @@ def check_clockwork(rows):
     np.testing.assert_array_equal(rows["obs/time"][:, 0], np.arange(len(rows["action"])))
 
 
-def test_every_env_acts_on_its_own_observations(workers):
-    replay = Replay(None, None)
-    kept = []
-    replay.add = kept.append
-    collector = Collector(workers, make_agent(3), replay, seed=4)
+def test_every_env_acts_on_its_own_observations(workers: Any) -> None:
+    replay, agent = Replay(None, None), make_agent(3)
+    kept: list[Any] = []
+    replay.add = kept.append  # type: ignore[assignment, method-assign]
+    collector = Collector(workers, agent, replay, seed=4)
     collector.random = False
     summaries = [summary for _ in range(60) for summary in collector.step()]
     assert len(summaries) == len(kept) > 5
@@ -302,10 +303,10 @@ def test_every_env_acts_on_its_own_observations(workers):
     begun += [rows[0]["obs/seed"][0] for rows in collector.rows if rows]
     expected = [episode_seed(4, number) % 65536 for number in range(collector.begun)]
     assert sorted(begun) == sorted(expected)
-    assert len(collector.agent.begun) == collector.begun
+    assert len(agent.begun) == collector.begun
 
 
-def test_one_env_counts_its_seeds_by_episodes():
+def test_one_env_counts_its_seeds_by_episodes() -> None:
     replay = Replay(None, None)
     collector = Collector(InProcess(echo()()), make_agent(1), replay, seed=4)
     for number in range(4):
@@ -314,17 +315,17 @@ def test_one_env_counts_its_seeds_by_episodes():
     assert replay.num_episodes == 4
 
 
-def echo_config(num_envs=2, **schedule):
+def echo_config(num_envs: Any = 2, **schedule: Any) -> Any:
     config = make_config("lsp", "debug", num_envs=num_envs, seed=2)
     settings = {"prefill": 100, "log_every": 50, "eval_every": 0, "update_every": 20} | schedule
-    schedule = replace(config.schedule, **settings)
-    return replace(config, schedule=schedule, model=replace(config.model, termination=True))
+    model = replace(config.model, termination=True)
+    return replace(config, schedule=replace(config.schedule, **settings), model=model)
 
 
 BLIND = env_maker(echo_config(), Maker(echo(image=False)))
 
 
-def test_several_envs_resume_exactly(tmp_path):
+def test_several_envs_resume_exactly(tmp_path: Any) -> None:
     config = echo_config()
     whole = train(tmp_path / "whole", config, 330, make_env=BLIND)
     # Broken off while acting at random, and while the agent acts; mostly in mid-episode.
@@ -338,12 +339,12 @@ def test_several_envs_resume_exactly(tmp_path):
     assert len(ends) == 3
 
 
-def evaluations(path):
+def evaluations(path: Any) -> Any:
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "eval"]
 
 
-def test_env_steps_are_those_of_all_envs(tmp_path):
+def test_env_steps_are_those_of_all_envs(tmp_path: Any) -> None:
     trainer = train(tmp_path, echo_config(), 260, make_env=BLIND)
     episodes = list(trainer.replay.episodes())
     taken = sum(episode["env_steps"].sum() for episode in episodes)
@@ -364,13 +365,13 @@ class Scripted:
 
     count, repeatable = 2, True
 
-    def close(self):
+    def close(self) -> None:
         pass
 
-    def __init__(self, fails=lambda call, index: False, wanders=False):
+    def __init__(self, fails: Any = lambda call, index: False, wanders: Any = False) -> None:
         self.fails, self.wanders, self.calls = fails, wanders, 0
 
-    def reset(self, seeds, actions=None):
+    def reset(self, seeds: Any, actions: Any = None) -> Any:
         given = {}
         for index, seed in seeds.items():
             repeated = len((actions or {}).get(index, ()))
@@ -379,11 +380,11 @@ class Scripted:
             given[index] = self.outcome(index, 0)
         return given
 
-    def step(self, actions):
+    def step(self, actions: Any) -> Any:
         self.time = {index: time + 1 for index, time in self.time.items()}
         return [self.outcome(index, 1) for index in range(2)]
 
-    def outcome(self, index, env_steps):
+    def outcome(self, index: Any, env_steps: Any) -> Any:
         self.calls += 1
         if self.fails(self.calls, index):
             return Failure("it broke")
@@ -393,19 +394,19 @@ class Scripted:
         return Step(observation, 1.0, False, self.time[index] == 6, {"env_steps": env_steps})
 
 
-def collect_from(envs):
+def collect_from(envs: Any) -> Any:
     return Collector(envs, make_agent(2), Replay(None, None), seed=4)
 
 
-def take_steps(collector, count):
+def take_steps(collector: Any, count: Any) -> None:
     for _ in range(count):
         collector.step()
 
 
-def test_the_episode_of_a_failed_environment_is_kept_as_truncated_and_the_others_go_on():
+def test_the_episode_of_a_failed_environment_is_kept_as_truncated_and_the_others_go_on() -> None:
     # Calls 1 and 2 are resets, then two for each step: environment 1 fails in its third step.
     collector = collect_from(Scripted(lambda call, index: call == 8))
-    kept = []
+    kept: list[Any] = []
     collector.replay.add = kept.append
     for _ in range(2):
         collector.step()
@@ -420,14 +421,14 @@ def test_the_episode_of_a_failed_environment_is_kept_as_truncated_and_the_others
     assert collector.env_steps == 7
 
 
-def test_an_environment_that_fails_at_its_first_step_leaves_no_episode():
+def test_an_environment_that_fails_at_its_first_step_leaves_no_episode() -> None:
     collector = collect_from(Scripted(lambda call, index: call == 4))
     with pytest.warns(RunWarning):
         collector.step()
     assert collector.replay.num_episodes == 0
 
 
-def test_an_environment_that_fails_again_and_again_is_an_error_of_one_line():
+def test_an_environment_that_fails_again_and_again_is_an_error_of_one_line() -> None:
     collector = collect_from(Scripted(lambda call, index: index == 1))
     with (
         pytest.warns(RunWarning) as warned,
@@ -437,14 +438,14 @@ def test_an_environment_that_fails_again_and_again_is_an_error_of_one_line():
     assert len(warned) == 3
 
 
-def test_failures_are_counted_anew_after_a_whole_episode():
+def test_failures_are_counted_anew_after_a_whole_episode() -> None:
     collector = collect_from(Scripted(lambda call, index: index == 0 and call % 30 == 11))
     with pytest.warns(RunWarning) as warned:
         take_steps(collector, 200)
     assert len(warned) > 3  # which is when those in a row would have ended it
 
 
-def test_an_episode_that_cannot_be_repeated_is_kept_as_truncated():
+def test_an_episode_that_cannot_be_repeated_is_kept_as_truncated() -> None:
     before = collect_from(Scripted())
     for _ in range(3):
         before.step()
@@ -461,7 +462,7 @@ def test_an_episode_that_cannot_be_repeated_is_kept_as_truncated():
     assert after.env_steps == before.env_steps + 2
 
 
-def test_actions_are_not_repeated_where_the_environment_forbids_it():
+def test_actions_are_not_repeated_where_the_environment_forbids_it() -> None:
     before = collect_from(Scripted())
     before.step()
     envs = Scripted()
@@ -474,9 +475,9 @@ def test_actions_are_not_repeated_where_the_environment_forbids_it():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["reward", "time"])
-def test_what_is_not_finite_is_named_and_not_stored(bad, where):
+def test_what_is_not_finite_is_named_and_not_stored(bad: Any, where: Any) -> None:
     class Broken(Scripted):
-        def outcome(self, index, env_steps):
+        def outcome(self, index: Any, env_steps: Any) -> Any:
             step = super().outcome(index, env_steps)
             if self.calls != 8:  # environment 1, third step
                 return step
@@ -494,7 +495,7 @@ def test_what_is_not_finite_is_named_and_not_stored(bad, where):
     assert np.isfinite(collector.unfinished()["reward"]).all()
 
 
-def test_an_action_that_is_not_finite_stops_with_what_led_to_it():
+def test_an_action_that_is_not_finite_stops_with_what_led_to_it() -> None:
     collector = collect_from(Scripted())
     collector.random = False
     collector.step()
@@ -505,12 +506,12 @@ def test_an_action_that_is_not_finite_stops_with_what_led_to_it():
     assert error.value.arrays["obs/time"].tolist() == [[1], [1]]
 
 
-def test_a_dead_worker_does_not_end_training(tmp_path):
+def test_a_dead_worker_does_not_end_training(tmp_path: Any) -> None:
     config = echo_config(save_every=50)
     trainer = open_trainer(tmp_path, config, BLIND)
-    killed = []
+    killed: list[Any] = []
 
-    def kill(progress):
+    def kill(progress: Any) -> None:
         if progress.env_steps >= 150 and not killed:
             killed.append(trainer.collector.envs.processes[0].pid)
             os.kill(killed[0], signal.SIGKILL)
@@ -523,6 +524,6 @@ def test_a_dead_worker_does_not_end_training(tmp_path):
     assert resumed.env_steps >= 400
 
 
-def test_num_envs_must_make_sense():
+def test_num_envs_must_make_sense() -> None:
     with pytest.raises(UserError, match="num_envs must be at least 1, not 0"):
         validated(make_config(num_envs=0))

@@ -1,6 +1,7 @@
 """Methods over several tasks, from runs whose returns are known."""
 
 import csv
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,12 @@ from lsp.runs.metrics import MetricsLogger
 
 
 @pytest.fixture
-def target():
+def target() -> Any:
     (found,) = find_targets("methods", SCALES["small"])
     return found
 
 
-def write_runs(target, storage, task, method, curves):
+def write_runs(target: Any, storage: Any, task: Any, method: Any, curves: Any) -> None:
     """One run for each of `curves`, dictionaries of env steps and returns."""
     line = next(x for x in target.curves if (x.panel, x.label) == (task, method))
     for run, curve in zip(line.runs, curves):
@@ -33,18 +34,19 @@ def write_runs(target, storage, task, method, curves):
         (folder / "checkpoints" / f"step-{max(curve):09d}").mkdir(parents=True)
 
 
-def test_a_method_is_looked_at_over_all_its_tasks(target, tmp_path):
+def test_a_method_is_looked_at_over_all_its_tasks(target: Any, tmp_path: Any) -> None:
     write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}, {100_000: 800}])
     write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: 400}, {100_000: 300}])
     found = standing(target, "lsp", Records(tmp_path))
     assert (found.tasks, found.runs) == (2, 4)
+    assert found.middle is not None
     assert found.middle.value == 600  # the middle two of four
     assert found.middle.low >= 550  # drawn anew within each task, not across them
     assert found.middle.high <= 650
     assert found.ours_better is None
 
 
-def test_ours_is_compared_task_by_task_by_finished_runs(target, tmp_path):
+def test_ours_is_compared_task_by_task_by_finished_runs(target: Any, tmp_path: Any) -> None:
     write_runs(target, tmp_path, "walker_walk", "lsp", [{50_000: 500, 100_000: 500}] * 2)
     write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: 400}] * 2 + [{50_000: 0}])
     write_runs(target, tmp_path, "walker_walk", "no_mi", [{100_000: 400}, {100_000: 600}])
@@ -52,11 +54,14 @@ def test_ours_is_compared_task_by_task_by_finished_runs(target, tmp_path):
     found = standing(target, "no_mi", Records(tmp_path))
     assert (found.tasks, found.runs) == (2, 3)
     # Against 400 and 600 one of two, against 300 always.
+    assert found.ours_better is not None
     assert found.ours_better.value == pytest.approx((0.5 + 1) / 2)
     assert standing(target, "dreamer", Records(tmp_path)) == (0, 0, None, None)
 
 
-def test_a_line_is_compared_with_the_runs_of_ours_that_got_there(target, tmp_path):
+def test_a_line_is_compared_with_the_runs_of_ours_that_got_there(
+    target: Any, tmp_path: Any
+) -> None:
     write_runs(target, tmp_path, "walker_walk", "lsp", [{20_000: 300, 100_000: 900}, {20_000: 100}])
     write_runs(target, tmp_path, "walker_walk", "no_mi", [{50_000: 400, 100_000: 800}])
     write_runs(target, tmp_path, "walker_walk", "dreamer", [{20_000: 50}])
@@ -67,7 +72,7 @@ def test_a_line_is_compared_with_the_runs_of_ours_that_got_there(target, tmp_pat
     assert rows["dreamer"]["lsp_better"] == "1.00"
 
 
-def test_the_table_has_every_method(target, tmp_path):
+def test_the_table_has_every_method(target: Any, tmp_path: Any) -> None:
     write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}] * 3)
     write_runs(target, tmp_path, "walker_walk", "cem", [{100_000: 500}])
     write_comparison(target, Records(tmp_path), tmp_path / "out.csv")
@@ -84,7 +89,7 @@ def test_the_table_has_every_method(target, tmp_path):
 ROW = "{obs},fast,{seed},{step},{value},1.00,,10,,0.5,1,abc"
 
 
-def write_tables(folder, task, method, rows):
+def write_tables(folder: Any, task: Any, method: Any, rows: Any) -> None:
     """A table of `lsp collect`, of (observations, seed, env step, return)."""
     lines = [ROW.format(obs=o, seed=s, step=t, value=v) for o, s, t, v in rows]
     (folder / task).mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,9 @@ def write_tables(folder, task, method, rows):
     (folder / task / f"{method}.csv").write_text(text)
 
 
-def test_what_was_collected_stands_for_runs_whose_folders_are_gone(target, tmp_path):
+def test_what_was_collected_stands_for_runs_whose_folders_are_gone(
+    target: Any, tmp_path: Any
+) -> None:
     write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: 900}, {50_000: 100}])
     tables = tmp_path / "tables"
     rows = [("proprio", seed, 100_000, 500 + seed) for seed in range(3)]
@@ -108,7 +115,7 @@ def test_what_was_collected_stands_for_runs_whose_folders_are_gone(target, tmp_p
     assert (found.tasks, found.runs) == (0, 0)  # not finished
 
 
-def test_tables_that_are_none_are_refused(target, tmp_path):
+def test_tables_that_are_none_are_refused(target: Any, tmp_path: Any) -> None:
     with pytest.raises(UserError, match="no folder of tables"):
         Records(tmp_path, tmp_path / "missing")
     write_tables(tmp_path, "walker_walk", "lsp", [])

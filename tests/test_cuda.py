@@ -1,5 +1,7 @@
 """What a GPU computes is what a CPU would, recorded or not, and nothing waits for it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,27 +14,28 @@ from lsp.backends.cuda_graphs import WARM_UP, Recording
 from lsp.backends.torch_setup import prepare_torch
 from lsp.cli.main import main
 from lsp.config import RuntimeConfig
+from lsp.models.encoders import Shapes
 from lsp.models.world_model import Latent
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-SHAPES = {"proprio": {"position": (5,)}, "pixels": {"image": (64, 64, 3)}}
-CLOSE = {"atol": 1e-4, "rtol": 1e-3}
+SHAPES: dict[str, Shapes] = {"proprio": {"position": (5,)}, "pixels": {"image": (64, 64, 3)}}
+CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}
 
 
 @pytest.fixture(autouse=True)
-def prepared():
+def prepared() -> None:
     """As a run prepares PyTorch, in full precision."""
     prepare_torch(RuntimeConfig(device="cuda", bf16=False))
 
 
-def make_there(method="lsp", obs="proprio", device="cuda"):
+def make_there(method: Any = "lsp", obs: Any = "proprio", device: Any = "cuda") -> Any:
     """Networks on a GPU."""
     model = {"decoded_images": 8} if obs == "pixels" else {}
     return make_networks(method, SHAPES[obs], model=model).to(device)
 
 
-def make_broken_batch(networks, obs, seed):
+def make_broken_batch(networks: Any, obs: Any, seed: Any) -> Any:
     """A tenth of the rows begins an episode."""
     batch = make_batch(networks.config, SHAPES[obs], seed=seed)
     begins = np.random.default_rng(seed).random(batch["is_first"].shape) < 0.1
@@ -41,7 +44,7 @@ def make_broken_batch(networks, obs, seed):
 
 @pytest.mark.parametrize("obs", ["proprio", "pixels"])
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
-def test_a_recorded_update_is_an_update(method, obs):
+def test_a_recorded_update_is_an_update(method: Any, obs: Any) -> None:
     both = [make_there(method, obs) for _ in range(2)]
     learners = [
         Learner(both[0], 0, EagerBackend(both[0])),
@@ -63,7 +66,7 @@ def test_a_recorded_update_is_an_update(method, obs):
 
 
 @pytest.mark.parametrize("obs", ["proprio", "pixels"])
-def test_the_same_seed_gives_the_same_updates(obs):
+def test_the_same_seed_gives_the_same_updates(obs: Any) -> None:
     weights = []
     for _ in range(2):
         networks = make_there(obs=obs)
@@ -79,11 +82,10 @@ def test_the_same_seed_gives_the_same_updates(obs):
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("record", [False, True])
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "cem"])
-def test_nothing_in_an_update_waits_for_the_gpu(method, record):
+def test_nothing_in_an_update_waits_for_the_gpu(method: Any, record: Any) -> None:
     networks = make_there(method)
-    learner = Learner(
-        networks, 0, EagerBackend(networks, **({"record": Recording} if record else {}))
-    )
+    chosen: dict[str, Any] = {"record": Recording} if record else {}
+    learner = Learner(networks, 0, EagerBackend(networks, **chosen))
     batch = make_broken_batch(networks, "proprio", 0)
     for _ in range(WARM_UP + 2):
         learner.update(batch)
@@ -96,12 +98,10 @@ def test_nothing_in_an_update_waits_for_the_gpu(method, record):
 
 @pytest.mark.parametrize("mode", ["collect", "evaluate"])
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "random_skills", "cem"])
-def test_a_recorded_agent_acts_as_it_would(method, mode):
+def test_a_recorded_agent_acts_as_it_would(method: Any, mode: Any) -> None:
     networks = make_there(method)
-    agents = [
-        Agent(networks, mode, 3, 0, EagerBackend(networks, **record))
-        for record in ({}, {"record": Recording})
-    ]
+    backends = EagerBackend(networks), EagerBackend(networks, record=Recording)
+    agents = [Agent(networks, mode, 3, 0, backend) for backend in backends]
     rng = np.random.default_rng(0)
     for step in range(60):
         if step in (7, 23):  # one env is out of step with the others from now on
@@ -112,18 +112,18 @@ def test_a_recorded_agent_acts_as_it_would(method, mode):
         np.testing.assert_allclose(plain, recorded, atol=1e-4, err_msg=f"step {step}")
 
 
-def test_imagination_and_filter_are_those_of_a_cpu():
+def test_imagination_and_filter_are_those_of_a_cpu() -> None:
     here, there = make_there(device="cpu"), make_there()
     config, seed = here.config, seeded()
 
-    def draw(*shape):
+    def draw(*shape: Any) -> Any:
         return torch.randn(shape, generator=seed)
 
     latent = Latent(draw(6, config.model.deter).tanh(), draw(6, config.model.stoch))
     steps = latent, draw(6, 1, config.skills.dim), here.draw_noise(5, 6, generator=seed)
     expected = here.imagine(*steps).feature
 
-    def moved(x):
+    def moved(x: Any) -> Any:
         return x.cuda() if isinstance(x, torch.Tensor) else type(x)(*(part.cuda() for part in x))
 
     feature = there.imagine(*(moved(x) for x in steps)).feature
@@ -134,8 +134,8 @@ def test_imagination_and_filter_are_those_of_a_cpu():
         torch.testing.assert_close(other.cpu(), one, **CLOSE)
     rssm = here.world_model.rssm
     first = torch.rand(3, 9, generator=seed) < 0.2
-    sequences = draw(3, 9, here.world_model.encoder.outputs), draw(3, 9, 2), first
-    sequences += (draw(3, 9, rssm.stoch),)
+    embedding, action = draw(3, 9, here.world_model.encoder.outputs), draw(3, 9, 2)
+    sequences = embedding, action, first, draw(3, 9, rssm.stoch)
     filtered = rssm.observe(*sequences)
     same = there.world_model.rssm.observe(*(x.cuda() for x in sequences))
     for one, other in zip(filtered, same, strict=True):
@@ -143,7 +143,7 @@ def test_imagination_and_filter_are_those_of_a_cpu():
             torch.testing.assert_close(theirs.cpu(), mine, **CLOSE)
 
 
-def test_products_are_exact_where_bf16_is_refused():
+def test_products_are_exact_where_bf16_is_refused() -> None:
     left, right = (torch.rand(256, 256, dtype=torch.float64) for _ in range(2))
     errors = {}
     for bf16 in (True, False):
@@ -154,7 +154,7 @@ def test_products_are_exact_where_bf16_is_refused():
 
 
 @pytest.mark.parametrize("method", ["lsp", "hiro"])
-def test_a_run_trains_resumes_and_changes_to_a_cpu(method, tmp_path):
+def test_a_run_trains_resumes_and_changes_to_a_cpu(method: Any, tmp_path: Any) -> None:
     run = str(tmp_path / "run")
     command = ["train", "--preset", "debug", "--task", "walker_walk", "--method", method]
     for device, steps in (("cuda", "2000"), ("cuda", "3000"), ("cpu", "4000"), ("cuda", "5000")):

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -30,40 +31,45 @@ REACH = "python:own_tasks.Reach"
 class Echo(gymnasium.Env):
     """Shows `shown`, keeps the actions it gets, pays `pay`; never ends."""
 
-    def __init__(self, observations=None, shown=None, actions=None, pay=0.0):
+    def __init__(
+        self, observations: Any = None, shown: Any = None, actions: Any = None, pay: Any = 0.0
+    ) -> None:
         self.observation_space = Box(-1, 1, (2,)) if observations is None else observations
         self.action_space = Box(-1, 1, (2,)) if actions is None else actions
         self.shown = np.zeros(2, np.float32) if shown is None else shown
-        self.pay, self.got, self.seeds = pay, [], []
+        self.pay = pay
+        self.got: list[Any] = []
+        self.seeds: list[Any] = []
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.seeds.append(seed)
         return self.shown, {"options": options, "sim_state": "mine"}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         self.got.append(action)
         return self.shown, self.pay, False, False, {"sim_state": "mine"}
 
 
-def shown(space, value):
+def shown(space: Any, value: Any) -> Any:
     """What the agent sees, which is in the space that it is told of."""
     env = UserEnv(Echo(space, value), "echo")
     observation, _ = env.reset(seed=0)
     assert observation in env.observation_space
+    assert isinstance(env.observation_space, Dict)
     assert list(observation) == list(env.observation_space.spaces)
     return observation
 
 
-def acted(space, action):
+def acted(space: Any, action: Any) -> Any:
     """What the environment gets."""
-    env = UserEnv(Echo(actions=space), "echo")
+    env: Any = UserEnv(Echo(actions=space), "echo")
     env.reset(seed=0)
     env.step(np.asarray(action, np.float32))
     return env.unwrapped.got[-1]
 
 
-def complaint(call, *arguments, **named):
+def complaint(call: Any, *arguments: Any, **named: Any) -> Any:
     with pytest.raises(UserError) as raised:
         call(*arguments, **named)
     assert "\n" not in str(raised.value)
@@ -73,7 +79,7 @@ def complaint(call, *arguments, **named):
 # Actions
 
 
-def test_actions_of_any_range_and_shape_are_reached_from_minus_one_to_one():
+def test_actions_of_any_range_and_shape_are_reached_from_minus_one_to_one() -> None:
     low, high = np.array([[-3.0, 0.0, 5.0]]), np.array([[1.0, 0.1, 6.0]])
     space = Box(low, high, dtype=np.float64)
     assert UserEnv(Echo(actions=space), "echo").action_space == Box(-1, 1, (3,), np.float32)
@@ -85,12 +91,12 @@ def test_actions_of_any_range_and_shape_are_reached_from_minus_one_to_one():
     np.testing.assert_allclose(acted(space, [0.5, -0.5, 0.5]), [[0.0, 0.025, 5.75]])
 
 
-def test_actions_beyond_one_are_clipped():
+def test_actions_beyond_one_are_clipped() -> None:
     np.testing.assert_array_equal(acted(Box(-2, 4, (2,)), [9, -9]), [4, -2])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.uint8])
-def test_actions_have_the_dtype_of_the_env_and_are_in_its_space(dtype):
+def test_actions_have_the_dtype_of_the_env_and_are_in_its_space(dtype: Any) -> None:
     space = Box(0, 10, (3,), dtype)
     got = acted(space, [-1, 0.38, 1])
     assert got in space
@@ -98,25 +104,27 @@ def test_actions_have_the_dtype_of_the_env_and_are_in_its_space(dtype):
     np.testing.assert_allclose(got, expected, rtol=1e-3)
 
 
-def test_an_action_of_no_axes_is_one_number():
+def test_an_action_of_no_axes_is_one_number() -> None:
     got = acted(Box(-2, 2, ()), [0.5])
     assert got.shape == ()
     assert got == 1.0
 
 
-def test_a_number_that_cannot_be_moved_is_left_where_it_is():
+def test_a_number_that_cannot_be_moved_is_left_where_it_is() -> None:
     space = Box(np.array([3.0, -1.0]), np.array([3.0, 1.0]), dtype=np.float64)
     np.testing.assert_array_equal(acted(space, [-1, 1]), [3, 1])
 
 
 @pytest.mark.parametrize("action", [np.zeros(3), np.full(2, np.nan)])
-def test_a_bad_action_is_refused(action):
+def test_a_bad_action_is_refused(action: Any) -> None:
     env = UserEnv(Echo(), "echo")
     env.reset()
     assert "echo: an action must be 2 numbers" in complaint(env.step, action)
 
 
 # Observations
+
+BITS = Box(np.zeros(2, bool), np.ones(2, bool), dtype=np.bool_)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -125,20 +133,20 @@ def test_a_bad_action_is_refused(action):
         (Box(-9, 9, (2, 2), np.float64), np.array([[1.0, 2], [3, 4]]), [1, 2, 3, 4]),
         (Box(-9, 9, (), np.float32), np.float32(7), [7]),
         (Box(0, 9, (3,), np.int64), np.array([1, 2, 3]), [1, 2, 3]),
-        (Box(np.zeros(2, bool), np.ones(2, bool), dtype=np.bool_), np.array([True, False]), [1, 0]),
+        (BITS, np.array([True, False]), [1, 0]),
         (Box(0, 255, (3,), np.uint8), np.array([0, 1, 255], np.uint8), [0, 1, 255]),
         (Box(0, 255, (2, 20), np.uint8), np.full((2, 20), 9, np.uint8), [9] * 40),
         (Box(0, 1, (20, 20, 3), np.float32), np.ones((20, 20, 3), np.float32), [1] * 1200),
     ],
 )
-def test_all_but_images_is_a_vector_of_float32(space, value, expected):
+def test_all_but_images_is_a_vector_of_float32(space: Any, value: Any, expected: Any) -> None:
     seen = shown(space, value)
     assert seen.keys() == {"observation"}
     assert seen["observation"].dtype == np.float32
     np.testing.assert_array_equal(seen["observation"], expected)
 
 
-def test_nested_dicts_are_flattened():
+def test_nested_dicts_are_flattened() -> None:
     inner = Dict(b=Box(0, 9, (1,)), c=Dict(d=Box(0, 9, (2, 1), np.float64)))
     space = Dict(a=inner, e=Box(0, 255, (32, 32), np.uint8), empty=Box(0, 1, (0,)))
     value = {
@@ -169,7 +177,7 @@ def test_nested_dicts_are_flattened():
         ((7, 7, 3), 3),
     ],
 )
-def test_images_are_64_by_64_with_channels_last(shape, channels):
+def test_images_are_64_by_64_with_channels_last(shape: Any, channels: Any) -> None:
     first = channels in shape[:1] and channels != shape[-1]
     flat = np.full(shape, 9, np.uint8)
     for channel in range(channels if len(shape) == 3 else 0):
@@ -182,7 +190,7 @@ def test_images_are_64_by_64_with_channels_last(shape, channels):
         assert (seen["image"][..., channel] == 50 * channel + 9).all()
 
 
-def test_images_are_averaged_not_sampled():
+def test_images_are_averaged_not_sampled() -> None:
     fine = np.indices((192, 192)).sum(0) % 2 * np.uint8(255)
     coarse = shown(Box(0, 255, (192, 192), np.uint8), fine.astype(np.uint8))["image"]
     assert abs(coarse.astype(float) - 127.5).max() < 15
@@ -193,7 +201,7 @@ def test_images_are_averaged_not_sampled():
     assert (seen[:, 34:] == [0, 200, 0]).all()
 
 
-def test_an_image_is_the_right_way_up():
+def test_an_image_is_the_right_way_up() -> None:
     image = np.zeros((3, 96, 96), np.uint8)
     image[1, :48, 72:] = 255  # green, above, at the right
     seen = shown(Box(0, 255, (3, 96, 96), np.uint8), image)["image"]
@@ -202,7 +210,7 @@ def test_an_image_is_the_right_way_up():
 
 
 @pytest.mark.parametrize("size", [64, 80])
-def test_observations_are_copies(size):
+def test_observations_are_copies(size: Any) -> None:
     values = {"v": np.zeros(2, np.float32), "i": np.zeros((size, size, 3), np.uint8)}
     space = Dict(v=Box(-1, 1, (2,)), i=Box(0, 255, (size, size, 3), np.uint8))
     seen = shown(space, values)
@@ -212,7 +220,7 @@ def test_observations_are_copies(size):
     assert not seen["i"].any()
 
 
-def test_an_env_that_shows_something_else_than_its_space_is_told():
+def test_an_env_that_shows_something_else_than_its_space_is_told() -> None:
     pair = Dict(a=Box(-1, 1, (2,)), b=Box(-1, 1, (2,)))
     said = complaint(shown, pair, {"a": np.zeros(2, np.float32)})
     assert "echo: an observation lacks 'b'" in said
@@ -223,13 +231,13 @@ def test_an_env_that_shows_something_else_than_its_space_is_told():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
-def test_values_that_are_not_finite_are_named(bad):
+def test_values_that_are_not_finite_are_named(bad: Any) -> None:
     space = Dict(good=Box(-1, 1, (1,)), inner=Dict(bad=Box(-np.inf, np.inf, (2,), np.float64)))
     value = {"good": np.zeros(1, np.float32), "inner": {"bad": np.array([0, bad])}}
     assert "echo: observation 'inner/bad' is not finite" in complaint(shown, space, value)
 
 
-def test_a_reward_that_is_not_finite_is_an_error():
+def test_a_reward_that_is_not_finite_is_an_error() -> None:
     env = UserEnv(Echo(pay=np.nan), "echo")
     env.reset()
     assert "echo: the reward is nan at step 1" in complaint(env.step, np.zeros(2))
@@ -238,20 +246,20 @@ def test_a_reward_that_is_not_finite_is_an_error():
 # Episodes
 
 
-def test_seeds_and_options_pass_through():
-    env = make_env(Echo())
+def test_seeds_and_options_pass_through() -> None:
+    env: Any = make_env(Echo())
     _, info = env.reset(seed=7, options={"easy": True})
     assert env.unwrapped.seeds == [7]
     assert info == {"options": {"easy": True}, "env_steps": 0}
 
 
-def place(task, position, goal):
+def place(task: Any, position: Any, goal: Any) -> None:
     """Point and goal of a `Reach` where they are wanted."""
     task.position[:], task.goal[:] = position, goal
 
 
-def test_action_repeat_counts_env_steps_and_stops_at_the_end():
-    env = make_env(Reach(), action_repeat=3)
+def test_action_repeat_counts_env_steps_and_stops_at_the_end() -> None:
+    env: Any = make_env(Reach(), action_repeat=3)
     env.reset(seed=0)
     place(env.unwrapped, (-1, 0), (0.1, 0))
     steps, terminated, total = [], False, 0.0
@@ -265,7 +273,7 @@ def test_action_repeat_counts_env_steps_and_stops_at_the_end():
     assert info["success"] is True
 
 
-def test_a_time_limit_truncates():
+def test_a_time_limit_truncates() -> None:
     env = make_env(Reach(), action_repeat=1)
     env.reset(seed=0)
     place(env.unwrapped, (0, 0), (1, 1))
@@ -273,7 +281,7 @@ def test_a_time_limit_truncates():
     assert ends == [(False, False)] * 99 + [(False, True)]
 
 
-def test_an_episode_without_end_is_an_error_unless_a_limit_is_known(monkeypatch):
+def test_an_episode_without_end_is_an_error_unless_a_limit_is_known(monkeypatch: Any) -> None:
     monkeypatch.setattr(user_module, "MAX_OPEN_STEPS", 20)
     for limit, fails in ((None, True), (30, False)):
         inner = Echo() if limit is None else gymnasium.wrappers.TimeLimit(Echo(), limit)
@@ -309,7 +317,7 @@ REFUSED = {
     "many bounds": (
         {
             "actions": Discrete(3),
-            "observations": Box(-np.arange(90.0), np.arange(90.0) + 1, dtype=float),
+            "observations": Box(-np.arange(90.0), np.arange(90.0) + 1, dtype=float),  # type: ignore[arg-type]
         },
         "Discrete(3)",
     ),
@@ -317,7 +325,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("spaces", "problem"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_refused_is_refused_when_it_is_made_with_both_spaces(spaces, problem):
+def test_what_is_refused_is_refused_when_it_is_made_with_both_spaces(
+    spaces: Any, problem: Any
+) -> None:
     env = Echo(**spaces)
     said = complaint(make_env, env)
     assert said.startswith("python:test_custom_envs.Echo: ")
@@ -327,7 +337,7 @@ def test_what_is_refused_is_refused_when_it_is_made_with_both_spaces(spaces, pro
     assert len(said) < 700
 
 
-def test_an_env_that_forgot_its_spaces_is_refused():
+def test_an_env_that_forgot_its_spaces_is_refused() -> None:
     class Bare(gymnasium.Env):
         pass
 
@@ -370,7 +380,7 @@ MISTAKES = {
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
+def mine(tmp_path: Any, monkeypatch: Any) -> Any:
     """A folder with a user's modules, in which the program is started."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -383,21 +393,21 @@ def mine(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mine:make", "mine:Reach", "mine:Inside.make"])
-def test_a_name_in_a_module_of_the_working_directory_is_found(mine, name):
+def test_a_name_in_a_module_of_the_working_directory_is_found(mine: Any, name: Any) -> None:
     env = make_env(name)
     assert isinstance(env.unwrapped, Reach)
     assert env.reset(seed=0)[1] == {"env_steps": 0}
 
 
 @pytest.mark.parametrize(("task", "problem"), MISTAKES.items(), ids=MISTAKES.keys())
-def test_a_mistake_in_a_name_is_one_line(mine, task, problem):
+def test_a_mistake_in_a_name_is_one_line(mine: Any, task: Any, problem: Any) -> None:
     said = complaint(make_env, task)
     assert said.startswith(f"{task}: ")
     assert problem in said
 
 
-def test_an_extra_that_is_not_installed_is_named(monkeypatch):
-    def make(*arguments, **named):
+def test_an_extra_that_is_not_installed_is_named(monkeypatch: Any) -> None:
+    def make(*arguments: Any, **named: Any) -> None:
         raise gymnasium.error.DependencyNotInstalled('run `pip install "gymnasium[box2d]"`')
 
     monkeypatch.setattr(gymnasium, "make", make)
@@ -409,15 +419,17 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch):
     ("arguments", "problem"),
     [({"obs": "pixels"}, "obs must be proprio"), ({"action_repeat": 0}, "at least 1")],
 )
-def test_settings_of_other_tasks_are_refused(arguments, problem):
+def test_settings_of_other_tasks_are_refused(arguments: Any, problem: Any) -> None:
     assert problem in complaint(make_env, "gymnasium:Pendulum-v1", **arguments)
 
 
 @pytest.mark.parametrize(
     ("task", "limit", "size", "actions"), [("Pendulum-v1", 200, 3, 1), ("Hopper-v5", 1000, 11, 3)]
 )
-def test_tasks_of_gymnasium_keep_their_time_limit(task, limit, size, actions):
-    env = make_env(f"gymnasium:{task}", action_repeat=2)
+def test_tasks_of_gymnasium_keep_their_time_limit(
+    task: Any, limit: Any, size: Any, actions: Any
+) -> None:
+    env: Any = make_env(f"gymnasium:{task}", action_repeat=2)
     assert env.observation_space["observation"].shape == (size,)
     assert env.action_space.shape == (actions,)
     assert env.render_mode == "rgb_array"
@@ -435,88 +447,89 @@ def test_tasks_of_gymnasium_keep_their_time_limit(task, limit, size, actions):
         assert (terminated, truncated) == (True, False)
 
 
-def test_actions_reach_the_limits_of_the_pendulum():
-    env = make_env("gymnasium:Pendulum-v1", action_repeat=1)
+def test_actions_reach_the_limits_of_the_pendulum() -> None:
+    env: Any = make_env("gymnasium:Pendulum-v1", action_repeat=1)
     env.reset(seed=0)
     env.step(np.ones(1, np.float32))
     assert env.unwrapped.last_u == 2.0
 
 
-def test_a_task_that_can_only_be_made_without_pictures_is_made_without(monkeypatch):
+def test_a_task_that_can_only_be_made_without_pictures_is_made_without(monkeypatch: Any) -> None:
     make = gymnasium.make
 
-    def fussy(identifier, **named):
+    def fussy(identifier: Any, **named: Any) -> Any:
         if named:
             raise RuntimeError("no display")
         return make(identifier)
 
     monkeypatch.setattr(gymnasium, "make", fussy)
-    env = make_env("gymnasium:Pendulum-v1")
+    env: Any = make_env("gymnasium:Pendulum-v1")
     env.reset(seed=0)
     assert "render_mode is None" in complaint(env.env.render)
 
 
-def test_pictures_that_fail_are_one_line():
+def test_pictures_that_fail_are_one_line() -> None:
     class Blind(Reach):
-        def render(self):
+        def render(self) -> None:
             raise RuntimeError("no\ndisplay")
 
-    env = make_env(Blind())
+    env: Any = make_env(Blind())
     env.reset(seed=0)
     assert "cannot render: RuntimeError: no display" in complaint(env.render)
-    assert make_env(Reach()).env.metadata["render_fps"] == 20
+    env = make_env(Reach())
+    assert env.env.metadata["render_fps"] == 20
 
 
 # Copies
 
 
-def test_an_env_is_made_again_from_its_spec():
-    env = gymnasium.make("Pendulum-v1", g=3.0, max_episode_steps=7)
+def test_an_env_is_made_again_from_its_spec() -> None:
+    env: Any = gymnasium.make("Pendulum-v1", g=3.0, max_episode_steps=7)
     env.unwrapped.l = 9.0  # no part of its spec
-    other = Maker(env)()
+    other: Any = Maker(env)()
     assert other.unwrapped.l == 1.0
     assert other.unwrapped is not env.unwrapped
     assert other.unwrapped.g == 3.0
     assert other.spec.max_episode_steps == 7
 
 
-def test_an_env_without_a_spec_is_copied_as_it_is():
+def test_an_env_without_a_spec_is_copied_as_it_is() -> None:
     env = Reach(pictures=True)
-    first, second = (Maker(env)() for _ in range(2))
+    copies: list[Any] = [Maker(env)() for _ in range(2)]
+    first, second = copies
     assert first is not second
     assert first.pictures is True
 
 
-def test_an_env_in_a_wrapper_that_gymnasium_cannot_repeat_is_copied():
+def test_an_env_in_a_wrapper_that_gymnasium_cannot_repeat_is_copied() -> None:
     class Doubled(gymnasium.RewardWrapper):
-        def reward(self, reward):
+        def reward(self, reward: Any) -> Any:
             return 2 * reward
 
     env = Doubled(gymnasium.make("Pendulum-v1"))
     assert isinstance(Maker(env)(), Doubled)
 
 
-def test_an_env_that_cannot_be_copied_asks_for_a_function():
+def test_an_env_that_cannot_be_copied_asks_for_a_function() -> None:
     class Held(Reach):
-        def __deepcopy__(self, memo):
+        def __deepcopy__(self, memo: Any) -> None:
             raise TypeError("a socket")
 
     assert "pass a function that makes it" in complaint(Maker(Held()))
 
 
-def test_a_function_must_make_a_new_env_each_time():
+def test_a_function_must_make_a_new_env_each_time() -> None:
     env = Reach()
     make = Maker(lambda: env)
     make()
     assert "the same environment twice" in complaint(make)
 
 
-def test_the_name_of_a_task_says_where_it_is_from():
+def test_the_name_of_a_task_says_where_it_is_from() -> None:
     assert task_name(Reach()) == task_name(Reach) == REACH
     assert task_name(gymnasium.wrappers.TimeLimit(Reach(), 3)) == REACH
-    assert (
-        task_name(Maker(Reach())) == Maker(Reach).name == make_env(Maker(Reach())).env.task == REACH
-    )
+    env: Any = make_env(Maker(Reach()))
+    assert task_name(Maker(Reach())) == Maker(Reach).name == env.env.task == REACH
     assert task_name(reach_with_pictures) == "python:own_tasks.reach_with_pictures"
 
 
@@ -532,7 +545,7 @@ def test_the_name_of_a_task_says_where_it_is_from():
         (REACH, True),
     ],
 )
-def test_episodes_can_end_in_users_tasks(task, expected):
+def test_episodes_can_end_in_users_tasks(task: Any, expected: Any) -> None:
     config = make_config("lsp", "debug", task=task)
     assert config.model.termination is None
     assert config.resolved().model.termination is expected
@@ -545,7 +558,9 @@ def test_episodes_can_end_in_users_tasks(task, expected):
     ("task", "most"),
     [("walker_walk", 1.5), ("quadruped_reach", 0.5), ("gymnasium:Pendulum-v1", 0.5), (REACH, 0.5)],
 )
-def test_the_bound_of_the_decoders_std_is_lower_where_goals_may_be_observed(task, most):
+def test_the_bound_of_the_decoders_std_is_lower_where_goals_may_be_observed(
+    task: Any, most: Any
+) -> None:
     config = make_config("lsp", "fast", task=task)
     assert config.resolved().model.decoder_std == (0.1, most)
     assert from_dict(to_dict(config)) == config
@@ -557,7 +572,7 @@ def test_the_bound_of_the_decoders_std_is_lower_where_goals_may_be_observed(task
     ("task", "states"),
     [("walker_walk", "imagined"), ("quadruped_walk", "observed"), (REACH, "imagined")],
 )
-def test_v_is_fitted_in_observed_states_on_quadrupeds_alone(task, states):
+def test_v_is_fitted_in_observed_states_on_quadrupeds_alone(task: Any, states: Any) -> None:
     config = make_config("lsp", "fast", task=task)
     assert validated(config).resolved().value.states == states
     assert from_dict(to_dict(config)) == config
@@ -576,30 +591,30 @@ def test_v_is_fitted_in_observed_states_on_quadrupeds_alone(task, states):
 # Runs
 
 
-def tiny(**changes) -> Config:
+def tiny(**changes: Any) -> Config:
     """Learning from 100 env steps on, with a handful of updates."""
     config = make_config("lsp", "debug", action_repeat=1)
     schedule = replace(config.schedule, prefill=100, eval_every=0, log_every=100, save_every=200)
     return replace(config, schedule=schedule, **changes)
 
 
-def train(task, folder, steps=400, **named):
+def train(task: Any, folder: Any, steps: Any = 400, **named: Any) -> Any:
     return lsp.train(task, folder, steps, RUNTIME, config=tiny(), **named)
 
 
 @pytest.fixture(scope="module")
-def reached(tmp_path_factory):
+def reached(tmp_path_factory: Any) -> Any:
     """A run on an environment that was passed."""
     folder = tmp_path_factory.mktemp("runs") / "reach"
     assert train(Reach(), folder)
     return folder
 
 
-def settings(folder):
+def settings(folder: Any) -> Any:
     return json.loads((folder / "config.json").read_text())
 
 
-def test_a_run_on_an_env_that_was_passed_learns_when_episodes_end(reached):
+def test_a_run_on_an_env_that_was_passed_learns_when_episodes_end(reached: Any) -> None:
     recorded = settings(reached)
     assert recorded["task"] == REACH
     assert recorded["model"]["termination"] is True
@@ -620,7 +635,7 @@ def test_a_run_on_an_env_that_was_passed_learns_when_episodes_end(reached):
     assert reaching == [float(x) for x in terminal]
 
 
-def test_the_same_call_resumes(reached, tmp_path):
+def test_the_same_call_resumes(reached: Any, tmp_path: Any) -> None:
     folder = tmp_path / "reach"
     assert train(Reach(), folder, 250)
     before = read_metrics(folder)
@@ -632,7 +647,7 @@ def test_the_same_call_resumes(reached, tmp_path):
     assert len(after) > len(before)
 
 
-def test_the_env_that_is_passed_stays_as_it_is(tmp_path):
+def test_the_env_that_is_passed_stays_as_it_is(tmp_path: Any) -> None:
     env = Reach()
     env.reset(seed=0)
     position = env.position.copy()
@@ -641,12 +656,12 @@ def test_the_env_that_is_passed_stays_as_it_is(tmp_path):
     assert env.time == 0
 
 
-def test_another_task_in_the_same_folder_is_refused(reached):
+def test_another_task_in_the_same_folder_is_refused(reached: Any) -> None:
     said = complaint(train, reach_with_pictures, reached)
     assert f"task: {REACH} → python:own_tasks.reach_with_pictures" in said
 
 
-def test_evaluating_needs_the_env_again(reached, capsys):
+def test_evaluating_needs_the_env_again(reached: Any, capsys: Any) -> None:
     assert "lsp.evaluate(run, env=env)" in complaint(lsp.evaluate, reached)
     with pytest.raises(SystemExit) as stopped:
         main(["eval", str(reached)])
@@ -656,7 +671,7 @@ def test_evaluating_needs_the_env_again(reached, capsys):
     assert said.count("\n") == 1
 
 
-def test_an_agent_is_loaded_without_making_an_environment(reached, monkeypatch):
+def test_an_agent_is_loaded_without_making_an_environment(reached: Any, monkeypatch: Any) -> None:
     """What it observes and does is in the run's folder."""
     monkeypatch.setattr("lsp.api.env_maker", None)  # calling it would fail
     agent, (observation, _) = (
@@ -667,7 +682,7 @@ def test_an_agent_is_loaded_without_making_an_environment(reached, monkeypatch):
 
 
 @pytest.mark.parametrize("env", [Reach(), Reach], ids=["env", "function"])
-def test_evaluating_and_loading_take_the_env(reached, env):
+def test_evaluating_and_loading_take_the_env(reached: Any, env: Any) -> None:
     outcome = lsp.evaluate(reached, episodes=2, env=env)
     assert len(outcome.returns) == 2
     agent, task = lsp.load(reached, env=env), lsp.make_env(env, action_repeat=1)
@@ -675,21 +690,23 @@ def test_evaluating_and_loading_take_the_env(reached, env):
     action = agent.act(observation)
     assert action.shape == (2,)
     task.step(action)
-    assert np.abs(task.unwrapped.position).max() <= 1 + STEP
+    reach = task.unwrapped
+    assert isinstance(reach, Reach)
+    assert np.abs(reach.position).max() <= 1 + STEP
 
 
-def test_evaluating_on_another_env_is_refused(reached):
+def test_evaluating_on_another_env_is_refused(reached: Any) -> None:
     said = complaint(lsp.evaluate, reached, env=reach_with_pictures)
     assert f"was trained on {REACH} with other observations or actions" in said
 
 
-def test_an_episode_is_filmed(reached, tmp_path):
+def test_an_episode_is_filmed(reached: Any, tmp_path: Any) -> None:
     lsp.evaluate(reached, 1, tmp_path / "film.mp4", env=Reach)
     assert (tmp_path / "film.mp4").stat().st_size > 1000
 
 
-def test_a_film_that_cannot_be_is_one_line_and_no_file(reached, tmp_path):
-    def unseen():
+def test_a_film_that_cannot_be_is_one_line_and_no_file(reached: Any, tmp_path: Any) -> None:
+    def unseen() -> Any:
         env = Reach()
         env.render_mode = None
         return env
@@ -699,7 +716,7 @@ def test_a_film_that_cannot_be_is_one_line_and_no_file(reached, tmp_path):
     assert not film.exists()
 
 
-def test_vectors_and_images_are_learned_side_by_side(tmp_path):
+def test_vectors_and_images_are_learned_side_by_side(tmp_path: Any) -> None:
     assert train(reach_with_pictures, tmp_path / "run", 250)
     last = [x for x in read_metrics(tmp_path / "run") if "model/loss" in x][-1]
     errors = {key for key in last if key.startswith("model/error/")}
@@ -709,7 +726,7 @@ def test_vectors_and_images_are_learned_side_by_side(tmp_path):
 @pytest.mark.parametrize(
     "task", ["gymnasium:Pendulum-v1", "gymnasium:Hopper-v5", "own_tasks:Reach"]
 )
-def test_a_task_is_trained_by_its_name(tmp_path, task):
+def test_a_task_is_trained_by_its_name(tmp_path: Any, task: Any) -> None:
     folder = tmp_path / "run"
     assert train(task, folder, 300)
     assert lsp.train(tiny(task=task), folder, 300, RUNTIME)  # the same run, put otherwise
@@ -718,25 +735,25 @@ def test_a_task_is_trained_by_its_name(tmp_path, task):
 
 
 @pytest.mark.parametrize("env", [Reach(), Reach], ids=["env", "function"])
-def test_a_task_is_collected_from_in_several_processes(tmp_path, env):
+def test_a_task_is_collected_from_in_several_processes(tmp_path: Any, env: Any) -> None:
     assert lsp.train(env, tmp_path / "run", 300, RUNTIME, config=tiny(num_envs=2))
     assert settings(tmp_path / "run")["task"] == REACH
 
 
-def test_a_refused_task_leaves_no_folder(tmp_path):
+def test_a_refused_task_leaves_no_folder(tmp_path: Any) -> None:
     said = complaint(train, Echo(actions=Discrete(2)), tmp_path / "run")
     assert said.startswith("python:test_custom_envs.Echo: its actions must be a Box")
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_are_given_once(tmp_path):
+def test_settings_are_given_once(tmp_path: Any) -> None:
     said = complaint(lsp.train, tiny(), tmp_path / "run", config=tiny())
     assert "not both" in said
     assert dataclasses.asdict(make_config())["model"]["termination"] is None
 
 
 @pytest.mark.parametrize("task", ["gymnasium:CartPole-v1", "own_tasks:nobody"])
-def test_the_command_line_says_it_in_one_line(tmp_path, capsys, task):
+def test_the_command_line_says_it_in_one_line(tmp_path: Any, capsys: Any, task: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(shlex.split(f"train --preset debug --task {task} --logdir {tmp_path / 'run'}"))
     assert stopped.value.code == 2
@@ -746,7 +763,9 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys, task):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_line_trains_plots_and_collects_a_users_task(tmp_path, monkeypatch, capsys):
+def test_the_command_line_trains_plots_and_collects_a_users_task(
+    tmp_path: Any, monkeypatch: Any, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     lsp.cli.main.main(
         ["train", "--task", "gymnasium:Pendulum-v1", "--preset", "debug", "--steps", "400"]

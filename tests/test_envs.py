@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -25,16 +26,16 @@ TASKS = [
 
 
 @pytest.fixture(scope="module")
-def envs():
+def envs() -> Any:
     """One environment per task, shared by the tests: building one is the slow part."""
     return {task: DMControlEnv(task) for task in TASKS}
 
 
-def actions_for(env, steps, seed=0):
+def actions_for(env: Any, steps: Any, seed: Any = 0) -> Any:
     return np.random.default_rng(seed).uniform(-1, 1, (steps, *env.action_space.shape))
 
 
-def play(env, seed, actions):
+def play(env: Any, seed: Any, actions: Any) -> Any:
     """Everything an episode shows: observations, rewards and simulator states."""
     observation, info = env.reset(seed=seed)
     seen = [(observation, 0.0, info["sim_state"])]
@@ -44,7 +45,7 @@ def play(env, seed, actions):
     return seen
 
 
-def assert_identical(first, second):
+def assert_identical(first: Any, second: Any) -> None:
     for (obs_1, reward_1, state_1), (obs_2, reward_2, state_2) in zip(first, second, strict=True):
         assert reward_1 == reward_2
         np.testing.assert_array_equal(state_1, state_2)
@@ -53,7 +54,7 @@ def assert_identical(first, second):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_spaces_match_what_is_observed(envs, task):
+def test_spaces_match_what_is_observed(envs: Any, task: Any) -> None:
     env = envs[task]
     for observation, reward, state in play(env, 0, actions_for(env, 5)):
         assert observation in env.observation_space
@@ -67,7 +68,7 @@ def test_spaces_match_what_is_observed(envs, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_an_episode_is_a_pure_function_of_its_seed(envs, task):
+def test_an_episode_is_a_pure_function_of_its_seed(envs: Any, task: Any) -> None:
     env = envs[task]
     actions = actions_for(env, 20)
     fresh = play(DMControlEnv(task), 1, actions)
@@ -78,7 +79,7 @@ def test_an_episode_is_a_pure_function_of_its_seed(envs, task):
 
 
 @pytest.mark.parametrize("task", [*TASKS, "quadruped_reach"])
-def test_an_episode_is_dm_controls_own(task):
+def test_an_episode_is_dm_controls_own(task: Any) -> None:
     env, theirs = DMControlEnv(task), load_control(*split_task(task))
     actions = actions_for(env, 50)
     shown = play(env, 5, actions)
@@ -92,7 +93,7 @@ def test_an_episode_is_dm_controls_own(task):
             np.testing.assert_array_equal(np.float32(value).reshape(-1), observation[key])
 
 
-def test_a_simulation_that_becomes_unstable_says_so(envs):
+def test_a_simulation_that_becomes_unstable_says_so(envs: Any) -> None:
     env = envs["walker_walk"]
     env.reset(seed=0)
     env._env.physics.data.qvel[:] = 1e30
@@ -100,7 +101,7 @@ def test_a_simulation_that_becomes_unstable_says_so(envs):
         env.step(np.zeros(6, np.float32))
 
 
-def test_reset_without_a_seed_continues_the_generator(envs):
+def test_reset_without_a_seed_continues_the_generator(envs: Any) -> None:
     env = envs["walker_walk"]
     starts = [env.reset(seed=3)[1]["sim_state"], env.reset()[1]["sim_state"]]
     again = [env.reset(seed=3)[1]["sim_state"], env.reset()[1]["sim_state"]]
@@ -109,7 +110,7 @@ def test_reset_without_a_seed_continues_the_generator(envs):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_time_limit_truncates_after_1000_control_steps(envs, task):
+def test_the_time_limit_truncates_after_1000_control_steps(envs: Any, task: Any) -> None:
     env = envs[task]
     env.reset(seed=0)
     action = np.zeros(env.action_space.shape, np.float32)
@@ -120,7 +121,7 @@ def test_the_time_limit_truncates_after_1000_control_steps(envs, task):
         env.step(action)
 
 
-def test_lqr_has_a_time_limit_too_and_ends_itself_at_rest():
+def test_lqr_has_a_time_limit_too_and_ends_itself_at_rest() -> None:
     env = DMControlEnv("lqr_lqr_2_1")
     env.reset(seed=0)
     action = np.ones(1, np.float32)
@@ -136,7 +137,7 @@ def test_lqr_has_a_time_limit_too_and_ends_itself_at_rest():
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_actions_reach_the_limits_of_the_actuators(envs, task, side):
+def test_actions_reach_the_limits_of_the_actuators(envs: Any, task: Any, side: Any) -> None:
     env = envs[task]
     env.reset(seed=0)
     env.step(np.full(env.action_space.shape, 3 * side, np.float32))  # out of range: clipped
@@ -145,7 +146,7 @@ def test_actions_reach_the_limits_of_the_actuators(envs, task, side):
     np.testing.assert_array_equal(env._env.physics.data.ctrl, limit)
 
 
-def test_the_middle_of_the_action_space_is_the_middle_of_an_unequal_range(envs):
+def test_the_middle_of_the_action_space_is_the_middle_of_an_unequal_range(envs: Any) -> None:
     env = envs["quadruped_walk"]
     spec = env._env.action_spec()
     assert set(spec.maximum) != {1.0}  # the quadruped's actuators differ
@@ -155,7 +156,7 @@ def test_the_middle_of_the_action_space_is_the_middle_of_an_unequal_range(envs):
     np.testing.assert_allclose(env._env.physics.data.ctrl, middle, atol=1e-12)
 
 
-def test_actuators_without_a_range_keep_minus_one_to_one():
+def test_actuators_without_a_range_keep_minus_one_to_one() -> None:
     env = DMControlEnv("lqr_lqr_2_1")
     env.reset(seed=0)
     env.step(np.array([0.5], np.float32))
@@ -163,7 +164,7 @@ def test_actuators_without_a_range_keep_minus_one_to_one():
 
 
 @pytest.mark.parametrize("action", [np.zeros(5), np.full(6, np.nan)])
-def test_a_bad_action_is_refused(envs, action):
+def test_a_bad_action_is_refused(envs: Any, action: Any) -> None:
     env = envs["walker_walk"]
     env.reset(seed=0)
     with pytest.raises(UserError, match="walker_walk"):
@@ -171,7 +172,7 @@ def test_a_bad_action_is_refused(envs, action):
 
 
 @pytest.mark.parametrize("task", ["walker_walk", "cheetah_run", "quadruped_walk"])
-def test_the_reward_can_be_recomputed_from_stored_states(envs, task):
+def test_the_reward_can_be_recomputed_from_stored_states(envs: Any, task: Any) -> None:
     env = envs[task]
     actions = actions_for(env, 50)
     seen = play(env, 5, actions)
@@ -183,7 +184,7 @@ def test_the_reward_can_be_recomputed_from_stored_states(envs, task):
     np.testing.assert_array_equal(env._env.physics.get_state(), before)
 
 
-def test_recomputing_a_reward_that_needs_more_than_the_state_is_refused():
+def test_recomputing_a_reward_that_needs_more_than_the_state_is_refused() -> None:
     env = DMControlEnv("reacher_easy")
     _, info = env.reset(seed=0)
     with pytest.raises(UserError, match="reacher_easy"):
@@ -191,7 +192,7 @@ def test_recomputing_a_reward_that_needs_more_than_the_state_is_refused():
 
 
 @pytest.mark.parametrize("repeat", [1, 2, 3])
-def test_action_repeat_sums_rewards_and_keeps_every_state(envs, repeat):
+def test_action_repeat_sums_rewards_and_keeps_every_state(envs: Any, repeat: Any) -> None:
     plain = envs["walker_walk"]
     actions = actions_for(plain, 4)
     seen = play(plain, 2, np.repeat(actions, repeat, axis=0))[1:]
@@ -210,7 +211,7 @@ def test_action_repeat_sums_rewards_and_keeps_every_state(envs, repeat):
             np.testing.assert_array_equal(observation[key], value)
 
 
-def test_action_repeat_stops_at_the_end_and_pads_the_states(envs):
+def test_action_repeat_stops_at_the_end_and_pads_the_states(envs: Any) -> None:
     env = ActionRepeat(envs["cheetah_run"], 7)
     env.reset(seed=0)
     action = env.action_space.sample()
@@ -231,16 +232,16 @@ class Counter(gymnasium.Env):
     observation_space = gymnasium.spaces.Discrete(6)
     action_space = gymnasium.spaces.Discrete(2)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         self.count = 0
         return 0, {}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         self.count += 1
         return self.count, self.count, self.count == 5, False, {"count": self.count}
 
 
-def test_action_repeat_works_for_any_environment():
+def test_action_repeat_works_for_any_environment() -> None:
     env = ActionRepeat(Counter(), 2)
     assert env.reset() == (0, {"env_steps": 0})
     assert env.step(0) == (2, 3.0, False, False, {"count": 2, "env_steps": 2})
@@ -248,7 +249,7 @@ def test_action_repeat_works_for_any_environment():
     assert env.step(0) == (5, 5.0, True, False, {"count": 5, "env_steps": 1})
 
 
-def test_make_env_repeats_twice_by_default():
+def test_make_env_repeats_twice_by_default() -> None:
     env = make_env("ball_in_cup_catch")
     env.reset(seed=0)
     assert env.step(env.action_space.sample())[4]["env_steps"] == 2
@@ -264,12 +265,12 @@ def test_make_env_repeats_twice_by_default():
         ({"task": "walker_walk", "render_quality": "best"}, "walker_walk.*faithful.*best"),
     ],
 )
-def test_wrong_arguments_are_explained(arguments, message):
+def test_wrong_arguments_are_explained(arguments: Any, message: Any) -> None:
     with pytest.raises(UserError, match=message):
         make_env(**arguments)
 
 
-def test_every_name_of_the_suite_finds_its_domain_and_task():
+def test_every_name_of_the_suite_finds_its_domain_and_task() -> None:
     assert split_task("humanoid_CMU_run") == ("humanoid_CMU", "run")
     assert split_task("ball_in_cup_catch") == ("ball_in_cup", "catch")
     names = task_names()
@@ -277,10 +278,10 @@ def test_every_name_of_the_suite_finds_its_domain_and_task():
     assert all("_".join(split_task(name)) == name for name in names)
 
 
-def test_pixels_show_the_state():
+def test_pixels_show_the_state() -> None:
     if (problem := rendering_problem()) is not None:
         pytest.skip(problem)
-    env = make_env("walker_walk", obs="pixels")
+    env: Any = make_env("walker_walk", obs="pixels")
     observation, _ = env.reset(seed=0)
     first = observation["image"].copy()
     assert observation in env.observation_space
@@ -321,7 +322,7 @@ for attempt in (env.render, lambda: make_env("cartpole_balance", obs="pixels")):
         ({"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "MUJOCO_GL": ""}, "apt-get install"),
     ],
 )
-def test_without_opengl_all_but_rendering_works(variables, expected):
+def test_without_opengl_all_but_rendering_works(variables: Any, expected: Any) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_GL],
         env={**os.environ, **variables},
@@ -337,7 +338,7 @@ def test_without_opengl_all_but_rendering_works(variables, expected):
     assert errors == [f"cartpole_balance: {problem}"] * 2
 
 
-def test_making_a_task_says_nothing():
+def test_making_a_task_says_nothing() -> None:
     """cheetah's model has MuJoCo warn its authors; a user's screen is for what a user can mend."""
     program = "from lsp.envs import make_env; make_env('cheetah_run')"
     done = subprocess.run(

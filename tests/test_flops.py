@@ -1,5 +1,7 @@
 """The formula against what PyTorch counts while an update runs."""
 
+from typing import Any
+
 import pytest
 import torch
 from builders import make_batch, make_networks
@@ -15,13 +17,13 @@ from lsp.models.networks import Networks
 VECTORS, IMAGE = {"position": (5,), "velocity": (7,)}, {"image": (64, 64, 3)}
 
 
-def make_wide(method="lsp", shapes=VECTORS, **parts):
+def make_wide(method: Any = "lsp", shapes: Any = VECTORS, **parts: Any) -> Any:
     """Networks wide enough that an action or a skill more or less is a small matter."""
     wide = {"deter": 48, "hidden": 48, "encoder": (48, 48), "decoder": (48, 48), "cnn_depth": 4}
     return make_networks(method, shapes, **(parts | {"model": wide | parts.get("model", {})}))
 
 
-def counted(work):
+def counted(work: Any) -> Any:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
@@ -33,13 +35,13 @@ def counted(work):
     ids=["proprio", "pixels", "some pixels decoded"],
 )
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_an_update_runs_about_the_operations_it_needs(method, shapes, model):
+def test_an_update_runs_about_the_operations_it_needs(method: Any, shapes: Any, model: Any) -> None:
     networks = make_wide(method, shapes, model=model)
     learner, batch = Learner(networks, 0), make_batch(networks.config, shapes)
     needed = update_flops(networks)
     data = {key: torch.as_tensor(x) for key, x in batch.items()}
 
-    def learn_model():
+    def learn_model() -> None:
         loss, _, _ = networks.world_model.loss(data, learner.generator, learner.backend.scan)
         learner.descend("model", loss)
 
@@ -55,7 +57,7 @@ def test_an_update_runs_about_the_operations_it_needs(method, shapes, model):
     assert needed.behavior == pytest.approx(everything - model - planning, rel=0.1)
 
 
-def test_multiplications_by_hand():
+def test_multiplications_by_hand() -> None:
     assert multiplications(MLP(3, [4, 5], 2)) == 3 * 4 + 4 * 5 + 5 * 2
     # 64 → 31 → 14 → 6 → 2 pixels a side, kernels of 4×4.
     encoder = 31**2 * 3 * 8 + 14**2 * 8 * 16 + 6**2 * 16 * 32 + 2**2 * 32 * 64
@@ -65,7 +67,7 @@ def test_multiplications_by_hand():
     assert multiplications(ConvDecoder(10, 3, 8)) == 10 * 256 + decoder
 
 
-def test_paper_sizes_are_what_the_paper_says_of_dreamer():
+def test_paper_sizes_are_what_the_paper_says_of_dreamer() -> None:
     """The peers' workload: quadruped, 50×50, imagining 15 from 2500; 376 GFLOP by hand."""
     networks = Networks({"everything": (78,)}, 12, make_config("dreamer", "paper"))
     assert update_flops(networks).total / 1e9 == pytest.approx(376, rel=0.05)
@@ -80,7 +82,7 @@ def test_paper_sizes_are_what_the_paper_says_of_dreamer():
         ({"behavior": {"num_starts": 8}}, 2),
     ],
 )
-def test_the_planner_costs_in_proportion_to_all_it_multiplies(change, factor):
+def test_the_planner_costs_in_proportion_to_all_it_multiplies(change: Any, factor: Any) -> None:
     changed, plain = update_flops(make_wide(**change)), update_flops(make_wide())
     assert changed.planner == factor * plain.planner
     assert changed.world_model == plain.world_model

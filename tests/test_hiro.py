@@ -45,7 +45,7 @@ K, TIME = 3, 8
 GOALS = ["skills", "states"]
 
 
-def make_hiro_config(goals="skills", **hiro) -> Config:
+def make_hiro_config(goals: Any = "skills", **hiro: Any) -> Config:
     config = make_config("hiro", "debug", task="plane")
     config = replace(
         config,
@@ -58,12 +58,12 @@ def make_hiro_config(goals="skills", **hiro) -> Config:
     return validated(config)
 
 
-def make_hiro(goals="skills", **hiro) -> HiroNetworks:
+def make_hiro(goals: Any = "skills", **hiro: Any) -> HiroNetworks:
     torch.manual_seed(0)
     return HiroNetworks({"position": (2,)}, 2, make_hiro_config(goals, **hiro))
 
 
-def make_batch(config, seed=0, **changes):
+def make_batch(config: Any, seed: Any = 0, **changes: Any) -> Any:
     """Random rows; every sequence begins with the first of its K steps done."""
     rng, size = np.random.default_rng(seed), (config.replay.batch, config.replay.length)
     step = (np.arange(size[1]) % config.planner.skill_length).astype(np.int32)
@@ -79,7 +79,9 @@ def make_batch(config, seed=0, **changes):
     return batch | changes
 
 
-def make_sequences(step, is_first=(), is_terminal=(), time=TIME) -> Sequences:
+def make_sequences(
+    step: Any, is_first: Any = (), is_terminal: Any = (), time: Any = TIME
+) -> Sequences:
     """One sequence whose state t is (t, 0), reward t and goal -t; events at the rows given."""
     row = torch.arange(time).float()
     events = []
@@ -100,7 +102,7 @@ def make_sequences(step, is_first=(), is_terminal=(), time=TIME) -> Sequences:
 # Segments
 
 
-def test_segments_hold_the_actions_rewards_and_the_goal_after_their_first_row():
+def test_segments_hold_the_actions_rewards_and_the_goal_after_their_first_row() -> None:
     # Goals were chosen at rows 1 and 4 and 7, and are noted with the action after.
     segments = cut_segments(make_sequences([1, 2, 0, 1, 2, 0, 1, 2]), K)
     found = segments.complete.nonzero().flatten().tolist()
@@ -113,14 +115,14 @@ def test_segments_hold_the_actions_rewards_and_the_goal_after_their_first_row():
     assert not segments.terminal.any()
 
 
-def test_the_manager_is_paid_a_tenth_of_the_segments_task_rewards():
+def test_the_manager_is_paid_a_tenth_of_the_segments_task_rewards() -> None:
     segments = cut_segments(make_sequences([1, 2, 0, 1, 2, 0, 1, 2]), K)
     scale = make_config("hiro", "paper").hiro.manager_reward
     paid = manager_reward(segments, scale)[segments.complete]
     assert sorted(paid.tolist()) == pytest.approx([0.1 * (2 + 3 + 4), 0.1 * (5 + 6 + 7)])
 
 
-def test_no_segment_crosses_the_end_of_an_episode():
+def test_no_segment_crosses_the_end_of_an_episode() -> None:
     # An episode ends at row 3, by a time limit or by itself; the next begins at row 4.
     step = [0, 0, 1, 2, 0, 0, 1, 2]
     cut_off = cut_segments(make_sequences(step, is_first=[0, 4]), K)
@@ -139,7 +141,7 @@ def test_no_segment_crosses_the_end_of_an_episode():
     assert ended.state[:, short, 0].tolist() == [2, 3, 3, 3]  # not on into the next episode
 
 
-def test_no_complete_segment_is_lost_beside_one_that_was_cut_short():
+def test_no_complete_segment_is_lost_beside_one_that_was_cut_short() -> None:
     # Episodes of 4 steps, which 3 does not divide: 5 rows, goals chosen at their rows 0 and 3.
     step, first = [0, 0, 1, 2, 0] * 5, list(range(0, 25, 5))
     whole = {t + K for t in first}
@@ -154,7 +156,7 @@ def test_no_complete_segment_is_lost_beside_one_that_was_cut_short():
 # What each level is paid
 
 
-def test_the_worker_is_paid_log_q_at_a_segments_last_step_only():
+def test_the_worker_is_paid_log_q_at_a_segments_last_step_only() -> None:
     networks = make_hiro()
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     segments = cut_segments(sequences, K)
@@ -170,7 +172,7 @@ def test_the_worker_is_paid_log_q_at_a_segments_last_step_only():
     )
 
 
-def test_the_worker_is_paid_for_coming_near_a_state_goal_at_every_step():
+def test_the_worker_is_paid_for_coming_near_a_state_goal_at_every_step() -> None:
     networks = make_hiro("states")
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     paid = intrinsic_reward(networks, sequences, cut_segments(sequences, K), torch.Generator())
@@ -180,7 +182,7 @@ def test_the_worker_is_paid_for_coming_near_a_state_goal_at_every_step():
 
 
 @pytest.mark.parametrize("goals", GOALS)
-def test_a_worker_is_paid_for_the_task_as_well_where_a_weight_says_so(goals):
+def test_a_worker_is_paid_for_the_task_as_well_where_a_weight_says_so(goals: Any) -> None:
     networks = make_hiro(goals)
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     segments = cut_segments(sequences, K)
@@ -194,7 +196,7 @@ def test_a_worker_is_paid_for_the_task_as_well_where_a_weight_says_so(goals):
 
 
 @pytest.mark.parametrize("goals", GOALS)
-def test_the_workers_updates_are_paid_with_that_weight(goals):
+def test_the_workers_updates_are_paid_with_that_weight(goals: Any) -> None:
     """The task pays 2 a step: so much times the weight more than a worker that it does not pay."""
     paid = []
     for weight in (0.0, 3.0):
@@ -204,7 +206,7 @@ def test_the_workers_updates_are_paid_with_that_weight(goals):
     assert paid[1] - paid[0] == pytest.approx(3 * 2, rel=1e-4)
 
 
-def test_steps_carry_the_goal_of_their_action_and_that_of_the_next():
+def test_steps_carry_the_goal_of_their_action_and_that_of_the_next() -> None:
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2], is_first=[5], is_terminal=[4])
     reward = 10 * sequences.reward
     generator = seeded()
@@ -228,11 +230,11 @@ def test_steps_carry_the_goal_of_their_action_and_that_of_the_next():
 class Compass(nn.Module):
     """A worker that moves straight along its goal, whatever the state."""
 
-    def forward(self, inputs):
+    def forward(self, inputs: Any) -> Any:
         return inputs[..., 2:]
 
 
-def compass_segments(networks, actions):
+def compass_segments(networks: Any, actions: Any) -> Any:
     """One segment in which the worker took the `actions`, told to do something else."""
     networks.worker.actor = Compass()
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2], time=TIME)
@@ -243,11 +245,11 @@ def compass_segments(networks, actions):
     return segments, int((segments.start == 1).nonzero())
 
 
-def test_relabelling_picks_the_skill_that_explains_the_actions(monkeypatch):
+def test_relabelling_picks_the_skill_that_explains_the_actions(monkeypatch: Any) -> None:
     networks = make_hiro()
     segments, index = compass_segments(networks, [[0.3, 0.5], [0.5, 0.3], [0.4, 0.4]])
 
-    def read(states, generator):  # q's mean is right for the first segment
+    def read(states: Any, generator: Any) -> Any:  # q's mean is right for the first segment
         return Normal(torch.full(states.shape[1:], 0.4), torch.ones(states.shape[1:]))
 
     monkeypatch.setattr(networks.skill_predictor, "forward", read)
@@ -256,7 +258,7 @@ def test_relabelling_picks_the_skill_that_explains_the_actions(monkeypatch):
     torch.testing.assert_close(goal[index], torch.tensor([0.4, 0.4]))
 
 
-def test_relabelling_keeps_a_goal_that_was_followed():
+def test_relabelling_keeps_a_goal_that_was_followed() -> None:
     networks = make_hiro()
     segments, index = compass_segments(networks, [[-0.9, -0.9]] * 3)
     goal, chosen = relabel(networks, segments, seeded())
@@ -264,7 +266,7 @@ def test_relabelling_keeps_a_goal_that_was_followed():
     torch.testing.assert_close(goal[index], torch.tensor([-0.9, -0.9]))
 
 
-def test_relabelling_follows_a_state_goal_through_its_transitions():
+def test_relabelling_follows_a_state_goal_through_its_transitions() -> None:
     networks = make_hiro("states")
     segments, index = compass_segments(networks, [[0.5, -0.5]] * 3)
     # The states move by (1, 0) a step, which is taken off the goal.
@@ -275,7 +277,7 @@ def test_relabelling_follows_a_state_goal_through_its_transitions():
 
 
 @pytest.mark.parametrize("goals", GOALS)
-def test_candidates_are_the_goal_the_achieved_one_and_draws_around_it(goals):
+def test_candidates_are_the_goal_the_achieved_one_and_draws_around_it(goals: Any) -> None:
     networks = make_hiro(goals, candidates=4000, goal_range=2.0)
     sequences = make_sequences([1, 2, 0, 1, 2, 0, 1, 2])
     sequences = sequences._replace(state=0.1 * sequences.state, goal=0.1 * sequences.goal)
@@ -297,22 +299,22 @@ def test_candidates_are_the_goal_the_achieved_one_and_draws_around_it(goals):
 
 
 class Constant(nn.Module):
-    def __init__(self, value):
+    def __init__(self, value: Any) -> None:
         super().__init__()
         self.value = value
 
-    def forward(self, state, action):
+    def forward(self, state: Any, action: Any) -> Any:
         return torch.full(state.shape[:-1], self.value)
 
 
 class Echo(nn.Module):
     """Q(s, a) = a, so that a target shows the action it was made with."""
 
-    def forward(self, state, action):
+    def forward(self, state: Any, action: Any) -> Any:
         return action[..., 0]
 
 
-def make_transitions(count=5, **changes) -> Transitions:
+def make_transitions(count: Any = 5, **changes: Any) -> Transitions:
     values = {
         "state": torch.zeros(count, 3),
         "action": torch.zeros(count, 1),
@@ -324,26 +326,26 @@ def make_transitions(count=5, **changes) -> Transitions:
     return Transitions(**(values | changes))
 
 
-def make_td3(**settings) -> TD3:
+def make_td3(**settings: Any) -> TD3:
     torch.manual_seed(0)
     return TD3(3, 1, HiroConfig(layers=(8, 8), **settings))
 
 
-def test_targets_take_the_smaller_of_both_slow_critics():
+def test_targets_take_the_smaller_of_both_slow_critics() -> None:
     td3 = make_td3()
     td3.slow_critics = nn.ModuleList([Constant(4.0), Constant(2.0)])
     target = critic_target(td3, make_transitions(), torch.zeros(5, 1))
     assert target.tolist() == [1 + 0.5 * 2] * 5
 
 
-def test_nothing_follows_the_end_of_an_episode():
+def test_nothing_follows_the_end_of_an_episode() -> None:
     td3 = make_td3()
     td3.slow_critics = nn.ModuleList([Constant(4.0), Constant(2.0)])
     batch = make_transitions(discount=torch.zeros(5))
     assert critic_target(td3, batch, torch.zeros(5, 1)).tolist() == [1.0] * 5
 
 
-def test_target_actions_are_smoothed_with_clipped_noise():
+def test_target_actions_are_smoothed_with_clipped_noise() -> None:
     td3 = make_td3(target_noise=0.2, target_clip=0.5)
     td3.slow_critics = nn.ModuleList([Echo(), Echo()])
     noise = torch.tensor([[0.0], [1.0], [-2.0], [10.0], [-10.0]])
@@ -353,8 +355,8 @@ def test_target_actions_are_smoothed_with_clipped_noise():
     torch.testing.assert_close(target, mode + torch.tensor([0.0, 0.2, -0.4, 0.5, -0.5]))
 
 
-def test_the_actor_and_the_slow_copies_wait_for_every_second_update():
-    td3 = make_td3(actor_every=2, slow_rate=0.25)
+def test_the_actor_and_the_slow_copies_wait_for_every_second_update() -> None:
+    td3: Any = make_td3(actor_every=2, slow_rate=0.25)
     learner = TD3Learner(td3, OptimizerConfig())
     batch = make_transitions(state=torch.randn(5, 3))
     actor, slow = td3.actor.last.weight.clone(), td3.slow_critics[0].last.weight.clone()
@@ -369,7 +371,7 @@ def test_the_actor_and_the_slow_copies_wait_for_every_second_update():
     torch.testing.assert_close(td3.slow_critics[0].last.weight, expected)
 
 
-def test_critics_learn_with_a_huber_loss_and_leave_rows_of_no_weight_out():
+def test_critics_learn_with_a_huber_loss_and_leave_rows_of_no_weight_out() -> None:
     td3 = make_td3()
     td3.critics = nn.ModuleList([Constant(0.0), Constant(0.0)])
     target = torch.tensor([0.5, 3.0, 100.0])
@@ -383,7 +385,7 @@ def test_critics_learn_with_a_huber_loss_and_leave_rows_of_no_weight_out():
 
 
 @pytest.mark.parametrize("goals", GOALS)
-def test_an_update_moves_both_levels_and_all_metrics_are_finite(goals):
+def test_an_update_moves_both_levels_and_all_metrics_are_finite(goals: Any) -> None:
     networks = make_hiro(goals)
     learner = HiroLearner(networks, 0)
     before = {name: x.clone() for name, x in networks.state_dict().items()}
@@ -397,8 +399,8 @@ def test_an_update_moves_both_levels_and_all_metrics_are_finite(goals):
     assert learner.levels["manager"].updates == 2
 
 
-def test_a_batch_of_ends_and_nothing_else_teaches_nothing_and_breaks_nothing():
-    networks = make_hiro()
+def test_a_batch_of_ends_and_nothing_else_teaches_nothing_and_breaks_nothing() -> None:
+    networks: Any = make_hiro()
     learner = HiroLearner(networks, 0)
     ends = np.ones((6, TIME), bool)
     before = networks.manager.critics[0].last.weight.clone()
@@ -407,7 +409,7 @@ def test_a_batch_of_ends_and_nothing_else_teaches_nothing_and_breaks_nothing():
     assert torch.equal(before, networks.manager.critics[0].last.weight)
 
 
-def test_observations_are_normalised_by_what_was_seen():
+def test_observations_are_normalised_by_what_was_seen() -> None:
     networks, rng = make_hiro(), np.random.default_rng(0)
     seen = torch.as_tensor(rng.normal([1000, -3], [0.5, 20], (4000, 2)), dtype=torch.float32)
     for part in seen.split(400):
@@ -419,7 +421,7 @@ def test_observations_are_normalised_by_what_was_seen():
     assert networks.normalize(torch.tensor([1e9, -3.0])).tolist() == pytest.approx([10, 0], abs=0.1)
 
 
-def test_images_are_refused_when_settings_are_checked_and_when_networks_are_built():
+def test_images_are_refused_when_settings_are_checked_and_when_networks_are_built() -> None:
     config = make_hiro_config()
     with pytest.raises(UserError, match="not been shown to work from images"):
         validated(replace(config, obs="pixels"))
@@ -439,19 +441,19 @@ def test_images_are_refused_when_settings_are_checked_and_when_networks_are_buil
         ("hiro", {"worker_reward": float("nan")}, "hiro.worker_reward must be at least 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(part, changes, message):
+def test_settings_that_make_no_sense_are_refused(part: Any, changes: Any, message: Any) -> None:
     config = make_hiro_config()
     with pytest.raises(UserError, match=message):
         validated(replace(config, **{part: replace(getattr(config, part), **changes)}))
 
 
 @pytest.mark.parametrize("preset", ["paper", "fast", "debug"])
-def test_every_preset_is_valid_and_reads_back_from_json(preset):
+def test_every_preset_is_valid_and_reads_back_from_json(preset: Any) -> None:
     config = validated(make_config("hiro", preset))
     assert from_dict(to_dict(config)) == config
 
 
-def test_no_preset_drowns_goals_in_noise_and_paper_alone_keeps_the_task_from_the_worker():
+def test_no_preset_drowns_goals_in_noise_and_paper_alone_keeps_the_task_from_the_worker() -> None:
     settings = {preset: make_config("hiro", preset).hiro for preset in ("paper", "fast", "debug")}
     assert {hiro.manager_noise for hiro in settings.values()} == {0.2}
     assert [hiro.worker_reward for hiro in settings.values()] == [0, 10, 10]
@@ -460,12 +462,12 @@ def test_no_preset_drowns_goals_in_noise_and_paper_alone_keeps_the_task_from_the
 # Acting
 
 
-def observe(*positions):
+def observe(*positions: Any) -> Any:
     return {"position": np.array(positions, np.float32)}
 
 
 @pytest.mark.parametrize("mode", ["collect", "evaluate"])
-def test_a_skill_is_held_for_k_steps(mode):
+def test_a_skill_is_held_for_k_steps(mode: Any) -> None:
     agent, rng = HiroAgent(make_hiro(), mode, 2, seed=1), np.random.default_rng(0)
     goals, steps = [], []
     for time in range(3 * K):
@@ -482,7 +484,7 @@ def test_a_skill_is_held_for_k_steps(mode):
     assert [x[1] for x in steps] == [0, 1, 2] * 2 + [0, 0, 1]  # its episode began anew
 
 
-def test_a_state_goal_shrinks_by_what_was_done_of_it():
+def test_a_state_goal_shrinks_by_what_was_done_of_it() -> None:
     networks = make_hiro("states")
     agent = HiroAgent(networks, "collect", 1, seed=1)
     positions = [(0.0, 0.0), (0.3, -0.1), (0.5, 0.5), (0.9, 0.0)]
@@ -497,11 +499,12 @@ def test_a_state_goal_shrinks_by_what_was_done_of_it():
     assert np.abs(goals[3]).max() <= 1
 
 
-def test_only_collecting_is_noisy():
+def test_only_collecting_is_noisy() -> None:
     networks = make_hiro()
+    cases: list[Any] = [("evaluate", 0), ("evaluate", 1), ("collect", 0), ("collect", 1)]
     acts = [
         HiroAgent(networks, mode, seed=seed).act({"position": np.zeros(2, np.float32)})
-        for mode, seed in (("evaluate", 0), ("evaluate", 1), ("collect", 0), ("collect", 1))
+        for mode, seed in cases
     ]
     np.testing.assert_array_equal(acts[0], acts[1])
     assert not np.array_equal(acts[2], acts[3])
@@ -520,22 +523,22 @@ class Plane(gymnasium.Env[Any, Any]):
     action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     goal, length = np.array([0.9, -0.9]), 20
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.position, self.time = self.np_random.uniform(-1, 1, 2), 0
         return self._observe(), {"env_steps": 0}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         self.position = np.clip(self.position + 0.2 * action, -1, 1)
         self.time += 1
         reward = max(0.0, 1 - float(np.linalg.norm(self.position - self.goal)))
         return self._observe(), reward, False, self.time == self.length, {"env_steps": 1}
 
-    def _observe(self):
+    def _observe(self) -> Any:
         return {"position": self.position.astype(np.float32)}
 
 
-def train(path, config, steps) -> Trainer:
+def train(path: Any, config: Any, steps: Any) -> Trainer:
     runtime = RuntimeConfig(compile=False)
     trainer = Trainer(open_run(config, RunFolder(path), runtime, Plane))
     trainer.run(steps)
@@ -543,7 +546,7 @@ def train(path, config, steps) -> Trainer:
     return trainer
 
 
-def plane_config(goals="skills", **schedule) -> Config:
+def plane_config(goals: Any = "skills", **schedule: Any) -> Config:
     config = make_hiro_config(goals)
     defaults = {"prefill": 100, "update_every": 10, "log_every": 50, "eval_every": 0}
     return replace(config, schedule=replace(config.schedule, **(defaults | schedule)))
@@ -551,7 +554,9 @@ def plane_config(goals="skills", **schedule) -> Config:
 
 @pytest.mark.long
 @pytest.mark.parametrize("goals", GOALS)
-def test_episodes_keep_the_goal_of_every_action_from_the_first_on(tmp_path, goals):
+def test_episodes_keep_the_goal_of_every_action_from_the_first_on(
+    tmp_path: Any, goals: Any
+) -> None:
     trainer = train(tmp_path, plane_config(goals), 160)
     episodes = list(trainer.replay.episodes())
     assert len(episodes) == 8
@@ -576,14 +581,14 @@ def test_episodes_keep_the_goal_of_every_action_from_the_first_on(tmp_path, goal
 
 
 @pytest.mark.long
-def test_other_methods_note_nothing(tmp_path):
+def test_other_methods_note_nothing(tmp_path: Any) -> None:
     config = make_config("dreamer", "debug", task="plane")
     schedule = replace(config.schedule, prefill=40, eval_every=0)
     trainer = train(tmp_path, replace(config, schedule=schedule), 40)
     assert "goal" not in next(trainer.replay.episodes())
 
 
-def test_a_run_in_several_environments_keeps_their_goals_apart(tmp_path):
+def test_a_run_in_several_environments_keeps_their_goals_apart(tmp_path: Any) -> None:
     networks = build_networks(spaces_of(Plane()), make_hiro_config())
     agent = build_agent(networks, "collect", num_envs=2, seed=0)
     assert isinstance(agent, HiroAgent)
@@ -592,7 +597,7 @@ def test_a_run_in_several_environments_keeps_their_goals_apart(tmp_path):
     assert not np.array_equal(one, other)
 
 
-def learner_config(goals) -> Config:
+def learner_config(goals: Any) -> Config:
     """Small networks, but learning rates and updates that get somewhere in seconds."""
     config = make_config("hiro", "debug", task="plane")
     schedule = {"prefill": 500, "update_every": 3, "log_every": 1000, "eval_every": 0}
@@ -620,7 +625,7 @@ def learner_config(goals) -> Config:
 @pytest.mark.parametrize(
     "goals", [pytest.param(x, marks=[pytest.mark.slow] * (x == "states")) for x in GOALS]
 )
-def test_a_point_mass_is_led_to_its_goal(tmp_path, goals):
+def test_a_point_mass_is_led_to_its_goal(tmp_path: Any, goals: Any) -> None:
     """The goal lies near a corner, because the tanh of TD3's managers saturates on such a task:
     where the goal lies further in, they overshoot it. Nor do they stay where they got to: of the
     six evaluations the best counts."""

@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 class Module:
     """A source file: its dotted name inside the package and what it imports."""
 
-    def __init__(self, path: Path, package: Path):
+    def __init__(self, path: Path, package: Path) -> None:
         parts = path.relative_to(package).with_suffix("").parts
         self.path = path
         self.parts = parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts
@@ -106,7 +107,7 @@ def _exists(package: Path, name: str) -> bool:
     return (package / f"{name}.py").exists() or (package / name).is_dir()
 
 
-def _loaded(node: ast.AST):
+def _loaded(node: ast.AST) -> Any:
     for child in ast.iter_child_nodes(node):
         type_checking = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or type_checking:
@@ -145,7 +146,7 @@ def layer_faults(package: Path) -> list[str]:
 class Graph:
     """Which modules a module loads, by their dotted names inside the package."""
 
-    def __init__(self, package: Path):
+    def __init__(self, package: Path) -> None:
         self.package = package
         self.modules = {".".join(each.parts): each for each in modules(package)}
 
@@ -237,26 +238,26 @@ def _is_dangerous(call: ast.Call) -> bool:
     return any(not (isinstance(it, ast.Constant) and it.value is False) for it in pickle)
 
 
-def test_imports_point_down():
+def test_imports_point_down() -> None:
     assert layer_faults(PACKAGE) == []
 
 
-def test_no_module_imports_itself_through_others():
+def test_no_module_imports_itself_through_others() -> None:
     assert circles(PACKAGE) == []
 
 
-def test_the_design_page_has_the_same_order():
+def test_the_design_page_has_the_same_order() -> None:
     table = DESIGN.read_text().split("## Packages")[1].split("##")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     names = [name.strip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)]
     assert tuple(names) == PACKAGES
 
 
-def test_environments_replay_and_results_load_without_torch():
+def test_environments_replay_and_results_load_without_torch() -> None:
     assert torch_faults(PACKAGE) == []
 
 
-def test_a_runs_folder_is_read_without_networks_or_kernels():
+def test_a_runs_folder_is_read_without_networks_or_kernels() -> None:
     graph = Graph(PACKAGE)
     heavy = {"models", "backends.native", "backends.backends", "algorithm"}
     for start in graph.members("runs"):
@@ -264,25 +265,26 @@ def test_a_runs_folder_is_read_without_networks_or_kernels():
         assert not [x for x in loaded if any(f"{x}.".startswith(f"{name}.") for name in heavy)]
 
 
-def test_nothing_can_run_code_from_a_file():
+def test_nothing_can_run_code_from_a_file() -> None:
     assert danger_faults(PACKAGE) == []
 
 
-def test_no_file_is_a_drawer_for_everything():
+def test_no_file_is_a_drawer_for_everything() -> None:
     assert [path for path in PACKAGE.rglob("*.py") if path.stem in FORBIDDEN_NAMES] == []
 
 
-def test_the_top_of_the_package_shows_its_packages():
+def test_the_top_of_the_package_shows_its_packages() -> None:
     files = [path for path in PACKAGE.iterdir() if path.is_file()]
     assert len(files) <= 7, sorted(path.name for path in files)
 
 
-def test_files_and_functions_are_short():
+def test_files_and_functions_are_short() -> None:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 400, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
 
 
@@ -307,31 +309,31 @@ def toy(folder: Path, **files: str) -> Path:
         "import lsp",
     ],
 )
-def test_an_import_that_points_up_is_found(tmp_path, text):
+def test_an_import_that_points_up_is_found(tmp_path: Any, text: Any) -> None:
     assert layer_faults(toy(tmp_path, models__slash__layers=text, algorithm__slash__agent="")) != []
 
 
-def test_an_import_that_points_down_is_fine(tmp_path):
+def test_an_import_that_points_down_is_fine(tmp_path: Any) -> None:
     agent = "from lsp.models.layers import MLP\nimport torch"
     files = {"algorithm__slash__agent": agent, "models__slash__layers": ""}
     assert layer_faults(toy(tmp_path, **files)) == []
 
 
-def test_relative_imports_inside_a_folder_are_resolved(tmp_path):
+def test_relative_imports_inside_a_folder_are_resolved(tmp_path: Any) -> None:
     files = {"envs__slash__dmc": "from . import rendering\nfrom ..errors import UserError"}
     assert layer_faults(toy(tmp_path, errors="", **files)) == []
     files = {"envs__slash__dmc": "from ..algorithm import Agent"}
     assert layer_faults(toy(tmp_path, algorithm="", **files)) != []
 
 
-def test_a_package_missing_from_the_table_is_found(tmp_path):
+def test_a_package_missing_from_the_table_is_found(tmp_path: Any) -> None:
     assert layer_faults(toy(tmp_path, novelty="")) != []
 
 
 @pytest.mark.parametrize(
     "late", ["from lsp.runs import folder", "def late():\n    from lsp.runs.folder import it"]
 )
-def test_a_circle_is_found(tmp_path, late):
+def test_a_circle_is_found(tmp_path: Any, late: Any) -> None:
     files = {"runs__slash__files": late, "runs__slash__folder": "from lsp.runs.files import it"}
     assert circles(toy(tmp_path, **files)) != []
     files["runs__slash__files"] = ""
@@ -352,11 +354,11 @@ def test_a_circle_is_found(tmp_path, late):
         },
     ],
 )
-def test_torch_is_found_however_it_is_loaded(tmp_path, files):
+def test_torch_is_found_however_it_is_loaded(tmp_path: Any, files: Any) -> None:
     assert torch_faults(toy(tmp_path, **files)) != []
 
 
-def test_torch_inside_a_function_is_fine(tmp_path):
+def test_torch_inside_a_function_is_fine(tmp_path: Any) -> None:
     text = "def report():\n    import torch"
     assert torch_faults(toy(tmp_path, cli__slash__doctor=text)) == []
 
@@ -378,7 +380,7 @@ def test_torch_inside_a_function_is_fine(tmp_path):
         "__import__('pickle')",
     ],
 )
-def test_code_that_runs_files_is_found(tmp_path, text):
+def test_code_that_runs_files_is_found(tmp_path: Any, text: Any) -> None:
     assert danger_faults(toy(tmp_path, errors=text)) != []
 
 
@@ -386,5 +388,5 @@ def test_code_that_runs_files_is_found(tmp_path, text):
     "text",
     ["import torch\ntorch.nn.Linear(1, 1).eval()", "np.load('x', allow_pickle=False)"],
 )
-def test_code_that_is_safe_is_left_alone(tmp_path, text):
+def test_code_that_is_safe_is_left_alone(tmp_path: Any, text: Any) -> None:
     assert danger_faults(toy(tmp_path, errors=text)) == []

@@ -4,6 +4,7 @@ counts it."""
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ print(full - before, kept - before, megabytes() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
 @pytest.mark.parametrize("collected", [True, False])
-def test_freed_memory_is_kept_until_it_is_given_back(collected):
+def test_freed_memory_is_kept_until_it_is_given_back(collected: Any) -> None:
     program = PROGRAM.format(collected=collected)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     full, kept, left = map(float, done.stdout.split())

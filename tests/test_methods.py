@@ -1,6 +1,7 @@
 """The baselines and ablations of section 4: what each has, and what it never does."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from lsp.models.distributions import Normal
 from lsp.models.world_model import Latent
 
 
-def live(method, updates=2, steps=25):
+def live(method: Any, updates: Any = 2, steps: Any = 25) -> Any:
     """Learn a little, then act in both modes; the networks and the metrics of the last update."""
     networks = make_networks(method)
     learner = Learner(networks, 0)
@@ -32,27 +33,27 @@ def live(method, updates=2, steps=25):
     return networks, metrics
 
 
-def forbid(monkeypatch, name, *modules):
-    def refuse(*arguments, **named):
+def forbid(monkeypatch: Any, name: Any, *modules: Any) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
         raise AssertionError(f"{name} was called")
 
     for module in modules:
         monkeypatch.setattr(module, name, refuse)
 
 
-def skill_parameters(networks):
+def skill_parameters(networks: Any) -> Any:
     """Names of what exists, and sizes of what it reads, because of skills."""
     names = {name for name in networks.state_dict() if "skill" in name or "shared" in name}
     return names, networks.policy.net[0].in_features - networks.world_model.features
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"hiro"}))  # it has no model
-def test_every_method_learns_and_acts(method):
+def test_every_method_learns_and_acts(method: Any) -> None:
     _, metrics = live(method)
     assert all(torch.isfinite(value).all() for value in metrics.values())
 
 
-def test_dreamer_has_no_skills_anywhere(monkeypatch):
+def test_dreamer_has_no_skills_anywhere(monkeypatch: Any) -> None:
     forbid(monkeypatch, "plan_skills", lsp.algorithm.agent, lsp.algorithm.learner)
     forbid(monkeypatch, "recognise_skills", lsp.algorithm.learner)
     networks, metrics = live("dreamer")
@@ -60,7 +61,7 @@ def test_dreamer_has_no_skills_anywhere(monkeypatch):
     assert not any(name.startswith(("skills/", "planner/")) for name in metrics)
 
 
-def test_dreamer_is_lsp_with_everything_else_equal():
+def test_dreamer_is_lsp_with_everything_else_equal() -> None:
     ours, dreamers = (make_networks(method) for method in ("lsp", "dreamer"))
     named, size = skill_parameters(ours)
     assert named
@@ -72,14 +73,14 @@ def test_dreamer_is_lsp_with_everything_else_equal():
 
 
 @pytest.mark.parametrize("method", ["random_skills", "rand_skills_init"])
-def test_random_skills_are_never_planned(monkeypatch, method):
+def test_random_skills_are_never_planned(monkeypatch: Any, method: Any) -> None:
     forbid(monkeypatch, "plan_skills", lsp.algorithm.agent, lsp.algorithm.learner)
     _, metrics = live(method)
     assert not any(name.startswith("planner/") for name in metrics)
 
 
 @pytest.mark.parametrize("mode", ["collect", "evaluate"])
-def test_random_skills_are_standard_normal_and_held_for_k_steps(mode):
+def test_random_skills_are_standard_normal_and_held_for_k_steps(mode: Any) -> None:
     networks = make_networks("random_skills")
     length, count = networks.config.planner.skill_length, 500
     agent = Agent(networks, mode, count)
@@ -94,7 +95,7 @@ def test_random_skills_are_standard_normal_and_held_for_k_steps(mode):
     assert drawn.std().item() == pytest.approx(1, abs=0.06)
 
 
-def test_random_skills_are_paid_for_being_told_apart():
+def test_random_skills_are_paid_for_being_told_apart() -> None:
     networks, metrics = live("random_skills")
     assert hasattr(networks, "skill_predictor")
     assert {"skills/log_q", "skills/intrinsic_reward"} <= metrics.keys()
@@ -102,8 +103,8 @@ def test_random_skills_are_paid_for_being_told_apart():
 
 @pytest.mark.parametrize("method", ["no_mi", "rand_skills_init"])
 def test_without_the_intrinsic_reward_there_is_no_predictor_and_no_second_value(
-    monkeypatch, method
-):
+    monkeypatch: Any, method: Any
+) -> None:
     forbid(monkeypatch, "recognise_skills", lsp.algorithm.learner)
     forbid(monkeypatch, "skill_loss", lsp.algorithm.learner)
     networks, metrics = live(method)
@@ -113,19 +114,19 @@ def test_without_the_intrinsic_reward_there_is_no_predictor_and_no_second_value(
     assert not {"skills/log_q", "skills/intrinsic_reward"} & metrics.keys()
 
 
-def test_no_mi_still_plans():
+def test_no_mi_still_plans() -> None:
     _, metrics = live("no_mi")
     assert {"planner/value", "skills/effect"} <= metrics.keys()
 
 
-def test_cem_is_a_world_model_and_nothing_else():
+def test_cem_is_a_world_model_and_nothing_else() -> None:
     networks, metrics = live("cem")
     assert {name.split(".")[0] for name, _ in networks.named_parameters()} == {"world_model"}
     assert list(Learner(networks, 0).optimizers) == ["model"]
     assert not any(name.startswith(("policy/", "value/", "skills/")) for name in metrics)
 
 
-def test_cem_takes_as_many_model_steps_a_plan_as_lsp():
+def test_cem_takes_as_many_model_steps_a_plan_as_lsp() -> None:
     ours, theirs = (make_config(method, "fast").planner for method in ("lsp", "cem"))
     for name in ("num_candidates", "num_iterations", "num_elites", "horizon"):
         assert getattr(ours, name) == getattr(theirs, name)
@@ -137,37 +138,38 @@ def test_cem_takes_as_many_model_steps_a_plan_as_lsp():
 class Line:
     """A known world: the action moves the state, and the reward is best at a target."""
 
-    def __init__(self, networks, target):
+    def __init__(self, networks: Any, target: Any) -> None:
         self.target = torch.as_tensor(target)
         networks.world_model.rssm.imagine = self.imagine
         networks.world_model.reward_head.forward = self.reward
 
-    def imagine(self, latent, action, noise):
+    def imagine(self, latent: Any, action: Any, noise: Any) -> Any:
         moved = latent.deter.clone()
         moved[:, :2] += action
         return Latent(moved, latent.stoch)
 
-    def reward(self, feature):
+    def reward(self, feature: Any) -> Any:
         return -(feature[..., :2] - self.target).square().sum(-1, keepdim=True)
 
 
 @pytest.mark.parametrize("target", [(0.4, -0.3), (3.0, 0.0), (-0.2, -5.0)])
-def test_cem_finds_the_optimum_of_a_known_world(target):
+def test_cem_finds_the_optimum_of_a_known_world(target: Any) -> None:
     """One step reaches a near target; a far one is best approached at full speed."""
     search = {"num_candidates": 400, "num_elites": 40, "num_iterations": 12, "horizon": 3}
     networks = make_networks("cem", planner=search)
     Line(networks, target)
     agent = Agent(networks, "evaluate")
 
-    def stay(latent, *rest):
+    def stay(latent: Any, *rest: Any) -> Any:
         return latent, Normal(latent.stoch, latent.stoch)
 
-    networks.world_model.rssm.filter = stay  # at the origin
+    # At the origin.
+    networks.world_model.rssm.filter = stay  # type: ignore[assignment, method-assign]
     action = agent.act({"position": np.zeros(5, np.float32)})
     np.testing.assert_allclose(action, np.clip(target, -1, 1), atol=0.05)
 
 
-def test_cem_explores_only_while_collecting():
+def test_cem_explores_only_while_collecting() -> None:
     networks = make_networks("cem")
     looking, noisy = (Agent(networks, mode, seed=1) for mode in ("evaluate", "collect"))
     observation = {"position": np.zeros(5, np.float32)}
@@ -184,7 +186,9 @@ def test_cem_explores_only_while_collecting():
         ("lsp", {"planner": {"over": "actions"}}, "skills.dim must be 0"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(method, changes, message):
+def test_settings_that_contradict_each_other_are_refused(
+    method: Any, changes: Any, message: Any
+) -> None:
     config = change(make_config(method, "debug"), **changes)
     with pytest.raises(UserError, match=message):
         validated(config)

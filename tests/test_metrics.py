@@ -2,6 +2,7 @@ import errno
 import json
 import math
 from io import FileIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,17 @@ from lsp.runs.metrics import MetricsLogger, read_metrics
 
 
 @pytest.fixture
-def logger(tmp_path):
+def logger(tmp_path: Any) -> Any:
     logger = MetricsLogger(tmp_path)
     yield logger
     logger.close()
 
 
-def steps(folder):
+def steps(folder: Any) -> Any:
     return [line["env_steps"] for line in read_metrics(folder)]
 
 
-def scalars(folder):
+def scalars(folder: Any) -> Any:
     """(env step, tag, value) and purge steps in the event files, oldest file first."""
     from tensorboardX.proto.event_pb2 import Event
 
@@ -38,7 +39,7 @@ def scalars(folder):
     return values, purges
 
 
-def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path, logger):
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path: Any, logger: Any) -> None:
     logger.write("eval", 1000, {"eval/return": 12.5, "eval/success": None, "eval/episodes": 10})
     (line,) = read_metrics(tmp_path)
     assert line.pop("time") > 1.6e9
@@ -51,14 +52,14 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path, logger):
     }
 
 
-def test_numpy_values_are_taken(tmp_path, logger):
+def test_numpy_values_are_taken(tmp_path: Any, logger: Any) -> None:
     values = {"a": np.float32(0.5), "b": np.int64(3), "c": np.array([1.0, 2.0]), "d": (1, 2)}
     logger.write("train", 5, values)
     (line,) = read_metrics(tmp_path)
     assert (line["a"], line["b"], line["c"], line["d"]) == (0.5, 3, [1.0, 2.0], [1, 2])
 
 
-def test_values_json_cannot_hold_become_null_and_are_named(tmp_path, logger):
+def test_values_json_cannot_hold_become_null_and_are_named(tmp_path: Any, logger: Any) -> None:
     values = {"nan": math.nan, "list": [1.0, -math.inf], "fine": 1.0, "np": np.float32(np.inf)}
     logger.write("train", 1, values)
     text = (tmp_path / "metrics.jsonl").read_text()
@@ -67,21 +68,21 @@ def test_values_json_cannot_hold_become_null_and_are_named(tmp_path, logger):
     assert line["non_finite"] == ["nan", "list", "np"]
 
 
-def test_the_loggers_own_keys_and_unknown_kinds_are_refused(logger):
+def test_the_loggers_own_keys_and_unknown_kinds_are_refused(logger: Any) -> None:
     with pytest.raises(ValueError, match="env_steps"):
         logger.write("train", 1, {"env_steps": 2})
     with pytest.raises(ValueError, match="kind"):
         logger.write("test", 1, {"a": 2.0})
 
 
-def test_scalars_reach_tensorboard(tmp_path, logger):
+def test_scalars_reach_tensorboard(tmp_path: Any, logger: Any) -> None:
     logger.write("train", 7, {"model/kl": 2.5, "lost": math.nan, "none": None, "list": [1.0]})
     logger.write("eval", 8, {"wall_hours": 0.5})
     logger.close()
     assert scalars(tmp_path)[0] == [(7, "model/kl", 2.5), (8, "eval/wall_hours", 0.5)]
 
 
-def test_truncate_forgets_what_came_after_the_checkpoint(tmp_path, logger):
+def test_truncate_forgets_what_came_after_the_checkpoint(tmp_path: Any, logger: Any) -> None:
     for step in (10, 20, 30):
         logger.write("train", step, {"a": float(step)})
     logger.truncate(20)
@@ -96,7 +97,9 @@ def test_truncate_forgets_what_came_after_the_checkpoint(tmp_path, logger):
 
 
 @pytest.mark.parametrize("torn", [b'{"kind": "train", "env_st', b"\xff\x00", b'{"a": 1}'])
-def test_a_line_cut_short_by_a_crash_is_left_out_and_mended(tmp_path, logger, torn):
+def test_a_line_cut_short_by_a_crash_is_left_out_and_mended(
+    tmp_path: Any, logger: Any, torn: Any
+) -> None:
     logger.write("train", 10, {"a": 1.0})
     logger.close()
     with (tmp_path / "metrics.jsonl").open("ab") as file:
@@ -109,25 +112,25 @@ def test_a_line_cut_short_by_a_crash_is_left_out_and_mended(tmp_path, logger, to
     assert steps(tmp_path) == [10, 20]
 
 
-def test_a_damaged_line_in_the_middle_is_reported_with_its_number(tmp_path):
+def test_a_damaged_line_in_the_middle_is_reported_with_its_number(tmp_path: Any) -> None:
     good = '{"kind": "train", "env_steps": 1}\n'
     (tmp_path / "metrics.jsonl").write_text(good + "oops\n" + good)
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
         read_metrics(tmp_path)
 
 
-def test_a_folder_without_metrics_is_no_run(tmp_path):
+def test_a_folder_without_metrics_is_no_run(tmp_path: Any) -> None:
     with pytest.raises(UserError, match="run"):
         read_metrics(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path):
+def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         MetricsLogger(tmp_path / "file" / "run")
 
 
-def test_a_resumed_run_leaves_damaged_lines_out(tmp_path, logger):
+def test_a_resumed_run_leaves_damaged_lines_out(tmp_path: Any, logger: Any) -> None:
     for step in (10, 20, 30):
         logger.write("train", step, {"a": float(step)})
     path = tmp_path / "metrics.jsonl"
@@ -142,7 +145,7 @@ class AlmostFull(FileIO):
 
     room = 0
 
-    def write(self, data):
+    def write(self, data: Any) -> Any:
         if not self.room:
             raise OSError(errno.ENOSPC, "No space left on device")
         count = super().write(data[: self.room])
@@ -150,10 +153,12 @@ class AlmostFull(FileIO):
         return count
 
 
-def test_lines_wait_while_the_disk_is_full_and_none_is_torn(tmp_path, monkeypatch):
+def test_lines_wait_while_the_disk_is_full_and_none_is_torn(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("lsp.runs.metrics.FileIO", AlmostFull)
     monkeypatch.setattr(AlmostFull, "room", 10**6)
-    logger = MetricsLogger(tmp_path)
+    logger: Any = MetricsLogger(tmp_path)
     logger.write("train", 10, {"a": 1.0})
     logger._file.room = 7
     with pytest.warns(RunWarning, match=r"metrics\.jsonl cannot be written \(No space left"):
@@ -166,11 +171,13 @@ def test_lines_wait_while_the_disk_is_full_and_none_is_torn(tmp_path, monkeypatc
     assert steps(tmp_path) == [10, 20, 30, 40]
 
 
-def test_tensorboard_that_finds_no_room_does_not_stop_a_run(tmp_path, monkeypatch):
+def test_tensorboard_that_finds_no_room_does_not_stop_a_run(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
     logger = MetricsLogger(tmp_path)
     logger.write("train", 10, {"a/a": 1.0})
 
-    def full(*_):
+    def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ ACTIONS = 3
 CLOSE = 2e-5
 
 
-def make_disturbed(method="lsp", **parts):
+def make_disturbed(method: Any = "lsp", **parts: Any) -> Any:
     """Networks with weights that are all their own: biases and gains too."""
     networks = make_networks(method, actions=ACTIONS, **parts)
     # Of a generator of its own: some draws magnify rounding, and none should come with another
@@ -54,13 +55,13 @@ def make_disturbed(method="lsp", **parts):
     return networks
 
 
-def distance(one, other):
+def distance(one: Any, other: Any) -> Any:
     """Largest relative distance between tensors and those that they should be."""
     pairs = zip(one, other, strict=True)
     return max(((x.float() - y).norm() / y.norm().clamp(min=1e-3)).item() for x, y in pairs)
 
 
-def rollout(networks, imagine, learned, rows=37, horizon=10):
+def rollout(networks: Any, imagine: Any, learned: Any, rows: Any = 37, horizon: Any = 10) -> Any:
     """States and actions of a rollout, and the gradient of some function of both."""
     config = networks.config
     deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
@@ -77,7 +78,7 @@ def rollout(networks, imagine, learned, rows=37, horizon=10):
 
 
 WIDE = {"deter": 40, "hidden": 50, "stoch": 7}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "lsp": {},
     "without LayerNorm": {"model": {"layer_norm": False}, "policy": {"layer_norm": False}},
     "odd sizes": {"model": WIDE, "policy": {"layers": (33, 65, 20)}},
@@ -88,7 +89,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rows", [1, 37, 130, 300])  # of two tiles, three, and two blocks
-def test_imagination_is_the_reference(variant, rows):
+def test_imagination_is_the_reference(variant: Any, rows: Any) -> None:
     networks = make_disturbed(**VARIANTS[variant])
     path = NativeBackend(networks)
     expected = rollout(networks, networks.imagine, list(networks.policy.parameters()), rows)
@@ -100,7 +101,7 @@ def test_imagination_is_the_reference(variant, rows):
 
 
 @pytest.mark.parametrize("method", ["dreamer", "cem"])
-def test_imagination_without_skills_is_the_reference(method):
+def test_imagination_without_skills_is_the_reference(method: Any) -> None:
     networks = make_disturbed(method)
     copy = NativeBackend(networks).frozen_copy
     learned = [[] if method == "cem" else list(x.policy.parameters()) for x in (networks, copy)]
@@ -111,7 +112,7 @@ def test_imagination_without_skills_is_the_reference(method):
 
 
 @bf16_products
-def test_bf16_stays_near_the_reference():
+def test_bf16_stays_near_the_reference() -> None:
     networks = make_disturbed()
     copy = NativeBackend(networks, torch.bfloat16).frozen_copy
     expected = rollout(networks, networks.imagine, list(networks.policy.parameters()))
@@ -120,7 +121,7 @@ def test_bf16_stays_near_the_reference():
     assert 0 < distance(found[1], expected[1]) < 0.06
 
 
-def scan(networks, path, length=12, rows=7):
+def scan(networks: Any, path: Any, length: Any = 12, rows: Any = 7) -> Any:
     """Everything that the filter gives, and gradients of some function of it."""
     rssm, width = networks.world_model.rssm, networks.world_model.encoder.outputs
     shape = rows, length
@@ -137,7 +138,7 @@ def scan(networks, path, length=12, rows=7):
 
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
 @pytest.mark.parametrize("rows", [1, 7])
-def test_the_filter_is_the_reference(variant, rows):
+def test_the_filter_is_the_reference(variant: Any, rows: Any) -> None:
     networks = make_disturbed(**VARIANTS[variant])
     expected = scan(networks, networks.world_model.rssm.scan, rows=rows)
     found = scan(networks, NativeBackend(networks).scan, rows=rows)
@@ -146,7 +147,7 @@ def test_the_filter_is_the_reference(variant, rows):
 
 
 @bf16_products
-def test_the_filter_in_bf16_stays_near_the_reference():
+def test_the_filter_in_bf16_stays_near_the_reference() -> None:
     networks = make_disturbed()
     expected = scan(networks, networks.world_model.rssm.scan)
     found = scan(networks, NativeBackend(networks, torch.bfloat16).scan)
@@ -154,7 +155,7 @@ def test_the_filter_in_bf16_stays_near_the_reference():
     assert 10 * CLOSE < distance(found[1], expected[1]) < 0.06
 
 
-def pass_through(mlp):
+def pass_through(mlp: Any) -> Any:
     """What it makes of some numbers, and gradients of a function of it."""
     x = torch.randn(3, 45, mlp[0].in_features, generator=seeded(1)).requires_grad_()
     y = mlp(x)
@@ -174,7 +175,7 @@ MLPS = {
 
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
 @pytest.mark.parametrize("name", MLPS)
-def test_every_mlp_is_the_reference(variant, name):
+def test_every_mlp_is_the_reference(variant: Any, name: Any) -> None:
     networks = make_disturbed(**VARIANTS[variant])
     holder, part = MLPS[name]
     holders = {"frozen_copy": networks, "model": networks.world_model}
@@ -185,7 +186,7 @@ def test_every_mlp_is_the_reference(variant, name):
     assert distance(pass_through(mlp), pass_through(reference)) < CLOSE
 
 
-def predict_heads(networks, judges, rows=45):
+def predict_heads(networks: Any, judges: Any, rows: Any = 45) -> Any:
     """What the heads say of some states, and the gradient of a function of it."""
     shape = 3, rows, networks.world_model.features
     feature = torch.randn(shape, generator=seeded(1)).to(networks.dtype).requires_grad_()
@@ -197,8 +198,8 @@ def predict_heads(networks, judges, rows=45):
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
 @pytest.mark.parametrize("method", ["lsp", "cem"])
 @pytest.mark.parametrize("termination", [False, True])
-def test_judging_is_the_reference(variant, method, termination):
-    parts = {"model": {}} | VARIANTS[variant]
+def test_judging_is_the_reference(variant: Any, method: Any, termination: Any) -> None:
+    parts: dict[str, Any] = {"model": {}} | VARIANTS[variant]
     parts["model"] = parts["model"] | {"termination": termination}
     networks = make_disturbed(method, **parts)
     expected = predict_heads(networks, networks.predict_heads)
@@ -208,7 +209,7 @@ def test_judging_is_the_reference(variant, method, termination):
 
 
 @bf16_products
-def test_judging_in_bf16_stays_near_the_reference():
+def test_judging_in_bf16_stays_near_the_reference() -> None:
     networks = make_disturbed()
     expected = predict_heads(networks, networks.predict_heads)
     copy = NativeBackend(networks, torch.bfloat16).frozen_copy
@@ -217,7 +218,7 @@ def test_judging_in_bf16_stays_near_the_reference():
     assert 0 < distance(found[1], expected[1]) < 0.06
 
 
-def two_updates(path):
+def two_updates(path: Any) -> Any:
     """Metrics of the second, and the weights after it."""
     learner = Learner(path.networks, 0, path)
     replay, rng = path.networks.config.replay, torch.Generator().manual_seed(0)
@@ -233,12 +234,12 @@ def two_updates(path):
     return learner.update(batch), path.networks.state_dict()
 
 
-def whole_update(make_path):
+def whole_update(make_path: Any) -> Any:
     # Adam's first steps are the gradient's sign, which rounding can turn, but for a large ε.
     return two_updates(make_path(make_disturbed(optimizer={"epsilon": 1.0})))
 
 
-def test_a_whole_update_is_the_reference():
+def test_a_whole_update_is_the_reference() -> None:
     """Losses and gradients of all parts, the same noise in."""
     (expected, weights), (found, changed) = map(whole_update, (EagerBackend, NativeBackend))
     assert expected.keys() == found.keys()
@@ -248,7 +249,7 @@ def test_a_whole_update_is_the_reference():
 
 
 @bf16_products
-def test_learning_the_model_in_bf16_stays_near_the_reference():
+def test_learning_the_model_in_bf16_stays_near_the_reference() -> None:
     expected, _ = whole_update(EagerBackend)
     found, _ = whole_update(lambda networks: NativeBackend(networks, torch.bfloat16))
     names = [name for name in expected if name.startswith(("model/", "gradient/model"))]
@@ -258,11 +259,11 @@ def test_learning_the_model_in_bf16_stays_near_the_reference():
     assert any(found[name] != expected[name] for name in names)
 
 
-def test_changed_weights_are_noticed_however_they_changed():
+def test_changed_weights_are_noticed_however_they_changed() -> None:
     networks = make_disturbed()
     copy = NativeBackend(networks).frozen_copy
 
-    def same():
+    def same() -> Any:
         reference = deepcopy(networks)  # which computes eagerly
         found, expected = (rollout(networks, x.imagine, [])[0] for x in (copy, reference))
         return distance(found, expected) < CLOSE
@@ -277,7 +278,7 @@ def test_changed_weights_are_noticed_however_they_changed():
     assert same()
 
 
-def test_the_networks_themselves_stay_as_they_are():
+def test_the_networks_themselves_stay_as_they_are() -> None:
     """They act and are looked into in full precision, whatever learns."""
     networks = make_disturbed()
     NativeBackend(networks, torch.bfloat16 if HAS_BF16 else torch.float32)
@@ -286,7 +287,7 @@ def test_the_networks_themselves_stay_as_they_are():
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_nan_comes_through(dtype):
+def test_nan_comes_through(dtype: Any) -> None:
     networks = make_disturbed()
     path = NativeBackend(networks, dtype)
     with torch.no_grad():
@@ -298,7 +299,7 @@ def test_nan_comes_through(dtype):
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_the_same_again_is_the_same_to_the_bit(dtype):
+def test_the_same_again_is_the_same_to_the_bit(dtype: Any) -> None:
     networks = make_disturbed()
     copy = NativeBackend(networks, dtype).frozen_copy
     once, again = (
@@ -308,11 +309,17 @@ def test_the_same_again_is_the_same_to_the_bit(dtype):
         assert torch.equal(one, other)
 
 
-def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
+def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch: Any) -> None:
     networks = make_disturbed()
-    copy, kept = NativeBackend(networks).frozen_copy, []
+    copy = NativeBackend(networks).frozen_copy
+    kept: list[Any] = []
+
+    def counted(size: Any) -> Any:
+        kept.append(size)
+        return room(size)
+
     for module in (lsp.backends.native.imagination, lsp.backends.native.mlp):
-        monkeypatch.setattr(module, "room", lambda size: kept.append(size) or room(size))
+        monkeypatch.setattr(module, "room", counted)
     learned = list(copy.policy.parameters())
     with torch.no_grad():
         features, _ = rollout(networks, copy.imagine, [])
@@ -325,13 +332,13 @@ def test_without_gradients_nothing_is_kept_for_the_way_back(monkeypatch):
     assert len(kept) == 2
 
 
-def test_nothing_is_kept_of_a_pass_that_is_over():
+def test_nothing_is_kept_of_a_pass_that_is_over() -> None:
     """Memory is given back at once: none of it hangs in a circle."""
     networks = make_disturbed()
     path = NativeBackend(networks)
     learned = list(path.frozen_copy.policy.parameters())
 
-    def passes():
+    def passes() -> None:
         rollout(networks, path.frozen_copy.imagine, learned)
         scan(networks, path.scan)
         states = torch.randn(4, networks.world_model.features).requires_grad_()
@@ -350,7 +357,7 @@ def test_nothing_is_kept_of_a_pass_that_is_over():
         gc.enable()
 
 
-def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch):
+def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch: Any) -> None:
     networks = make_disturbed()
     monkeypatch.setattr(lsp.backends.native.build, "compiler", lambda: None)
     monkeypatch.setattr(lsp.backends.backends, "compiler", lambda: None)
@@ -368,7 +375,7 @@ def test_without_a_compiler_everything_is_eager_and_one_line_says_so(monkeypatch
         lsp.backends.backends._say_once.cache_clear()
 
 
-def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch):
+def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch: Any) -> None:
     networks = make_disturbed()
     monkeypatch.setattr(lsp.backends.native.layers, "_can_multiply", lambda dtype: False)
     lsp.backends.backends._say_once.cache_clear()
@@ -381,13 +388,13 @@ def test_a_processor_without_small_products_is_compiled_for_instead(monkeypatch)
         lsp.backends.backends._say_once.cache_clear()
 
 
-def test_networks_too_deep_for_the_kernels_are_refused():
+def test_networks_too_deep_for_the_kernels_are_refused() -> None:
     networks = make_disturbed(policy={"layers": (8,) * 16})
     with pytest.raises(CannotBuild, match="16 layers, not 17"):
         NativeBackend(networks)
 
 
-def test_an_older_processor_runs_the_kernels_in_fp32():
+def test_an_older_processor_runs_the_kernels_in_fp32() -> None:
     """oneDNN can be told to do without what it finds; bf16 has no small products there."""
     check = (
         "import torch; from lsp.backends.native.layers import _can_multiply as can;"
@@ -402,13 +409,13 @@ def test_an_older_processor_runs_the_kernels_in_fp32():
     ("command", "why"),
     [(["false"], "failed"), (["no-such-compiler"], "did not run")],
 )
-def test_a_compiler_that_fails_is_reported(tmp_path, command, why):
+def test_a_compiler_that_fails_is_reported(tmp_path: Any, command: Any, why: Any) -> None:
     with pytest.raises(CannotBuild, match=why):
         lsp.backends.native.build._compile(command, tmp_path / "kernels.so")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_kernels_are_compiled_once(monkeypatch, tmp_path):
+def test_kernels_are_compiled_once(monkeypatch: Any, tmp_path: Any) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library.cache_clear()
     try:
@@ -422,14 +429,14 @@ def test_kernels_are_compiled_once(monkeypatch, tmp_path):
         library.cache_clear()
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: Any, tmp_path: Any) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert lsp.backends.native.build._folder().is_dir()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts on Linux's /proc")
-def test_kernels_of_another_processor_are_other_kernels(monkeypatch):
+def test_kernels_of_another_processor_are_other_kernels(monkeypatch: Any) -> None:
     here = lsp.backends.native.build._key("g++")
     monkeypatch.setattr(lsp.backends.native.build, "cpu_features", lambda: {"another"})
     assert lsp.backends.native.build._key("g++") != here

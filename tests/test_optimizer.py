@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -8,21 +9,21 @@ from torch import nn
 from lsp.algorithm.optimizer import Adam
 
 
-def gradient_steps(optimizer, parameter):
+def gradient_steps(optimizer: Any, parameter: Any) -> None:
     for step in range(5):
         optimizer.zero_grad()
         (parameter**2 * (step + 1)).sum().backward()
         optimizer.step()
 
 
-def test_it_is_the_librarys_own():
+def test_it_is_the_librarys_own() -> None:
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
     gradient_steps(Adam([ours], 0.1, 1e-5), ours)
     gradient_steps(torch.optim.Adam([theirs], 0.1, eps=1e-5, fused=True), theirs)
     assert torch.equal(ours, theirs)
 
 
-def test_it_goes_on_from_a_saved_state():
+def test_it_goes_on_from_a_saved_state() -> None:
     unbroken, broken = (nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
     first, second = Adam([unbroken], 0.1, 1e-5), Adam([broken], 0.1, 1e-5)
     gradient_steps(first, unbroken)
@@ -35,7 +36,7 @@ def test_it_goes_on_from_a_saved_state():
 
 
 @pytest.mark.long
-def test_it_imports_no_compiler():
+def test_it_imports_no_compiler() -> None:
     steps = """
 import sys, torch
 from lsp.algorithm.optimizer import Adam

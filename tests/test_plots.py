@@ -1,5 +1,6 @@
 import csv
 import json
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -11,7 +12,13 @@ from lsp.report.tables import HEADER, TRANSFER_HEADER
 from lsp.runs.metrics import MetricsLogger
 
 
-def make_run(folder, method="lsp", task="walker_walk", episodes=True, skills=True):
+def make_run(
+    folder: Any,
+    method: Any = "lsp",
+    task: Any = "walker_walk",
+    episodes: Any = True,
+    skills: Any = True,
+) -> Any:
     folder.mkdir()
     config = {"task": task, "method": method, "preset": "fast", "seed": 0, "obs": "proprio"}
     (folder / "config.json").write_text(json.dumps(config))
@@ -32,7 +39,7 @@ def make_run(folder, method="lsp", task="walker_walk", episodes=True, skills=Tru
     return folder
 
 
-def make_frozen(run):
+def make_frozen(run: Any) -> Any:
     """The run as a transfer with a fixed policy."""
     config = json.loads((run / "config.json").read_text())
     transfer = {"source": "runs/x", "freeze_policy": True, "relabel": False, "reset": []}
@@ -42,35 +49,40 @@ def make_frozen(run):
     return run
 
 
-def write_csv(path, header, rows):
+def write_csv(path: Any, header: Any, rows: Any) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return path
 
 
-def table(folder, method, points):
+def table(folder: Any, method: Any, points: Any) -> Any:
     """points: (seed, env_steps, return)."""
     rows = [("proprio", "fast", s, e, r, 1, "", 10, 1, 1, "abc") for s, e, r in points]
     return write_csv(folder / f"{method}.csv", HEADER, rows)
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def drawn(monkeypatch: Any) -> Any:
     """The figures that were saved."""
     figures = []
     save = plots.save_figure
-    monkeypatch.setattr(
-        plots, "save_figure", lambda fig, out: (figures.append(fig), save(fig, out))
-    )
+
+    def keep(figure: Any, out: Any) -> None:
+        figures.append(figure)
+        save(figure, out)
+
+    monkeypatch.setattr(plots, "save_figure", keep)
     return figures
 
 
-def curves(axes):
+def curves(axes: Any) -> Any:
     return {line.get_label(): line for line in axes.get_lines()}
 
 
-def test_a_learning_curve_shows_the_evaluations_over_the_episodes(tmp_path, drawn):
+def test_a_learning_curve_shows_the_evaluations_over_the_episodes(
+    tmp_path: Any, drawn: Any
+) -> None:
     plots.plot_runs([make_run(tmp_path / "run")], tmp_path / "curve.png")
     (axes,) = drawn[0].axes
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == (
@@ -86,7 +98,9 @@ def test_a_learning_curve_shows_the_evaluations_over_the_episodes(tmp_path, draw
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_methods_have_their_own_colours_and_tasks_their_own_panels(tmp_path, drawn):
+def test_methods_have_their_own_colours_and_tasks_their_own_panels(
+    tmp_path: Any, drawn: Any
+) -> None:
     runs = [
         make_run(tmp_path / "a"),
         make_run(tmp_path / "b"),
@@ -103,14 +117,14 @@ def test_methods_have_their_own_colours_and_tasks_their_own_panels(tmp_path, dra
     assert len({colors[name] for name in ("lsp", "lsp-frozen", "dreamer")}) == 3
 
 
-def test_a_run_without_an_episode_has_no_curve(tmp_path):
+def test_a_run_without_an_episode_has_no_curve(tmp_path: Any) -> None:
     run = make_run(tmp_path / "run", episodes=False)
     with pytest.raises(UserError, match="nothing to plot"):
         plots.plot_runs([run], tmp_path / "curve.png")
     assert not (tmp_path / "curve.png").exists()
 
 
-def test_skill_metrics_are_drawn_and_nulls_left_out(tmp_path, drawn):
+def test_skill_metrics_are_drawn_and_nulls_left_out(tmp_path: Any, drawn: Any) -> None:
     plots.plot_skills(make_run(tmp_path / "run"), tmp_path / "skills.png")
     information, log_q, effect = drawn[0].axes
     assert len(curves(information)["planned z, against the batch"].get_xydata()) == 10
@@ -119,13 +133,13 @@ def test_skill_metrics_are_drawn_and_nulls_left_out(tmp_path, drawn):
     assert (tmp_path / "skills.png").stat().st_size > 5000
 
 
-def test_a_method_without_skills_has_no_skill_figure(tmp_path):
+def test_a_method_without_skills_has_no_skill_figure(tmp_path: Any) -> None:
     run = make_run(tmp_path / "run", method="dreamer", skills=False)
     with pytest.raises(UserError, match="no skill"):
         plots.plot_skills(run, tmp_path / "skills.png")
 
 
-def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path, drawn):
+def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path: Any, drawn: Any) -> None:
     folder = tmp_path / "walker_walk"
     # Seed 1 is evaluated elsewhere and stops at 200; at 150 seed 0 is interpolated to 150.
     points = [
@@ -145,7 +159,7 @@ def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path, drawn)
     assert (low_high.y0, low_high.y1) == (0, 350)
 
 
-def test_the_kind_of_run_that_most_curves_are_of_is_solid(tmp_path, drawn):
+def test_the_kind_of_run_that_most_curves_are_of_is_solid(tmp_path: Any, drawn: Any) -> None:
     folder = tmp_path / "walker_walk"
     for method, observed in (("dreamer", ("pixels", "proprio")), ("lsp", ("proprio",))):
         rows = [(obs, "fast", 0, 100, 1.0, 1, "", 10, 1, 1, "abc") for obs in observed]
@@ -159,7 +173,9 @@ def test_the_kind_of_run_that_most_curves_are_of_is_solid(tmp_path, drawn):
     }
 
 
-def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(tmp_path, drawn):
+def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(
+    tmp_path: Any, drawn: Any
+) -> None:
     folder = tmp_path / "quadruped_reach" / "transfer_from_quadruped_upright_walk"
     rows = [
         ("proprio", "fast", 0, 100, value, 1, "", 10, 1, 1, "abc", 250000, length, 4 * length)
@@ -176,7 +192,9 @@ def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(tmp
         assert lines[label].get_xydata().tolist() == [[100, value]]
 
 
-def test_published_curves_are_those_of_the_task_and_clipped_to_our_steps(tmp_path, drawn):
+def test_published_curves_are_those_of_the_task_and_clipped_to_our_steps(
+    tmp_path: Any, drawn: Any
+) -> None:
     folder = tmp_path / "walker_walk"
     table(folder, "lsp", [(0, 10000, 50), (0, 20000, 80)])
     header = ("algorithm", "task", "obs", "env_steps", "seed", "score", "source")
@@ -195,7 +213,7 @@ def test_published_curves_are_those_of_the_task_and_clipped_to_our_steps(tmp_pat
 
 
 @pytest.mark.parametrize("reference", ["missing.csv", "other.csv", "words.csv"])
-def test_a_reference_that_is_none_is_reported(tmp_path, reference):
+def test_a_reference_that_is_none_is_reported(tmp_path: Any, reference: Any) -> None:
     write_csv(tmp_path / "other.csv", ("a", "b"), [(1, 2)])
     header = ("algorithm", "task", "obs", "env_steps", "seed", "score", "source")
     row = ("dreamer", "walker_walk", "proprio", 1000, 0, "abc", "somewhere")
@@ -205,7 +223,7 @@ def test_a_reference_that_is_none_is_reported(tmp_path, reference):
         plots.plot_results(tmp_path / "walker_walk", tmp_path / "o.png", tmp_path / reference)
 
 
-def test_a_folder_without_tables_is_reported(tmp_path):
+def test_a_folder_without_tables_is_reported(tmp_path: Any) -> None:
     with pytest.raises(UserError, match=r"no results.*lsp collect"):
         plots.plot_results(tmp_path, tmp_path / "out.png")
     (tmp_path / "transfer_from_walker_walk").mkdir()
@@ -213,6 +231,6 @@ def test_a_folder_without_tables_is_reported(tmp_path):
         plots.plot_results(tmp_path, tmp_path / "out.png")
 
 
-def test_only_pictures_can_be_written(tmp_path):
+def test_only_pictures_can_be_written(tmp_path: Any) -> None:
     with pytest.raises(UserError, match=r"\.png"):
         plots.plot_runs([make_run(tmp_path / "run")], tmp_path / "curve.doc")

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from lsp.training.replay import Replay
 
 
 @pytest.fixture(autouse=True)
-def denormals():
+def denormals() -> None:
     """Hypothesis draws them, and a training in this process has switched them off."""
     torch.set_flush_denormal(False)
 
@@ -55,13 +56,13 @@ plain = st.recursive(
 
 
 @st.composite
-def damage(draw):
+def damage(draw: Any) -> Any:
     """A function from the bytes of a file to others."""
     kind = draw(st.sampled_from(["flip", "cut", "insert", "replace", "tail"]))
     where, byte = draw(st.floats(0, 1)), draw(st.integers(1, 255))
     junk = draw(st.binary(max_size=60))
 
-    def spoil(content):
+    def spoil(content: Any) -> Any:
         at = int(where * max(len(content) - 1, 0))
         if kind == "flip" and content:
             return content[:at] + bytes([content[at] ^ byte]) + content[at + 1 :]
@@ -76,11 +77,11 @@ def damage(draw):
     return spoil
 
 
-def spoil_file(path, spoil):
+def spoil_file(path: Any, spoil: Any) -> None:
     path.write_bytes(spoil(path.read_bytes()))
 
 
-def attempt(work):
+def attempt(work: Any) -> Any:
     """What `work` gives and None, or None and the line with which it is refused."""
     try:
         return work(), None
@@ -90,7 +91,7 @@ def attempt(work):
     return None, line
 
 
-def assert_same_arrays(one, other):
+def assert_same_arrays(one: Any, other: Any) -> None:
     assert one.keys() == other.keys()
     for key, array in one.items():
         assert array.dtype == other[key].dtype
@@ -98,7 +99,7 @@ def assert_same_arrays(one, other):
 
 
 @pytest.fixture(scope="module")
-def folder():
+def folder() -> Any:
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
@@ -108,7 +109,9 @@ def folder():
 
 @many
 @given(content=arrays, spoil=damage())
-def test_arrays_are_what_was_written_or_an_error_that_names_the_file(folder, content, spoil):
+def test_arrays_are_what_was_written_or_an_error_that_names_the_file(
+    folder: Any, content: Any, spoil: Any
+) -> None:
     path = folder / "arrays.npz"
     write_arrays(path, content)
     assert_same_arrays(read_arrays(path), content)
@@ -127,7 +130,7 @@ def test_arrays_are_what_was_written_or_an_error_that_names_the_file(folder, con
 @example(b"9" * 10_000)
 @example(b"\xff\xfe{")
 @example(b"[]")
-def test_json_of_any_bytes_is_an_object_or_an_error(folder, content):
+def test_json_of_any_bytes_is_an_object_or_an_error(folder: Any, content: Any) -> None:
     path = folder / "file.json"
     path.write_bytes(content)
     found, error = attempt(lambda: read_json(path))
@@ -136,7 +139,7 @@ def test_json_of_any_bytes_is_an_object_or_an_error(folder, content):
 
 @many
 @given(st.dictionaries(st.text(max_size=5), plain.filter(lambda x: x == x), max_size=3))
-def test_json_is_what_was_written(folder, content):
+def test_json_is_what_was_written(folder: Any, content: Any) -> None:
     write_json(folder / "same.json", content)
     assert json.dumps(read_json(folder / "same.json")) == json.dumps(content)
 
@@ -144,7 +147,7 @@ def test_json_is_what_was_written(folder, content):
 # The replay
 
 
-def episode(rows, seed):
+def episode(rows: Any, seed: Any) -> Any:
     rng = np.random.default_rng(seed)
     first = np.arange(rows) == 0
     return {
@@ -157,7 +160,7 @@ def episode(rows, seed):
     }
 
 
-def rows_of(replay):
+def rows_of(replay: Any) -> Any:
     return replay.sample(1, len(replay), np.random.default_rng(0))
 
 
@@ -168,7 +171,9 @@ def rows_of(replay):
     spoil=damage(),
     capacity=st.none() | st.integers(6, 12),
 )
-def test_a_replay_holds_what_was_added_without_what_is_damaged(lengths, spoiled, spoil, capacity):
+def test_a_replay_holds_what_was_added_without_what_is_damaged(
+    lengths: Any, spoiled: Any, spoil: Any, capacity: Any
+) -> None:
     with tempfile.TemporaryDirectory() as name:
         replay = Replay(Path(name), capacity)
         for seed, rows in enumerate(lengths):
@@ -196,7 +201,9 @@ def test_a_replay_holds_what_was_added_without_what_is_damaged(lengths, spoiled,
 
 @many
 @given(count=st.integers(0, 10**15), capacity=st.none() | st.integers(1, 9))
-def test_a_replay_of_which_most_is_missing_is_refused_at_once(folder, count, capacity):
+def test_a_replay_of_which_most_is_missing_is_refused_at_once(
+    folder: Any, count: Any, capacity: Any
+) -> None:
     replay, error = attempt(lambda: Replay.load(folder / "nothing", capacity, count))
     if error is None:
         assert replay.num_episodes == count == 0
@@ -208,7 +215,7 @@ def test_a_replay_of_which_most_is_missing_is_refused_at_once(folder, count, cap
 @given(st.lists(st.sampled_from([b'{"kind": "train", "env_steps": 3}', b"{", b"", b"[1]"])))
 @example([b"[" * 100_000])
 @example([b'{"kind": "train", "env_steps": 1e400}'])
-def test_metrics_are_lines_or_an_error_that_names_one(folder, content):
+def test_metrics_are_lines_or_an_error_that_names_one(folder: Any, content: Any) -> None:
     (folder / "metrics.jsonl").write_bytes(b"".join(line + b"\n" for line in content))
     lines, error = attempt(lambda: read_metrics(folder))
     assert len(lines) == len(content) if error is None else "metrics.jsonl, line" in error
@@ -218,7 +225,7 @@ def test_metrics_are_lines_or_an_error_that_names_one(folder, content):
 
 
 @pytest.fixture(scope="module")
-def saved(folder):
+def saved(folder: Any) -> Any:
     tensors = {
         "networks": {"weight": torch.arange(6.0).reshape(2, 3)},
         "agent": {"steps": torch.tensor([7])},
@@ -230,7 +237,7 @@ def saved(folder):
     return path, checkpoint, {file: file.read_bytes() for file in path.iterdir()}
 
 
-def assert_same_checkpoint(one, other):
+def assert_same_checkpoint(one: Any, other: Any) -> None:
     assert (one.env_steps, one.facts) == (other.env_steps, other.facts)
     assert one.tensors.keys() == other.tensors.keys()
     for group, tensors in one.tensors.items():
@@ -239,7 +246,7 @@ def assert_same_checkpoint(one, other):
     assert_same_arrays(one.episode, other.episode)
 
 
-def restore(content):
+def restore(content: Any) -> None:
     for file, before in content.items():
         file.write_bytes(before)
 
@@ -249,7 +256,9 @@ NAMES = ["networks.safetensors", "agent.safetensors", "episode.npz", "facts.json
 
 @many
 @given(name=st.sampled_from([*NAMES, "manifest.json"]), spoil=damage())
-def test_a_checkpoint_is_what_was_saved_or_an_error_that_names_the_file(saved, name, spoil):
+def test_a_checkpoint_is_what_was_saved_or_an_error_that_names_the_file(
+    saved: Any, name: Any, spoil: Any
+) -> None:
     path, checkpoint, content = saved
     restore(content)
     spoil_file(path / name, spoil)
@@ -262,7 +271,9 @@ def test_a_checkpoint_is_what_was_saved_or_an_error_that_names_the_file(saved, n
 
 @many
 @given(name=st.sampled_from(NAMES), spoil=damage())
-def test_a_manifest_that_is_right_about_bad_files_does_not_help_them(saved, name, spoil):
+def test_a_manifest_that_is_right_about_bad_files_does_not_help_them(
+    saved: Any, name: Any, spoil: Any
+) -> None:
     path, _, content = saved
     restore(content)
     spoil_file(path / name, spoil)
@@ -279,7 +290,7 @@ def test_a_manifest_that_is_right_about_bad_files_does_not_help_them(saved, name
 
 @many
 @given(plain | st.fixed_dictionaries({"schema": plain, "files": plain, "env_steps": plain}))
-def test_any_manifest_is_refused(saved, manifest):
+def test_any_manifest_is_refused(saved: Any, manifest: Any) -> None:
     path, _, content = saved
     restore(content)
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -288,7 +299,7 @@ def test_any_manifest_is_refused(saved, manifest):
     assert str(path) in error
 
 
-def test_the_format_of_weights_holds_no_code(saved):
+def test_the_format_of_weights_holds_no_code(saved: Any) -> None:
     restore(saved[2])
     with safe_open(saved[0] / "networks.safetensors", "pt") as file:
         assert list(file.keys()) == ["weight"]
@@ -297,7 +308,7 @@ def test_the_format_of_weights_holds_no_code(saved):
 # Settings
 
 
-def paths(values, prefix=()):
+def paths(values: Any, prefix: Any = ()) -> Any:
     """The way to every setting."""
     for key, value in values.items():
         yield (*prefix, key)
@@ -311,7 +322,9 @@ SETTINGS = list(paths(to_dict(make_config())))
 @many
 @given(way=st.sampled_from(SETTINGS), value=plain)
 @example(way=("behavior",), value={"\n": None})
-def test_settings_of_any_type_are_a_config_or_an_error_that_names_the_setting(folder, way, value):
+def test_settings_of_any_type_are_a_config_or_an_error_that_names_the_setting(
+    folder: Any, way: Any, value: Any
+) -> None:
     config = to_dict(make_config())
     inner = config
     for key in way[:-1]:
@@ -329,7 +342,9 @@ def test_settings_of_any_type_are_a_config_or_an_error_that_names_the_setting(fo
 
 @many
 @given(spoil=damage())
-def test_a_damaged_config_is_a_config_or_an_error_that_names_the_file(folder, spoil):
+def test_a_damaged_config_is_a_config_or_an_error_that_names_the_file(
+    folder: Any, spoil: Any
+) -> None:
     path = folder / "config.json"
     write_json(path, to_dict(make_config()))
     spoil_file(path, spoil)
@@ -339,7 +354,7 @@ def test_a_damaged_config_is_a_config_or_an_error_that_names_the_file(folder, sp
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("method", METHODS)
-def test_settings_are_read_as_they_were_written(folder, method, preset):
+def test_settings_are_read_as_they_were_written(folder: Any, method: Any, preset: Any) -> None:
     config = make_config(method, preset)
     write_json(folder / "config.json", to_dict(config))
     assert RunFolder(folder).read_config() == config
@@ -368,7 +383,7 @@ values = st.sampled_from(
 @example("sweep", ["--method", ","])
 @example("train", ["--logdir", "a", "--logdir", "b"])
 @example("train", ["@file"])
-def test_any_arguments_are_a_command_or_an_error_of_one_line(command, words):
+def test_any_arguments_are_a_command_or_an_error_of_one_line(command: Any, words: Any) -> None:
     parsed, error = attempt(lambda: parse([command, *words]))
     if error is None and parsed is not None:
         assert dataclasses.is_dataclass(parsed)
@@ -376,7 +391,7 @@ def test_any_arguments_are_a_command_or_an_error_of_one_line(command, words):
             attempt(lambda: validated(parsed.config))
 
 
-def parse(arguments):
+def parse(arguments: Any) -> Any:
     """The command, or None where help was asked for."""
     try:
         return lsp.cli.main._parse_in_one_line(arguments)

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -14,25 +15,25 @@ from lsp.experiments.sweep.planned_run import Outcome, PlannedRun
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
 
-def debug_run(steps, seed, task="walker_walk", source=None):
+def debug_run(steps: Any, seed: Any, task: Any = "walker_walk", source: Any = None) -> Any:
     config = make_config("lsp", "debug", task=task, seed=seed, action_repeat=10)
     return PlannedRun(config, steps, source)
 
 
-def test_without_ray_it_is_one_line(tmp_path, monkeypatch):
+def test_without_ray_it_is_one_line(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'latent-skill-planning\[ray\]'"):
         Execution("ray", storage=tmp_path).carry_out([debug_run(200, 0)], RUNTIME)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
-def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, address):
+def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Any, address: Any) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UserError, match="no Ray cluster at"):
         Execution("ray", storage=tmp_path, address=address).carry_out([debug_run(9, 0)], RUNTIME)
 
 
-def test_a_run_that_no_node_has_room_for_is_one_line(tmp_path):
+def test_a_run_that_no_node_has_room_for_is_one_line(tmp_path: Any) -> None:
     pytest.importorskip("ray")
     runtime = RuntimeConfig(threads=1, compile=False, device="cuda")
     with pytest.raises(UserError, match="needs 1 CPU, 1 GPU, which this machine does not have"):
@@ -40,11 +41,11 @@ def test_a_run_that_no_node_has_room_for_is_one_line(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_node_that_goes_away_costs_no_run(tmp_path):
+def test_a_node_that_goes_away_costs_no_run(tmp_path: Any) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=1)
     runs = [debug_run(1600, seed) for seed in range(5)]
     runs.append(debug_run(400, 0, "walker_run", runs[0]))
@@ -68,7 +69,7 @@ def test_a_node_that_goes_away_costs_no_run(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_done_is_not_tried_again(tmp_path):
+def test_what_cannot_be_done_is_not_tried_again(tmp_path: Any) -> None:
     pytest.importorskip("ray")
     wrong = debug_run(200, 0, "walker_wak")
     runs = [wrong, debug_run(200, 0), debug_run(200, 0, "walker_run", wrong)]

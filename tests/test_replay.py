@@ -4,6 +4,7 @@ import errno
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ lengths_of_episodes = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 few = settings(max_examples=40, deadline=None)
 
 
-def make_episode(start, rows, repeat=2):
+def make_episode(start: Any, rows: Any, repeat: Any = 2) -> Any:
     """Rows that can be told apart: the position of row t is ``start + t``."""
     number = np.arange(start, start + rows)
     first = np.arange(rows) == 0
@@ -35,23 +36,23 @@ def make_episode(start, rows, repeat=2):
     }
 
 
-def make_episodes(lengths):
+def make_episodes(lengths: Any) -> Any:
     starts = np.cumsum([0, *lengths[:-1]])
     return [make_episode(start, rows) for start, rows in zip(starts, lengths, strict=True)]
 
 
-def fill(replay, lengths):
+def fill(replay: Any, lengths: Any) -> Any:
     for episode in make_episodes(lengths):
         replay.add(episode)
     return replay
 
 
-def all_rows(lengths):
+def all_rows(lengths: Any) -> Any:
     episodes = make_episodes(lengths)
     return {key: np.concatenate([each[key] for each in episodes]) for key in SAMPLED}
 
 
-def assert_same_samples(one, other, length=3):
+def assert_same_samples(one: Any, other: Any, length: Any = 3) -> None:
     first = one.sample(32, length, np.random.default_rng(0))
     second = other.sample(32, length, np.random.default_rng(0))
     assert first.keys() == second.keys()
@@ -66,7 +67,9 @@ def assert_same_samples(one, other, length=3):
     length=st.integers(1, 12),
     seed=st.integers(0, 1000),
 )
-def test_chunks_are_rows_as_written_contiguous_and_among_the_newest(lengths, room, length, seed):
+def test_chunks_are_rows_as_written_contiguous_and_among_the_newest(
+    lengths: Any, room: Any, length: Any, seed: Any
+) -> None:
     replay = fill(Replay(None, room), lengths)
     total = sum(lengths)
     held = min(total, room or total)
@@ -85,7 +88,7 @@ def test_chunks_are_rows_as_written_contiguous_and_among_the_newest(lengths, roo
             np.testing.assert_array_equal(chunks[key][number], rows[start : start + length])
 
 
-def test_every_possible_start_is_equally_likely():
+def test_every_possible_start_is_equally_likely() -> None:
     lengths = [7, 9, 8, 6]
     replay = fill(Replay(None, 20), lengths)  # rows 10 … 29 are left
     chunks = replay.sample(40_000, 5, np.random.default_rng(0))
@@ -95,7 +98,7 @@ def test_every_possible_start_is_equally_likely():
     assert np.abs(counts - 2500).max() < 250
 
 
-def test_chunks_span_episode_ends_and_is_first_marks_them():
+def test_chunks_span_episode_ends_and_is_first_marks_them() -> None:
     replay = fill(Replay(None, None), [3, 4, 2])
     chunk = replay.sample(1, 9, np.random.default_rng(0))
     np.testing.assert_array_equal(np.flatnonzero(chunk["is_first"][0]), [0, 3, 7])
@@ -103,13 +106,13 @@ def test_chunks_span_episode_ends_and_is_first_marks_them():
     np.testing.assert_array_equal(np.flatnonzero(chunk["is_terminal"][0]), [6, 8])
 
 
-def test_samples_are_copies():
+def test_samples_are_copies() -> None:
     replay = fill(Replay(None, None), [5])
     replay.sample(2, 5, np.random.default_rng(0))["reward"][:] = 99
     assert replay.sample(2, 5, np.random.default_rng(0))["reward"].max() < 99
 
 
-def test_memory_without_a_limit_grows_and_keeps_everything():
+def test_memory_without_a_limit_grows_and_keeps_everything() -> None:
     lengths = [1000] * 5
     replay = fill(Replay(None, None), lengths)
     chunk = replay.sample(1, 5000, np.random.default_rng(0))
@@ -117,7 +120,7 @@ def test_memory_without_a_limit_grows_and_keeps_everything():
         np.testing.assert_array_equal(chunk[key][0], rows)
 
 
-def test_counts_cover_everything_ever_added(tmp_path):
+def test_counts_cover_everything_ever_added(tmp_path: Any) -> None:
     lengths = [5, 6, 7]
     replay = fill(Replay(tmp_path / "replay", 8), lengths)
     assert len(replay) == 8
@@ -133,7 +136,9 @@ def test_counts_cover_everything_ever_added(tmp_path):
     room=st.one_of(st.none(), st.integers(12, 30)),
     data=st.data(),
 )
-def test_a_replay_resumed_anywhere_samples_as_the_unbroken_one(lengths, room, data):
+def test_a_replay_resumed_anywhere_samples_as_the_unbroken_one(
+    lengths: Any, room: Any, data: Any
+) -> None:
     kept = data.draw(st.integers(0, len(lengths)))
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "replay"
@@ -149,7 +154,7 @@ def test_a_replay_resumed_anywhere_samples_as_the_unbroken_one(lengths, room, da
         assert_same_samples(resumed, Replay.load(directory, room, len(lengths)), length=1)
 
 
-def test_files_hold_whole_episodes(tmp_path):
+def test_files_hold_whole_episodes(tmp_path: Any) -> None:
     lengths = [5, 6, 7]
     replay = fill(Replay(tmp_path, 8), lengths)
     for stored, added in zip(replay.episodes(), make_episodes(lengths), strict=True):
@@ -161,7 +166,7 @@ def test_files_hold_whole_episodes(tmp_path):
     assert names == [f"episode-{index:06d}.npz" for index in range(3)]
 
 
-def test_loading_changes_no_file_and_the_next_episode_removes_later_ones(tmp_path):
+def test_loading_changes_no_file_and_the_next_episode_removes_later_ones(tmp_path: Any) -> None:
     fill(Replay(tmp_path, None), [3, 4, 5, 6])
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     replay = Replay.load(tmp_path, None, 2)
@@ -172,7 +177,7 @@ def test_loading_changes_no_file_and_the_next_episode_removes_later_ones(tmp_pat
     assert [len(episode["reward"]) for episode in replay.episodes()] == [3, 4, 9]
 
 
-def test_a_new_replay_does_not_overwrite_an_old_one(tmp_path):
+def test_a_new_replay_does_not_overwrite_an_old_one(tmp_path: Any) -> None:
     fill(Replay(tmp_path, None), [3])
     with pytest.raises(UserError, match="already holds episodes"):
         Replay(tmp_path, None)
@@ -195,7 +200,9 @@ SPOILERS = [
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-def test_a_damaged_episode_is_named_set_aside_and_learned_without(tmp_path, spoil):
+def test_a_damaged_episode_is_named_set_aside_and_learned_without(
+    tmp_path: Any, spoil: Any
+) -> None:
     fill(Replay(tmp_path, None), [3, 4, 5])
     path = tmp_path / "episode-000001.npz"
     spoil(path)
@@ -223,7 +230,7 @@ def test_a_damaged_episode_is_named_set_aside_and_learned_without(tmp_path, spoi
     assert (len(again), again.lost) == (10, {1})
 
 
-def test_an_episode_that_took_the_number_of_a_lost_one_is_not_lost(tmp_path):
+def test_an_episode_that_took_the_number_of_a_lost_one_is_not_lost(tmp_path: Any) -> None:
     fill(Replay(tmp_path, None), [3, 4, 5])
     (tmp_path / "episode-000002.npz").write_bytes(b"")
     with pytest.warns(RunWarning):
@@ -232,7 +239,7 @@ def test_an_episode_that_took_the_number_of_a_lost_one_is_not_lost(tmp_path):
     assert len(Replay.load(tmp_path, None, 3)) == 3 + 4 + 6
 
 
-def test_a_replay_of_which_nothing_is_left_is_an_error(tmp_path):
+def test_a_replay_of_which_nothing_is_left_is_an_error(tmp_path: Any) -> None:
     fill(Replay(tmp_path, None), [3, 4])
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
@@ -246,7 +253,7 @@ def test_a_replay_of_which_nothing_is_left_is_an_error(tmp_path):
         list(Replay.stream(tmp_path, 2))
 
 
-def test_an_episode_longer_than_the_capacity_is_refused_before_it_is_written(tmp_path):
+def test_an_episode_longer_than_the_capacity_is_refused_before_it_is_written(tmp_path: Any) -> None:
     replay = Replay(tmp_path, 4)
     with pytest.raises(UserError, match="capacity of 4 rows"):
         replay.add(make_episode(0, 5))
@@ -254,7 +261,7 @@ def test_an_episode_longer_than_the_capacity_is_refused_before_it_is_written(tmp
     assert len(replay) == 0
 
 
-def test_double_precision_observations_become_single_and_images_stay_bytes():
+def test_double_precision_observations_become_single_and_images_stay_bytes() -> None:
     replay = Replay(None, None)
     episode = make_episode(0, 4)
     replay.add(episode | {"obs/position": episode["obs/position"].astype(np.float64)})
@@ -275,7 +282,7 @@ def test_double_precision_observations_become_single_and_images_stay_bytes():
         ({"obs/other": np.zeros((4, 2))}, "'obs/other'"),
     ],
 )
-def test_a_malformed_episode_is_refused(tmp_path, change, message):
+def test_a_malformed_episode_is_refused(tmp_path: Any, change: Any, message: Any) -> None:
     replay = fill(Replay(tmp_path, None), [4])
     episode = make_episode(4, 4) | change
     with pytest.raises(ValueError, match=message):
@@ -284,12 +291,12 @@ def test_a_malformed_episode_is_refused(tmp_path, change, message):
     assert len(replay) == 4
 
 
-def test_episodes_need_a_directory():
+def test_episodes_need_a_directory() -> None:
     with pytest.raises(UserError, match="directory"):
         next(fill(Replay(None, None), [3]).episodes())
 
 
-def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path, monkeypatch):
+def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path: Any, monkeypatch: Any) -> None:
     replay = fill(Replay(tmp_path, None), [3])
 
     with monkeypatch.context() as patch:
@@ -308,7 +315,7 @@ def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path, monkeypatch):
     assert_same_samples(replay, Replay.load(tmp_path, None, 3))
 
 
-def test_not_more_episodes_wait_than_memory_is_meant_for(tmp_path, monkeypatch):
+def test_not_more_episodes_wait_than_memory_is_meant_for(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("lsp.training.replay._MOST_WAITING", 2)
     monkeypatch.setattr("lsp.training.replay.write_arrays", full_disk)
     replay = Replay(tmp_path, None)
@@ -318,12 +325,14 @@ def test_not_more_episodes_wait_than_memory_is_meant_for(tmp_path, monkeypatch):
         replay.add(make_episode(3, 3))
 
 
-def full_disk(path, arrays):
+def full_disk(path: Any, arrays: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(tmp_path, monkeypatch):
-    def refuse(folder):
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
+    def refuse(folder: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("lsp.runs.files.os.listdir", refuse)

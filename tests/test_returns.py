@@ -1,5 +1,7 @@
 """λ-returns against numbers worked out by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,11 +23,11 @@ HALF = torch.full((3,), 0.5)
         (0.5, [6.375, 11.5, 18.0]),
     ],
 )
-def test_the_return_is_the_one_worked_out_by_hand(lambda_, by_hand):
+def test_the_return_is_the_one_worked_out_by_hand(lambda_: Any, by_hand: Any) -> None:
     torch.testing.assert_close(lambda_return(REWARD, VALUE, HALF, lambda_), torch.tensor(by_hand))
 
 
-def test_the_last_reward_counts():
+def test_the_last_reward_counts() -> None:
     zero = torch.zeros(10)
     reward = torch.zeros(10)
     reward[-1] = 1.0
@@ -34,7 +36,7 @@ def test_the_last_reward_counts():
     assert returns[0].item() == pytest.approx((0.99 * 0.95) ** 9)
 
 
-def test_nothing_after_the_end_of_an_episode_counts():
+def test_nothing_after_the_end_of_an_episode_counts() -> None:
     ends_at_second = torch.tensor([0.5, 0.0, 0.5])
     returns = lambda_return(REWARD, VALUE, ends_at_second, 0.5)
     # G_1 = 2, the reward of arriving at the end; G_0 = 1 + ½ (½·10 + ½·2) = 4.
@@ -42,12 +44,12 @@ def test_nothing_after_the_end_of_an_episode_counts():
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.3, 0.95, 1.0])
-def test_a_value_that_is_right_is_returned_whatever_lambda(lambda_):
+def test_a_value_that_is_right_is_returned_whatever_lambda(lambda_: Any) -> None:
     reward, value = torch.full((7, 2), 0.01 * 5), torch.full((7, 2), 5.0)
     returns = lambda_return(reward, value, torch.full((7, 2), 0.99), lambda_)
     torch.testing.assert_close(returns, value)
 
 
-def test_without_a_value_rewards_count_to_the_end_of_the_rollout():
+def test_without_a_value_rewards_count_to_the_end_of_the_rollout() -> None:
     # G_2 = 3; G_1 = 2 + ½·3 = 3.5; G_0 = 1 + ½·3.5 = 2.75.
     torch.testing.assert_close(discounted_sum(REWARD, HALF), torch.tensor([2.75, 3.5, 3.0]))

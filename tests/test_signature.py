@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from typing import Any
 
 import pytest
 
@@ -16,19 +17,19 @@ PLAIN = RuntimeConfig(compile=False, bf16=False)
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path: Any, monkeypatch: Any) -> Any:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Any) -> Any:
     path = tmp_path / "file"
     path.write_text("mine")
     return path
 
 
-def test_a_sealed_file_is_known_until_it_changes(home, file):
+def test_a_sealed_file_is_known_until_it_changes(home: Any, file: Any) -> None:
     assert not sealed(file)
     seal(file)
     assert sealed(file)
@@ -38,13 +39,13 @@ def test_a_sealed_file_is_known_until_it_changes(home, file):
     assert sealed(file)
 
 
-def test_a_seal_of_another_key_is_none(home, file, monkeypatch):
+def test_a_seal_of_another_key_is_none(home: Any, file: Any, monkeypatch: Any) -> None:
     seal(file)
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "another"))
     assert not sealed(file)
 
 
-def test_only_the_user_can_read_the_key(home, file):
+def test_only_the_user_can_read_the_key(home: Any, file: Any) -> None:
     seal(file)
     (key,) = (home / "latent-skill-planning").iterdir()
     assert len(key.read_bytes()) == 32
@@ -52,14 +53,14 @@ def test_only_the_user_can_read_the_key(home, file):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_without_a_place_for_the_key_nothing_is_sealed(home, file):
+def test_without_a_place_for_the_key_nothing_is_sealed(home: Any, file: Any) -> None:
     home.write_text("a file where the folder should be")
     seal(file)
     assert not sealed(file)
     assert not file.with_name("file.seal").exists()
 
 
-def test_no_key_seals_nothing(home, file):
+def test_no_key_seals_nothing(home: Any, file: Any) -> None:
     seal(file)
     next((home / "latent-skill-planning").iterdir()).write_bytes(b"")
     file.with_name("file.seal").write_bytes(b"")
@@ -67,7 +68,9 @@ def test_no_key_seals_nothing(home, file):
 
 
 @pytest.mark.long
-def test_ones_own_run_is_evaluated_and_a_strangers_only_if_trusted(home, tmp_path, monkeypatch):
+def test_ones_own_run_is_evaluated_and_a_strangers_only_if_trusted(
+    home: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
     config = make_config("lsp", "debug", task="own_tasks:Reach", action_repeat=1)
     lsp.train(config, tmp_path / "run", 200, PLAIN)
     assert RunFolder(tmp_path / "run").is_own

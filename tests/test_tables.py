@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,16 @@ HEADER = (
 EVAL = {"eval/return": 400.256, "eval/std": 20.0, "eval/success": None, "eval/episodes": 10}
 
 
-def make_run(folder, evals, *, seed=0, method="lsp", task="walker_walk", dirty=False, **changes):
+def make_run(
+    folder: Any,
+    evals: Any,
+    *,
+    seed: Any = 0,
+    method: Any = "lsp",
+    task: Any = "walker_walk",
+    dirty: Any = False,
+    **changes: Any,
+) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     config = {"task": task, "method": method, "preset": "fast", "seed": seed, "obs": "proprio"}
     (folder / "config.json").write_text(json.dumps(config | {"model": {"deter": 200}} | changes))
@@ -33,12 +43,12 @@ def make_run(folder, evals, *, seed=0, method="lsp", task="walker_walk", dirty=F
     return folder
 
 
-def rows(out, method="lsp"):
+def rows(out: Any, method: Any = "lsp") -> Any:
     with (out / "walker_walk" / f"{method}.csv").open() as file:
         return [(row["seed"], row["env_steps"], row["eval_return"]) for row in csv.DictReader(file)]
 
 
-def test_the_table_has_the_agreed_header_and_one_row_an_evaluation(tmp_path):
+def test_the_table_has_the_agreed_header_and_one_row_an_evaluation(tmp_path: Any) -> None:
     run = make_run(tmp_path / "run", [(20000, 450), (10000, 400.256)])
     collect([run], tmp_path / "out")
     assert (tmp_path / "out" / "walker_walk" / "lsp.csv").read_text().splitlines() == [
@@ -48,13 +58,13 @@ def test_the_table_has_the_agreed_header_and_one_row_an_evaluation(tmp_path):
     ]
 
 
-def test_a_dirty_checkout_shows_in_the_commit(tmp_path):
+def test_a_dirty_checkout_shows_in_the_commit(tmp_path: Any) -> None:
     collect([make_run(tmp_path / "run", [(1, 1)], dirty=True)], tmp_path / "out")
     (row,) = read_table(tmp_path / "out" / "walker_walk" / "lsp.csv")
     assert row["commit"] == "abc123+dirty"
 
 
-def test_success_is_written_where_the_task_has_a_goal(tmp_path):
+def test_success_is_written_where_the_task_has_a_goal(tmp_path: Any) -> None:
     run = make_run(tmp_path / "run", [])
     logger = MetricsLogger(run)
     logger.write("eval", 5, EVAL | {"eval/success": 0.7})
@@ -64,7 +74,7 @@ def test_success_is_written_where_the_task_has_a_goal(tmp_path):
     assert row["success"] == "0.700"
 
 
-def test_a_run_collected_again_replaces_its_rows_and_leaves_the_others(tmp_path):
+def test_a_run_collected_again_replaces_its_rows_and_leaves_the_others(tmp_path: Any) -> None:
     out = tmp_path / "out"
     collect([make_run(tmp_path / "a", [(100, 1), (200, 2)], seed=10)], out)
     collect([make_run(tmp_path / "b", [(100, 3)], seed=2)], out)
@@ -72,12 +82,12 @@ def test_a_run_collected_again_replaces_its_rows_and_leaves_the_others(tmp_path)
     assert rows(out) == [("2", "100", "3.00"), ("10", "300", "9.00")]
 
 
-def test_of_two_evaluations_at_one_step_the_later_counts(tmp_path):
+def test_of_two_evaluations_at_one_step_the_later_counts(tmp_path: Any) -> None:
     collect([make_run(tmp_path / "run", [(100, 1), (100, 2)])], tmp_path / "out")
     assert rows(tmp_path / "out") == [("0", "100", "2.00")]
 
 
-def test_several_runs_at_once(tmp_path):
+def test_several_runs_at_once(tmp_path: Any) -> None:
     runs = [make_run(tmp_path / f"{seed}", [(100, seed)], seed=seed) for seed in (1, 0)]
     runs.append(make_run(tmp_path / "dreamer", [(100, 5)], method="dreamer"))
     collect(runs, tmp_path / "out")
@@ -85,7 +95,7 @@ def test_several_runs_at_once(tmp_path):
     assert rows(tmp_path / "out", "dreamer") == [("0", "100", "5.00")]
 
 
-def test_commands_are_kept_once_a_run(tmp_path):
+def test_commands_are_kept_once_a_run(tmp_path: Any) -> None:
     runs = [make_run(tmp_path / f"{seed}", [(100, seed)], seed=seed) for seed in (10, 2)]
     collect(runs, tmp_path / "out")
     path = tmp_path / "out" / "walker_walk" / "commands.md"
@@ -102,7 +112,9 @@ def test_commands_are_kept_once_a_run(tmp_path):
     assert "--task walker_walk --seed 2\n" not in path.read_text()
 
 
-def make_transfer(folder, *, seed=0, length=10, method="lsp", **transfer):
+def make_transfer(
+    folder: Any, *, seed: Any = 0, length: Any = 10, method: Any = "lsp", **transfer: Any
+) -> Any:
     """A run on quadruped_reach that another one on quadruped_walk came before."""
     config = make_config(method, "fast", task="quadruped_reach", seed=seed)
     planner = replace(config.planner, skill_length=length, horizon=4 * length)
@@ -114,7 +126,7 @@ def make_transfer(folder, *, seed=0, length=10, method="lsp", **transfer):
     return folder
 
 
-def test_transfers_have_tables_of_their_own(tmp_path):
+def test_transfers_have_tables_of_their_own(tmp_path: Any) -> None:
     out = tmp_path / "out"
     runs = [
         make_transfer(tmp_path / "plain"),
@@ -137,7 +149,7 @@ def test_transfers_have_tables_of_their_own(tmp_path):
     assert f"{heading}, K 10, H 40\n" in commands
 
 
-def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path):
+def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path: Any) -> None:
     lengths = (10, 30)
     runs = [make_transfer(tmp_path / f"{length}", length=length) for length in lengths]
     for run in [*runs, runs[0]]:
@@ -147,7 +159,7 @@ def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path):
 
 
 @pytest.mark.parametrize(("method", "noted"), [("cem", ("", "12")), ("dreamer", ("", ""))])
-def test_what_a_method_does_not_plan_is_left_out(tmp_path, method, noted):
+def test_what_a_method_does_not_plan_is_left_out(tmp_path: Any, method: Any, noted: Any) -> None:
     collect([make_transfer(tmp_path / "run", method=method, length=3)], tmp_path)
     (table,) = tmp_path.glob("quadruped_reach/*/*.csv")
     (row,) = read_table(table)
@@ -156,7 +168,7 @@ def test_what_a_method_does_not_plan_is_left_out(tmp_path, method, noted):
     assert heading in table.with_name("commands.md").read_text()
 
 
-def test_what_another_reward_pays_has_a_table_of_its_own(tmp_path):
+def test_what_another_reward_pays_has_a_table_of_its_own(tmp_path: Any) -> None:
     runs = [
         # Nothing begins anew where nothing is carried over.
         make_run(tmp_path / "plain", [(100, 1)], transfer={"reset": ["reward", "value"]}),
@@ -168,14 +180,14 @@ def test_what_another_reward_pays_has_a_table_of_its_own(tmp_path):
     assert paid == [("0", "100", "1000.00")]
 
 
-def test_a_transfer_without_its_source_is_refused(tmp_path):
+def test_a_transfer_without_its_source_is_refused(tmp_path: Any) -> None:
     run = make_transfer(tmp_path / "run")
     (run / "source.json").unlink()
     with pytest.raises(UserError, match=r"run has no source\.json"):
         collect([run], tmp_path / "out")
 
 
-def test_nothing_is_written_unless_every_run_is_good(tmp_path):
+def test_nothing_is_written_unless_every_run_is_good(tmp_path: Any) -> None:
     good = make_run(tmp_path / "good", [(100, 1)])
     bad = make_run(tmp_path / "bad", [], seed=1)
     with pytest.raises(UserError, match="bad has no evaluation"):
@@ -185,27 +197,27 @@ def test_nothing_is_written_unless_every_run_is_good(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_runs_that_claim_the_same_rows_are_refused(tmp_path):
+def test_two_runs_that_claim_the_same_rows_are_refused(tmp_path: Any) -> None:
     runs = [make_run(tmp_path / name, [(100, 1)]) for name in ("one", "two")]
     with pytest.raises(UserError, match=r"one and .*two"):
         collect(runs, tmp_path / "out")
 
 
 @pytest.mark.parametrize("task", ["../../etc", "a/b", "", "."])
-def test_a_strangers_run_cannot_choose_where_we_write(tmp_path, task):
+def test_a_strangers_run_cannot_choose_where_we_write(tmp_path: Any, task: Any) -> None:
     with pytest.raises(UserError, match="not a plain name"):
         collect([make_run(tmp_path / "run", [(100, 1)], task=task)], tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"task": "walker_walk"}'])
-def test_damaged_settings_are_reported(tmp_path, text):
+def test_damaged_settings_are_reported(tmp_path: Any, text: Any) -> None:
     run = make_run(tmp_path / "run", [(100, 1)])
     (run / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         collect([run], tmp_path / "out")
 
 
-def test_damage_of_all_sorts_is_named(tmp_path):
+def test_damage_of_all_sorts_is_named(tmp_path: Any) -> None:
     out = tmp_path / "out"
     groups = make_run(tmp_path / "groups", [(100, 1)], transfer="x")
     values = make_run(tmp_path / "values", [(100, 1)])
@@ -225,7 +237,7 @@ def test_damage_of_all_sorts_is_named(tmp_path):
         collect([good], out)
 
 
-def test_a_foreign_table_is_not_overwritten(tmp_path):
+def test_a_foreign_table_is_not_overwritten(tmp_path: Any) -> None:
     table = tmp_path / "out" / "walker_walk" / "lsp.csv"
     table.parent.mkdir(parents=True)
     table.write_text("a,b\n1,2\n")
@@ -244,7 +256,7 @@ def test_a_foreign_table_is_not_overwritten(tmp_path):
         ("proprio,fast,0,10000,400,20.00,,10,,0.2500,1,abc,more", "more or fewer columns"),
     ],
 )
-def test_a_row_that_was_edited_badly_is_named(tmp_path, row, complaint):
+def test_a_row_that_was_edited_badly_is_named(tmp_path: Any, row: Any, complaint: Any) -> None:
     table = tmp_path / "walker_walk" / "lsp.csv"
     table.parent.mkdir()
     table.write_text(f"{HEADER}\nproprio,fast,3,20000,,,,10,,0.2500,1,abc\n{row}\n")
@@ -257,7 +269,7 @@ def test_a_row_that_was_edited_badly_is_named(tmp_path, row, complaint):
     assert table.read_text() == before
 
 
-def test_a_table_that_is_no_text_is_left_alone(tmp_path):
+def test_a_table_that_is_no_text_is_left_alone(tmp_path: Any) -> None:
     table = tmp_path / "walker_walk" / "lsp.csv"
     table.parent.mkdir()
     table.write_bytes(f"{HEADER}\nproprio,fast,0,1,1,1,,1,1,1,\xff\n".encode("latin-1"))

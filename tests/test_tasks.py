@@ -1,6 +1,7 @@
 """Every task of the paper's experiments, from proprioception and from pixels."""
 
 import warnings
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -33,11 +34,11 @@ OBSTACLES = [name for name in TASKS if TASKS[name].sees_obstacles]
 
 
 @pytest.fixture(scope="module")
-def env_of():
+def env_of() -> Any:
     """One environment per task and kind of observation, shared: building one is the slow part."""
     made = {}
 
-    def get(task, obs="proprio"):
+    def get(task: Any, obs: Any = "proprio") -> Any:
         if obs == "pixels" and (problem := rendering_problem()) is not None:
             pytest.skip(problem)
         if (task, obs) not in made:
@@ -49,7 +50,7 @@ def env_of():
         env.close()
 
 
-def play(env, seed, steps, actions_seed=0):
+def play(env: Any, seed: Any, steps: Any, actions_seed: Any = 0) -> Any:
     """Observations, rewards and simulator states of some random steps."""
     rng = np.random.default_rng(actions_seed)
     observation, info = env.reset(seed=seed)
@@ -61,7 +62,7 @@ def play(env, seed, steps, actions_seed=0):
     return seen
 
 
-def same(one, other):
+def same(one: Any, other: Any) -> Any:
     return all(
         x[1] == y[1]
         and np.array_equal(x[2], y[2])
@@ -71,7 +72,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(("name", "task", "obs"), ids())
-def test_gymnasium_makes_and_checks_it(name, task, obs):
+def test_gymnasium_makes_and_checks_it(name: Any, task: Any, obs: Any) -> None:
     if obs == "pixels" and (problem := rendering_problem()) is not None:
         pytest.skip(problem)
     with warnings.catch_warnings():
@@ -79,14 +80,14 @@ def test_gymnasium_makes_and_checks_it(name, task, obs):
         for bound in ("minimum", "maximum"):
             message = rf".*Box observation space {bound} value is -?infinity.*"
             warnings.filterwarnings("ignore", message=message)
-        env = gymnasium.make(name)
+        env: Any = gymnasium.make(name)
         assert (env.unwrapped.task, env.unwrapped.obs) == (task, obs)
         check_env(env.unwrapped)
         env.close()
 
 
 @pytest.mark.parametrize(("task", "obs"), CASES)
-def test_what_is_observed_fits_the_spaces(env_of, task, obs):
+def test_what_is_observed_fits_the_spaces(env_of: Any, task: Any, obs: Any) -> None:
     env = env_of(task, obs)
     for observation, reward, _ in play(env, 0, 8):
         assert observation in env.observation_space
@@ -99,7 +100,7 @@ def test_what_is_observed_fits_the_spaces(env_of, task, obs):
 
 
 @pytest.mark.parametrize(("task", "obs"), CASES)
-def test_the_seed_alone_decides_an_episode(env_of, task, obs):
+def test_the_seed_alone_decides_an_episode(env_of: Any, task: Any, obs: Any) -> None:
     env = env_of(task, obs)
     first = play(env, 1, 6)
     other = play(env, 2, 6)  # begun in the middle of an episode
@@ -109,7 +110,7 @@ def test_the_seed_alone_decides_an_episode(env_of, task, obs):
 
 
 @pytest.mark.parametrize(("task", "obs"), CASES)
-def test_two_environments_share_nothing(env_of, task, obs):
+def test_two_environments_share_nothing(env_of: Any, task: Any, obs: Any) -> None:
     env, twin = env_of(task, obs), DMControlEnv(task, obs)
     alone = play(env, 3, 6)
     rng = np.random.default_rng(0)
@@ -126,7 +127,7 @@ def test_two_environments_share_nothing(env_of, task, obs):
 
 @pytest.mark.parametrize("repeat", [1, 2, 7, 100])
 @pytest.mark.parametrize(("task", "obs"), CASES)
-def test_an_episode_lasts_1000_env_steps(env_of, task, obs, repeat):
+def test_an_episode_lasts_1000_env_steps(env_of: Any, task: Any, obs: Any, repeat: Any) -> None:
     if obs == "pixels" and repeat < 100:
         pytest.skip("the same clock as from proprioception, and a frame for every step")
     env_of(task, obs)  # skips where nothing can be rendered
@@ -143,7 +144,7 @@ def test_an_episode_lasts_1000_env_steps(env_of, task, obs, repeat):
 
 
 @pytest.mark.parametrize("task", PAPER_TASKS)
-def test_a_whole_episode_is_paid_again_from_its_states(env_of, task):
+def test_a_whole_episode_is_paid_again_from_its_states(env_of: Any, task: Any) -> None:
     env = env_of(task)
     rng = np.random.default_rng(0)
     env.reset(seed=5)
@@ -161,7 +162,7 @@ def test_a_whole_episode_is_paid_again_from_its_states(env_of, task):
 
 @pytest.mark.parametrize("obs", ["proprio", "pixels"])
 @pytest.mark.parametrize("family", [GOAL, OBSTACLES], ids=["goal", "obstacles"])
-def test_a_family_has_one_observation_space(env_of, family, obs):
+def test_a_family_has_one_observation_space(env_of: Any, family: Any, obs: Any) -> None:
     first, *others = (env_of(task, obs) for task in family)
     for env in others:
         assert env.observation_space == first.observation_space
@@ -169,7 +170,7 @@ def test_a_family_has_one_observation_space(env_of, family, obs):
     assert "goal" in first.observation_space.spaces
 
 
-def test_getup_walk_is_the_suites_walk_with_a_goal_observed(env_of):
+def test_getup_walk_is_the_suites_walk_with_a_goal_observed(env_of: Any) -> None:
     ours, suites = env_of("quadruped_getup_walk"), env_of("quadruped_walk")
     rng = np.random.default_rng(0)
     ours.reset(seed=0)
@@ -185,7 +186,7 @@ def test_getup_walk_is_the_suites_walk_with_a_goal_observed(env_of):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_measured_is_what_the_simulator_says(env_of, task):
+def test_what_is_measured_is_what_the_simulator_says(env_of: Any, task: Any) -> None:
     env = env_of(task)
     seen = play(env, 6, 40)
     physics = env._env.physics
@@ -207,7 +208,7 @@ def test_what_is_measured_is_what_the_simulator_says(env_of, task):
 
 
 @pytest.mark.parametrize("roll", [0, 1.0, 3.0])
-def test_the_goal_is_seen_along_the_robots_heading_however_it_lies(env_of, roll):
+def test_the_goal_is_seen_along_the_robots_heading_however_it_lies(env_of: Any, roll: Any) -> None:
     env = env_of("quadruped_cove")
     env.reset(seed=0)
     physics = env._env.physics
@@ -221,7 +222,7 @@ def test_the_goal_is_seen_along_the_robots_heading_however_it_lies(env_of, roll)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_starts_are_upright_or_any_way_up(env_of, task):
+def test_starts_are_upright_or_any_way_up(env_of: Any, task: Any) -> None:
     env = env_of(task)
     upright = [float(Measurements(env.reset(seed=s)[1]["sim_state"]).upright) for s in range(12)]
     if TASKS[task].upright:
@@ -231,7 +232,7 @@ def test_starts_are_upright_or_any_way_up(env_of, task):
 
 
 @pytest.mark.parametrize("task", ["quadruped_obstacles_walk", "quadruped_obstacles_reach"])
-def test_random_obstacles_leave_room(env_of, task):
+def test_random_obstacles_leave_room(env_of: Any, task: Any) -> None:
     env = env_of(task)
     arenas = [Measurements(env.reset(seed=s)[1]["sim_state"]) for s in range(10)]
     for now in arenas:
@@ -244,7 +245,7 @@ def test_random_obstacles_leave_room(env_of, task):
 
 
 @pytest.mark.parametrize("task", ["quadruped_line", "quadruped_cove"])
-def test_fixed_arenas_are_the_same_in_every_episode(env_of, task):
+def test_fixed_arenas_are_the_same_in_every_episode(env_of: Any, task: Any) -> None:
     env = env_of(task)
     one, other = (Measurements(env.reset(seed=s)[1]["sim_state"]) for s in (0, 1))
     np.testing.assert_array_equal(one.obstacles, other.obstacles)
@@ -252,7 +253,7 @@ def test_fixed_arenas_are_the_same_in_every_episode(env_of, task):
     np.testing.assert_allclose(one.obstacles, COVE if task.endswith("cove") else LINE)
 
 
-def test_range_finders():
+def test_range_finders() -> None:
     wall = np.array([[2.0, 0.0], [0.0, 3.0], [40.0, 0.0]])
     found = ranges(np.zeros(2), 0.0, wall)
     assert found[0] == pytest.approx(2 - OBSTACLE_RADIUS)
@@ -264,7 +265,7 @@ def test_range_finders():
     assert (ranges(np.zeros(2), 0.0, np.zeros((0, 2))) == RANGE_LIMIT).all()
 
 
-def test_reaching_is_paid_linearly_in_the_distance(env_of):
+def test_reaching_is_paid_linearly_in_the_distance(env_of: Any) -> None:
     env = env_of("quadruped_reach")
     states = np.tile(env.reset(seed=0)[1]["sim_state"], (4, 1))
     states[:, 3:7] = [1, 0, 0, 0]
@@ -274,7 +275,7 @@ def test_reaching_is_paid_linearly_in_the_distance(env_of):
     np.testing.assert_allclose(rewards, [1, 0.5, 0, 0], atol=1e-6)
 
 
-def test_walking_straight_pays_far_more_than_standing_still():
+def test_walking_straight_pays_far_more_than_standing_still() -> None:
     """Row by row: where a robot at walking speed would be, and one that never moves."""
     env = DMControlEnv("quadruped_reach")
     idle, walking = [], []
@@ -294,7 +295,7 @@ def test_walking_straight_pays_far_more_than_standing_still():
 
 
 @pytest.mark.parametrize("task", sorted(STANDING_STILL.keys() & TASKS.keys()))
-def test_standing_still_earns_what_curves_are_drawn_against(env_of, task):
+def test_standing_still_earns_what_curves_are_drawn_against(env_of: Any, task: Any) -> None:
     env, earned = env_of(task), []
     for seed in range(60):
         state = env.reset(seed=seed)[1]["sim_state"]
@@ -306,14 +307,15 @@ def test_standing_still_earns_what_curves_are_drawn_against(env_of, task):
 class Probe:
     """A quadruped whose root is moved at walking speed and stops where it would touch a wall."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.env = DMControlEnv("quadruped_cove")
         self.env.reset(seed=0)
         self.physics = self.env._env.physics
         self.place = np.zeros(2)
-        self.steps, self.earned = 0, []
+        self.steps = 0
+        self.earned: list[Any] = []
 
-    def walk_to(self, target, give_up=1000):
+    def walk_to(self, target: Any, give_up: Any = 1000) -> None:
         """Head for `target` until there, or the episode is over."""
         while np.linalg.norm(target - self.place) > SPEED * CONTROL_STEP and self.steps < give_up:
             way = target - self.place
@@ -328,21 +330,21 @@ class Probe:
             if info["success"]:
                 return
 
-    def _stand_at(self, place, way):
+    def _stand_at(self, place: Any, way: Any) -> None:
         half = np.arctan2(way[1], way[0]) / 2
         self.physics.data.qpos[:7] = [*place, 0.5, np.cos(half), 0, 0, np.sin(half)]
         self.physics.data.qpos[7:] = 0
         self.physics.data.qvel[:] = 0
         self.physics.forward()
 
-    def _touches(self):
+    def _touches(self) -> Any:
         names = self.physics.model.id2name
         touching = self.physics.data.contact
         ids = {int(each) for pair in (touching.geom1, touching.geom2) for each in pair}
         return any(names(each, "geom").startswith("obstacle") for each in ids)
 
 
-def test_the_straight_way_into_the_cove_is_a_dead_end():
+def test_the_straight_way_into_the_cove_is_a_dead_end() -> None:
     probe = Probe()
     probe.walk_to(np.array(COVE_GOAL), give_up=990)
     assert probe.steps == 990
@@ -354,7 +356,7 @@ def test_the_straight_way_into_the_cove_is_a_dead_end():
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-def test_the_detour_around_the_cove_takes_less_than_600_steps(side):
+def test_the_detour_around_the_cove_takes_less_than_600_steps(side: Any) -> None:
     probe = Probe()
     for point in [(0.5, 2.0 * side), (2.2, 2.0 * side), COVE_GOAL]:
         probe.walk_to(np.array(point), give_up=600)
@@ -362,7 +364,7 @@ def test_the_detour_around_the_cove_takes_less_than_600_steps(side):
     assert probe.earned[-1] == 1
 
 
-def test_success_lasts_for_the_episode():
+def test_success_lasts_for_the_episode() -> None:
     env = DMControlEnv("quadruped_cove")
     _, info = env.reset(seed=0)
     assert info["success"] is False
@@ -376,7 +378,7 @@ def test_success_lasts_for_the_episode():
 
 
 @pytest.mark.parametrize("task", PAPER_TASKS)
-def test_success_is_reported_where_there_is_a_goal_to_seek(env_of, task):
+def test_success_is_reported_where_there_is_a_goal_to_seek(env_of: Any, task: Any) -> None:
     _, info = env_of(task).reset(seed=0)
     seeks = task in TASKS and TASKS[task].seeks_goal
     assert ("success" in info) == seeks

@@ -14,6 +14,7 @@ from builders import short_run
 from lsp.algorithm.learner import Learner
 from lsp.backends.hardware import compiler
 from lsp.config import RuntimeConfig, make_config
+from lsp.models.networks import Networks
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
 from lsp.runs.provenance import provenance
@@ -25,13 +26,13 @@ KERNELS = RuntimeConfig(compile=True)
 TIMES = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds"}
 
 
-def open_trainer(path, config, make_env=None, runtime=RUNTIME):
+def open_trainer(path: Any, config: Any, make_env: Any = None, runtime: Any = RUNTIME) -> Any:
     folder = RunFolder(path)
     folder.open(config, runtime)
     return Trainer(open_run(config, folder, runtime, make_env))
 
 
-def train(path, config, *stops, make_env=None, runtime=RUNTIME):
+def train(path: Any, config: Any, *stops: Any, make_env: Any = None, runtime: Any = RUNTIME) -> Any:
     """Run to each of `stops` in turn, every time with a trainer opened anew; the last trainer."""
     for stop in stops:
         trainer = open_trainer(path, config, make_env, runtime)
@@ -40,16 +41,16 @@ def train(path, config, *stops, make_env=None, runtime=RUNTIME):
     return trainer
 
 
-def test_a_run_says_in_what_precision_it_imagines(tmp_path):
+def test_a_run_says_in_what_precision_it_imagines(tmp_path: Any) -> None:
     # On a CPU its own instructions decide; on a GPU, and by the user's wish, nothing else does.
-    cases = [("lsp", "cuda", True, "bfloat16"), ("lsp", "cuda", False, "float32")]
+    cases: list[Any] = [("lsp", "cuda", True, "bfloat16"), ("lsp", "cuda", False, "float32")]
     cases += [("dreamer", "cpu", False, "float32"), ("hiro", "cuda", True, None)]
     for method, device, bf16, expected in cases:
         info = provenance(make_config(method, "fast"), RuntimeConfig(device=device, bf16=bf16))
         assert info["precision"] == expected
 
 
-def lines(path, kinds=("train", "episode", "eval")):
+def lines(path: Any, kinds: Any = ("train", "episode", "eval")) -> Any:
     """What was measured, without what depends on the clock."""
     return [
         {key: value for key, value in line.items() if key not in TIMES}
@@ -58,7 +59,7 @@ def lines(path, kinds=("train", "episode", "eval")):
     ]
 
 
-def assert_same_learning(one, other):
+def assert_same_learning(one: Any, other: Any) -> None:
     """Everything that the future of training depends on is the same, bit for bit."""
     assert one.env_steps == other.env_steps
     assert one.counters.updates == other.counters.updates
@@ -91,29 +92,29 @@ class Slope(gymnasium.Env[Any, Any]):
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     length = 20
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.position, self.time = self.np_random.uniform(-1, 1), 0
         return self._observe(), {"env_steps": 0}
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         self.position = float(np.clip(self.position + 0.2 * action[0], -1, 1))
         self.time += 1
         return self._observe(), self.position, False, self.time == self.length, {"env_steps": 1}
 
-    def _observe(self):
+    def _observe(self) -> Any:
         return {"position": np.array([self.position], np.float32)}
 
 
 class Cliff(Slope):
     """The same, but an episode ends where the point falls off on the left."""
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         observation, reward, _, truncated, info = super().step(action)
         return observation, reward, self.position <= -1, truncated, info
 
 
-def slope_config(method="lsp", **schedule):
+def slope_config(method: Any = "lsp", **schedule: Any) -> Any:
     config = make_config(method, "debug", task="slope")
     defaults = {"prefill": 100, "update_every": 10, "log_every": 50, "eval_every": 0}
     return replace(
@@ -127,7 +128,9 @@ def slope_config(method="lsp", **schedule):
 @pytest.mark.parametrize(
     ("method", "runtime"), [("lsp", RUNTIME), ("dreamer", RUNTIME), ("lsp", KERNELS)]
 )
-def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(tmp_path, method, runtime):
+def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(
+    tmp_path: Any, method: Any, runtime: Any
+) -> None:
     if runtime == KERNELS and compiler() is None:
         pytest.skip("no C++ compiler")
     config = short_run(method, seed=3)
@@ -141,7 +144,7 @@ def test_a_resumed_run_on_the_walker_equals_an_unbroken_one(tmp_path, method, ru
     assert_same_but_for_stops(tmp_path / "whole", tmp_path / "broken", stops)
 
 
-def assert_same_but_for_stops(whole, broken, stops):
+def assert_same_but_for_stops(whole: Any, broken: Any, stops: Any) -> None:
     """The same metrics. A run evaluates when it stops, which a run that goes on need not do."""
     one, other = (
         [x for x in lines(path) if x["kind"] != "eval" or x["env_steps"] not in stops]
@@ -151,11 +154,11 @@ def assert_same_but_for_stops(whole, broken, stops):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory: Any) -> Any:
     """For a method, the folder and the trainer of a run on the slope that was never broken off."""
 
     @cache
-    def run(method):
+    def run(method: Any) -> Any:
         path = tmp_path_factory.mktemp("whole") / method
         return path, train(path, slope_config(method), 180, make_env=Slope)
 
@@ -179,7 +182,9 @@ def unbroken(tmp_path_factory):
         ("hiro", 112),
     ],
 )
-def test_it_does_not_matter_where_a_run_is_broken_off(tmp_path, unbroken, method, stop):
+def test_it_does_not_matter_where_a_run_is_broken_off(
+    tmp_path: Any, unbroken: Any, method: Any, stop: Any
+) -> None:
     path, whole = unbroken(method)
     broken = train(tmp_path / "broken", slope_config(method), stop, 180, make_env=Slope)
     assert_same_learning(whole, broken)
@@ -187,7 +192,7 @@ def test_it_does_not_matter_where_a_run_is_broken_off(tmp_path, unbroken, method
 
 
 @pytest.mark.parametrize("method", ["lsp", "hiro"])
-def test_a_run_goes_on_on_another_kind_of_device(tmp_path, method):
+def test_a_run_goes_on_on_another_kind_of_device(tmp_path: Any, method: Any) -> None:
     first = open_trainer(tmp_path / "one", slope_config(method), Slope)
     for part in (first.parts.agent, first.learner):
         part.state = elsewhere(part.state)
@@ -203,17 +208,17 @@ def test_a_run_goes_on_on_another_kind_of_device(tmp_path, method):
     assert went_on[0].counters.updates > first.counters.updates
 
 
-def elsewhere(state):
+def elsewhere(state: Any) -> Any:
     """The state of a part whose random generator is that of a GPU, which has 16 bytes."""
     return lambda: state() | {"generator": torch.arange(16, dtype=torch.uint8)}
 
 
-def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path: Any) -> None:
     config = slope_config(save_every=50)
     whole = train(tmp_path / "whole", config, 180, make_env=Slope)
     dead = open_trainer(tmp_path / "broken", config, Slope)
 
-    def die(progress):
+    def die(progress: Any) -> None:
         if progress.env_steps >= 150:
             raise KeyboardInterrupt
 
@@ -228,7 +233,7 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):
     assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
 
 
-def test_running_a_finished_run_again_changes_nothing(tmp_path):
+def test_running_a_finished_run_again_changes_nothing(tmp_path: Any) -> None:
     config = slope_config()
     first = train(tmp_path, config, 130, make_env=Slope)
     before = lines(tmp_path)
@@ -237,13 +242,15 @@ def test_running_a_finished_run_again_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("update_every", "pretrain"), [(4, 2), (7, 0), (1, 5)])
-def test_updates_keep_their_schedule_in_env_steps(tmp_path, update_every, pretrain):
+def test_updates_keep_their_schedule_in_env_steps(
+    tmp_path: Any, update_every: Any, pretrain: Any
+) -> None:
     config = slope_config(update_every=update_every, pretrain=pretrain)
     trainer = open_trainer(tmp_path, config, Slope)
-    counts = {}
+    counts: dict[int, int] = {}
     learn = trainer._learn
 
-    def count():
+    def count() -> None:
         counts[trainer.env_steps] = counts.get(trainer.env_steps, 0) + 1
         learn()
 
@@ -256,7 +263,7 @@ def test_updates_keep_their_schedule_in_env_steps(tmp_path, update_every, pretra
     assert counts == expected
 
 
-def test_prefill_acts_at_random_and_training_does_not(tmp_path):
+def test_prefill_acts_at_random_and_training_does_not(tmp_path: Any) -> None:
     trainer = train(tmp_path, slope_config(), 160, make_env=Slope)
     episodes = list(trainer.replay.episodes())
     assert len(episodes) == 8
@@ -276,7 +283,7 @@ def test_prefill_acts_at_random_and_training_does_not(tmp_path):
     )
 
 
-def test_seeds_differ_and_the_same_seed_does_not(tmp_path):
+def test_seeds_differ_and_the_same_seed_does_not(tmp_path: Any) -> None:
     one, same, other = (
         train(tmp_path / name, replace(slope_config(), seed=seed), 130, make_env=Slope)
         for name, seed in (("one", 0), ("same", 0), ("other", 1))
@@ -286,7 +293,7 @@ def test_seeds_differ_and_the_same_seed_does_not(tmp_path):
     assert not torch.equal(*weights)
 
 
-def test_episodes_that_end_early_are_learned_from(tmp_path):
+def test_episodes_that_end_early_are_learned_from(tmp_path: Any) -> None:
     trainer = train(tmp_path, slope_config(), 200, make_env=Cliff)
     episodes = list(trainer.replay.episodes())
     ended = [episode for episode in episodes if episode["is_terminal"].any()]
@@ -300,7 +307,7 @@ def test_episodes_that_end_early_are_learned_from(tmp_path):
     assert "non_finite" not in last
 
 
-def learner_config(method):
+def learner_config(method: Any) -> Any:
     """Debug sizes, but learning rates and updates that get somewhere in seconds."""
     config = slope_config(method, prefill=200, update_every=3, pretrain=50, log_every=100)
     return replace(
@@ -320,7 +327,7 @@ ABLATIONS = [pytest.param(x, marks=pytest.mark.slow) for x in ("no_mi", "random_
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "cem", *ABLATIONS])
-def test_walking_up_the_slope_is_learned(tmp_path, method):
+def test_walking_up_the_slope_is_learned(tmp_path: Any, method: Any) -> None:
     config = replace(learner_config(method), seed=1)
     trainer = train(tmp_path, config, 800, make_env=Slope)
     # 20 steps of 1 less the way up are 17.2 at best; chance is 0, with a deviation of 2 or 3.
@@ -329,20 +336,22 @@ def test_walking_up_the_slope_is_learned(tmp_path, method):
     assert trainer.counters.eval_return > 12
 
 
-def test_a_trainer_takes_any_parts(tmp_path):
+def test_a_trainer_takes_any_parts(tmp_path: Any) -> None:
     """Algorithm 1 with a learner that only counts: an update every `update_every` env steps."""
 
     class CountingLearner(Learner):
         updates = 0
 
-        def update(self, batch, env_steps=0, hold_policy=False):
+        def update(self, batch: Any, env_steps: Any = 0, hold_policy: Any = False) -> Any:
             self.updates += 1
             return {"model/loss": torch.zeros(())}
 
     parts = open_run(slope_config(pretrain=3), RunFolder(tmp_path / "run"), RUNTIME, Slope)
+    assert isinstance(parts.networks, Networks)
     parts.learner = CountingLearner(parts.networks, seed=0)
     trainer = Trainer(parts)
     trainer.run(200)
     trainer.close()
     since = trainer.counters.learning_since
+    assert since is not None
     assert parts.learner.updates == 3 + (199 - since) // 10  # none after the last step

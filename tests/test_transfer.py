@@ -4,6 +4,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -29,7 +30,7 @@ from lsp.config.transfers import ANCHORED_STD, PRIOR_WEIGHT
 from lsp.envs import make_env
 from lsp.envs.lookup import Maker
 from lsp.errors import RunWarning, UserError
-from lsp.runs.checkpoint import load_newest
+from lsp.runs.checkpoint import Checkpoint, load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
 from lsp.runs.spaces import spaces_of
@@ -47,11 +48,11 @@ PLAIN = RuntimeConfig(compile=False, bf16=False)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory, short_episodes):
+def source(tmp_path_factory: Any, short_episodes: Any) -> Any:
     """For a method, a short run on walker_walk."""
     made = {}
 
-    def get(method="lsp", task="walker_walk"):
+    def get(method: Any = "lsp", task: Any = "walker_walk") -> Any:
         if (method, task) not in made:
             path = tmp_path_factory.mktemp("source") / f"{method}-{task}"
             lsp.train(short_run(method, task), path, 400, PLAIN)
@@ -61,21 +62,29 @@ def source(tmp_path_factory, short_episodes):
     return get
 
 
-def open_trainer(path, config):
+def open_trainer(path: Any, config: Any) -> Any:
     return Trainer(open_run(validated(config), RunFolder(path), PLAIN))
 
 
-def weights_of(path):
-    return load_newest(RunFolder(path).checkpoints).tensors["networks"]
+def newest(path: Any) -> Checkpoint:
+    checkpoint = load_newest(RunFolder(path).checkpoints)
+    assert checkpoint is not None
+    return checkpoint
 
 
-def changed(one, other):
+def weights_of(path: Any) -> Any:
+    return newest(path).tensors["networks"]
+
+
+def changed(one: Any, other: Any) -> Any:
     return {name for name in one if not torch.equal(one[name], other[name])}
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
-def test_reward_and_value_start_anew_where_that_is_asked_for(source, tmp_path, method):
-    heads = ("reward",) if method == "cem" else ("reward", "value")
+def test_reward_and_value_start_anew_where_that_is_asked_for(
+    source: Any, tmp_path: Any, method: Any
+) -> None:
+    heads: Any = ("reward",) if method == "cem" else ("reward", "value")
     config = transferred(source(method), "walker_run", TransferConfig(reset=heads))
     trainer = open_trainer(tmp_path / "run", config)
     begin(trainer)
@@ -101,7 +110,7 @@ def test_reward_and_value_start_anew_where_that_is_asked_for(source, tmp_path, m
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer", "no_mi", "random_skills", "cem"])
-def test_all_weights_are_carried_over_and_no_more(source, tmp_path, method):
+def test_all_weights_are_carried_over_and_no_more(source: Any, tmp_path: Any, method: Any) -> None:
     trainer = open_trainer(tmp_path / "run", transferred(source(method), "walker_run"))
     begin(trainer)
     assert not changed(weights_of(source(method)), trainer.networks.state_dict())
@@ -110,7 +119,7 @@ def test_all_weights_are_carried_over_and_no_more(source, tmp_path, method):
     trainer.close()
 
 
-def test_the_prefill_is_acted_by_the_transferred_policy(source, tmp_path):
+def test_the_prefill_is_acted_by_the_transferred_policy(source: Any, tmp_path: Any) -> None:
     trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run"))
     begin(trainer)
     assert not trainer.collector.random
@@ -120,7 +129,9 @@ def test_the_prefill_is_acted_by_the_transferred_policy(source, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
-def test_a_frozen_policy_stays_the_same_bit_for_bit(source, tmp_path, method):
+def test_a_frozen_policy_stays_the_same_bit_for_bit(
+    source: Any, tmp_path: Any, method: Any
+) -> None:
     transfer = TransferConfig(freeze_policy=True)
     config = transferred(source(method), "walker_run", transfer)
     lsp.train(config, tmp_path / "run", 400, PLAIN)
@@ -130,44 +141,45 @@ def test_a_frozen_policy_stays_the_same_bit_for_bit(source, tmp_path, method):
         assert any(name.startswith(part) for name in moved), part
 
 
-def test_the_planner_chooses_otherwise_for_another_task(source, tmp_path):
+def test_the_planner_chooses_otherwise_for_another_task(source: Any, tmp_path: Any) -> None:
     """The policy is the same, the reward is not: re-planning is what adapts."""
     transfer = TransferConfig(freeze_policy=True, relabel=True, updates=50)
     config = transferred(source(), "walker_run", transfer, reward="test_transfer:fall_over")
     lsp.train(config, tmp_path / "run", 20, PLAIN)
     plans = []
     for run in (source(), tmp_path / "run"):
-        agent = lsp.load(run, mode="evaluate")
+        agent: Any = lsp.load(run, mode="evaluate")
         agent.act(
             {key: np.zeros(x.shape, x.dtype) for key, x in observation_of("walker_run").items()}
         )
         plans.append(agent.plan.mean)
-    assert not torch.allclose(*plans, atol=1e-3)
+    one, other = plans
+    assert not torch.allclose(one, other, atol=1e-3)
 
 
-def observation_of(task):
+def observation_of(task: Any) -> Any:
     env = make_env(task)
     observation, _ = env.reset(seed=0)
     env.close()
     return observation
 
 
-def fall_over(states, actions):
+def fall_over(states: Any, actions: Any) -> Any:
     """A user's own reward: 1 while the torso of the walker is below 0.7 m."""
     return (states[:, 0] < -0.6).astype(float)
 
 
-def height(states, actions):
+def height(states: Any, actions: Any) -> Any:
     return states[:, 0] + 0.001 * actions[:, 0]
 
 
-def paid_for_height(states, actions):
+def paid_for_height(states: Any, actions: Any) -> Any:
     """By hand, for every action that a state followed."""
     held = zip(states[1:], actions[1:], strict=True)
     return [sum(height(each, np.tile(action, (len(each), 1)))) for each, action in held]
 
 
-def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
+def test_a_run_starts_from_the_relabelled_replay(source: Any, tmp_path: Any) -> None:
     transfer = TransferConfig(relabel=True, updates=7)
     config = transferred(source(), "walker_run", transfer, reward="test_transfer:height")
     trainer = open_trainer(tmp_path / "run", config)
@@ -186,7 +198,7 @@ def test_a_run_starts_from_the_relabelled_replay(source, tmp_path):
 @pytest.mark.parametrize(
     "held", [{}, {"keep_replay": True, "anchor": 0.1, "anchor_steps": 350}], ids=["free", "held"]
 )
-def test_a_transferred_run_resumes_exactly(source, tmp_path, held):
+def test_a_transferred_run_resumes_exactly(source: Any, tmp_path: Any, held: Any) -> None:
     config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3, **held))
     for path, stops in (("whole", [400]), ("broken", [260, 400])):
         for stop in stops:
@@ -194,7 +206,7 @@ def test_a_transferred_run_resumes_exactly(source, tmp_path, held):
     assert not changed(weights_of(tmp_path / "whole"), weights_of(tmp_path / "broken"))
 
 
-def test_skills_may_be_held_longer_on_the_new_task(source, tmp_path):
+def test_skills_may_be_held_longer_on_the_new_task(source: Any, tmp_path: Any) -> None:
     config = transferred(source(), "walker_run", skill_length=30, horizon=120)
     assert (config.planner.skill_length, config.planner.horizon) == (30, 120)
     assert (config.behavior_horizon, config.plan_length) == (30, 4)
@@ -208,7 +220,9 @@ def test_skills_may_be_held_longer_on_the_new_task(source, tmp_path):
     trainer.close()
 
 
-def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
+def test_transfer_from_the_command_line(
+    source: Any, tmp_path: Any, monkeypatch: Any, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["transfer", str(source()), "--task", "walker_run", "--freeze-policy", "--relabel"]
     main([*arguments, "--updates", "2", "--steps", "400", "--no-compile", "--seed", "5"])
@@ -222,11 +236,11 @@ def test_transfer_from_the_command_line(source, tmp_path, monkeypatch, capsys):
     assert "relabelled (2 updates), not from" in capsys.readouterr().err
 
 
-def test_each_command_has_a_folder_of_its_own(source):
-    def folder(*flags):
-        return _parse_in_one_line(
-            ["transfer", str(source()), "--task", "walker_run", *flags]
-        ).folder
+def test_each_command_has_a_folder_of_its_own(source: Any) -> None:
+    def folder(*flags: Any) -> Any:
+        arguments = ["transfer", str(source()), "--task", "walker_run", *flags]
+        command: Any = _parse_in_one_line(arguments)
+        return command.folder
 
     flags = [
         "",
@@ -246,13 +260,15 @@ def test_each_command_has_a_folder_of_its_own(source):
     assert folder("--steps", "7", "--video", "--threads", "1") == folders[0]
 
 
-def test_a_run_is_called_what_its_folder_is_called(source, monkeypatch):
+def test_a_run_is_called_what_its_folder_is_called(source: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(source())
-    command = _parse_in_one_line(["transfer", ".", "--task", "walker_run"])
+    command: Any = _parse_in_one_line(["transfer", ".", "--task", "walker_run"])
     assert command.folder.name == f"walker_run-from-{source().name}"
 
 
-def test_a_transfer_is_computed_as_its_sources_preset_has_it(source, tmp_path, monkeypatch):
+def test_a_transfer_is_computed_as_its_sources_preset_has_it(
+    source: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
     computed = []
     monkeypatch.setattr("lsp.cli.commands.Train.main", lambda self: computed.append(self.runtime))
     main(["transfer", str(source()), "--task", "walker_run", "--threads", "3"])
@@ -260,18 +276,18 @@ def test_a_transfer_is_computed_as_its_sources_preset_has_it(source, tmp_path, m
     assert not computed[0].compile
 
 
-def refused(message, *arguments, **settings):
+def refused(message: Any, *arguments: Any, **settings: Any) -> None:
     with pytest.raises(UserError, match=message):
-        lsp.transfer(*arguments, runtime=PLAIN, **settings)
+        lsp.transfer(*arguments, **{"runtime": PLAIN, **settings})
 
 
-def test_another_observation_space_is_refused_with_both(source, tmp_path):
+def test_another_observation_space_is_refused_with_both(source: Any, tmp_path: Any) -> None:
     both = r"walker_walk to cheetah_run.*'orientations'.*against.*'position'"
     refused(both, source(), "cheetah_run", tmp_path / "run", 100)
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
+def test_what_cannot_be_done_is_said_in_one_line(source: Any, tmp_path: Any) -> None:
     run = tmp_path / "run"
     refused("not a run", tmp_path / "nowhere", "walker_run", run, 100)
     refused("no skills", source("dreamer"), "walker_run", run, 100, skill_length=30)
@@ -299,7 +315,7 @@ def test_what_cannot_be_done_is_said_in_one_line(source, tmp_path):
     assert not run.exists()
 
 
-def test_mistakes_of_a_program_without_type_checks_are_one_line(source, tmp_path):
+def test_mistakes_of_a_program_without_type_checks_are_one_line(source: Any, tmp_path: Any) -> None:
     path = source()
     with unchecked():
         refused("be a TransferConfig", path, "walker_run", tmp_path, 9, transfer={"updates": 3})
@@ -308,8 +324,8 @@ def test_mistakes_of_a_program_without_type_checks_are_one_line(source, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_cannot_be_opened_leaves_no_folder(tmp_path, monkeypatch):
-    def fail(*arguments):
+def test_a_run_that_cannot_be_opened_leaves_no_folder(tmp_path: Any, monkeypatch: Any) -> None:
+    def fail(*arguments: Any) -> None:
         raise UserError("no workers")
 
     monkeypatch.setattr(parts, "_environments", fail)
@@ -318,13 +334,13 @@ def test_a_run_that_cannot_be_opened_leaves_no_folder(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_planned_actions_look_as_far_ahead_as_is_asked_for(source):
+def test_planned_actions_look_as_far_ahead_as_is_asked_for(source: Any) -> None:
     config = transferred(source("cem"), "walker_run", horizon=7)
     assert (config.planner.horizon, config.planner.skill_length) == (7, 1)
     assert config.behavior == RunFolder(source("cem")).read_config().behavior
 
 
-def test_a_task_from_python_may_be_gone_on_with(tmp_path):
+def test_a_task_from_python_may_be_gone_on_with(tmp_path: Any) -> None:
     config = make_config("lsp", "debug", task="own_tasks:Reach")
     lsp.train(config, tmp_path / "source", 200, PLAIN)
     assert lsp.transfer(tmp_path / "source", Reach, tmp_path / "run", 100, PLAIN)
@@ -334,17 +350,18 @@ def test_a_task_from_python_may_be_gone_on_with(tmp_path):
 class Elsewhere(Reach):
     """It observes as many numbers, which mean something else."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
+        assert isinstance(self.observation_space, Dict)
         spaces = dict(self.observation_space.spaces)
         self.observation_space = Dict(spaces | {"wind": spaces.pop("goal")})
 
-    def observe(self):
+    def observe(self) -> Any:
         seen = super().observe()
         return seen | {"wind": seen.pop("goal")}
 
 
-def test_observations_that_only_fit_by_their_number_are_refused(tmp_path):
+def test_observations_that_only_fit_by_their_number_are_refused(tmp_path: Any) -> None:
     """Of tasks passed from Python too: in transfer, on resuming, and in load."""
     run, both = tmp_path / "source", r"'goal' \[2\].*(against|this task has).*'wind' \[2\]"
     lsp.train(Reach(), run, 200, PLAIN, config=make_config("lsp", "debug"))
@@ -366,7 +383,7 @@ def test_observations_that_only_fit_by_their_number_are_refused(tmp_path):
 NOTED = [None, "[]", '{"actions": 3}', '{"observations": 3, "actions": 3, "body": 3}', "\0"]
 
 
-def without_spaces(run, to, noted):
+def without_spaces(run: Any, to: Any, noted: Any) -> Any:
     """A copy of a run which did not note the spaces of its task, or something else instead."""
     shutil.copytree(run, to)
     (to / "spaces.json").unlink()
@@ -376,12 +393,14 @@ def without_spaces(run, to, noted):
 
 
 @pytest.mark.parametrize("noted", NOTED)
-def test_spaces_that_were_not_noted_are_not_known(source, tmp_path, noted):
+def test_spaces_that_were_not_noted_are_not_known(source: Any, tmp_path: Any, noted: Any) -> None:
     assert RunFolder(without_spaces(source(), tmp_path / "old", noted)).read_spaces() is None
 
 
 @pytest.mark.parametrize("noted", [NOTED[0], NOTED[-1]])
-def test_where_the_spaces_were_not_noted_the_weights_tell(source, tmp_path, noted):
+def test_where_the_spaces_were_not_noted_the_weights_tell(
+    source: Any, tmp_path: Any, noted: Any
+) -> None:
     old = without_spaces(source(), tmp_path / "old", noted)
     assert lsp.transfer(old, "walker_run", tmp_path / "run", 20, PLAIN)
     refused("weights are not those", old, "cheetah_run", tmp_path / "other", 20)
@@ -390,57 +409,61 @@ def test_where_the_spaces_were_not_noted_the_weights_tell(source, tmp_path, note
     assert RunFolder(old).read_spaces() == RunFolder(source()).read_spaces()
 
 
-def test_weights_of_other_sizes_are_refused(source, tmp_path):
+def test_weights_of_other_sizes_are_refused(source: Any, tmp_path: Any) -> None:
     config = transferred(source(), "walker_run")
     config = replace(config, model=replace(config.model, deter=20))
     with pytest.raises(UserError, match=r"weights are not those.*rssm.*lsp transfer takes"):
         lsp.train(config, tmp_path / "run", 100, PLAIN)
 
 
-def wrong_shape(states, actions):
+def wrong_shape(states: Any, actions: Any) -> Any:
     return 1.0
 
 
-def enormous(states, actions):
+def enormous(states: Any, actions: Any) -> Any:
     return np.full(len(states), 1e30)
 
 
-def imaginary(states, actions):
+def imaginary(states: Any, actions: Any) -> Any:
     return np.full(len(states), 1j)
 
 
 @pytest.mark.parametrize("reward", ["wrong_shape", "enormous", "imaginary"])
-def test_a_reward_function_must_return_a_number_for_each_state(source, tmp_path, reward):
+def test_a_reward_function_must_return_a_number_for_each_state(
+    source: Any, tmp_path: Any, reward: Any
+) -> None:
     call = (source(), "walker_run", tmp_path / "run", 100)
     refused("must return one finite number", *call, reward=f"test_transfer:{reward}")
 
 
 class Doubled(gymnasium.RewardWrapper):
-    def reward(self, reward):
+    def reward(self, reward: Any) -> Any:
         return 2 * reward
 
 
-def test_what_a_wrapper_pays_is_not_what_stored_states_are_paid(source, tmp_path):
-    def limited():
+def test_what_a_wrapper_pays_is_not_what_stored_states_are_paid(source: Any, tmp_path: Any) -> None:
+    def limited() -> Any:
         return gymnasium.make("lsp/walker_run-v0", max_episode_steps=50)
 
-    relabel = {"transfer": TransferConfig(relabel=True, updates=1)}
+    relabel: dict[str, Any] = {"transfer": TransferConfig(relabel=True, updates=1)}
     assert lsp.transfer(source(), limited, tmp_path / "run", 20, PLAIN, **relabel)
     call = (source(), lambda: Doubled(limited()), tmp_path / "other", 20)
     refused("not in a wrapper of your own: this is Doubled", *call, **relabel)
     assert not (tmp_path / "other").exists()
 
 
-def meddling(states, actions):
+def meddling(states: Any, actions: Any) -> Any:
     states[:, 0], actions[:] = 777, 0.123
     return np.ones(len(states))
 
 
-def broken(states, actions):
+def broken(states: Any, actions: Any) -> None:
     raise KeyError("torso")
 
 
-def test_what_a_reward_does_to_its_states_and_actions_reaches_nothing(source, tmp_path):
+def test_what_a_reward_does_to_its_states_and_actions_reaches_nothing(
+    source: Any, tmp_path: Any
+) -> None:
     transfer = TransferConfig(relabel=True, updates=0)
     plain, paid = (
         transferred(source(), "walker_walk", transfer, reward=reward)
@@ -462,7 +485,7 @@ def test_what_a_reward_does_to_its_states_and_actions_reaches_nothing(source, tm
     assert (action == 0.5).all()
 
 
-def test_a_refused_transfer_leaves_no_folder_and_says_why(source, tmp_path):
+def test_a_refused_transfer_leaves_no_folder_and_says_why(source: Any, tmp_path: Any) -> None:
     run, relabel = tmp_path / "run", {"transfer": TransferConfig(relabel=True)}
     short, lost, held = (tmp_path / name for name in ("short", "lost", "held"))
     lsp.train(short_run(), short, 80, PLAIN)
@@ -479,14 +502,14 @@ def test_a_refused_transfer_leaves_no_folder_and_says_why(source, tmp_path):
     assert not run.exists()
 
 
-def with_reset(heads):
+def with_reset(heads: Any) -> Any:
     """As from a program without type checks."""
     transfer = TransferConfig(source="runs/x")
     object.__setattr__(transfer, "reset", heads)
     return transfer
 
 
-def test_what_a_transfer_cannot_change_is_refused(source, tmp_path):
+def test_what_a_transfer_cannot_change_is_refused(source: Any, tmp_path: Any) -> None:
     run = tmp_path / "run"
     refused("horizon .H. must be at least 1", source(), "walker_run", run, 20, horizon=0)
     refused("source's method", source(), "walker_run", run, 20, method="dreamer")
@@ -506,7 +529,7 @@ def test_what_a_transfer_cannot_change_is_refused(source, tmp_path):
     assert not run.exists()
 
 
-def test_what_a_run_began_from_cannot_be_forced(source, tmp_path):
+def test_what_a_run_began_from_cannot_be_forced(source: Any, tmp_path: Any) -> None:
     run = tmp_path / "run"
     lsp.train(short_run(), run, 20, PLAIN)
     with pytest.raises(UserError, match="began from nothing, not from"):
@@ -524,7 +547,9 @@ def test_what_a_run_began_from_cannot_be_forced(source, tmp_path):
         assert lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
 
 
-def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(source, tmp_path, monkeypatch):
+def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(
+    source: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(source().parent)
     config = transferred(source(), "walker_run")
     lsp.train(config, tmp_path / "run", 20, PLAIN)
@@ -547,7 +572,7 @@ def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(source, tmp
         away.rename(source())
 
 
-def test_a_transfer_goes_on_from_any_folder(source, tmp_path, monkeypatch):
+def test_a_transfer_goes_on_from_any_folder(source: Any, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(source().parent)
     name = source().name
     assert lsp.transfer(name, "walker_run", tmp_path / "run", 20, PLAIN)
@@ -559,19 +584,21 @@ def test_a_transfer_goes_on_from_any_folder(source, tmp_path, monkeypatch):
     assert lsp.transfer(source(), "walker_run", "run", 60, PLAIN)
 
 
-def test_a_source_may_be_named_twice(source, tmp_path):
+def test_a_source_may_be_named_twice(source: Any, tmp_path: Any) -> None:
     transfer = TransferConfig(source=f"{source()}/")
     assert transferred(source(), "walker_run", transfer).transfer.source == str(source())
 
 
-def test_longer_skills_get_longer_sequences_where_they_are_needed(source, tmp_path):
+def test_longer_skills_get_longer_sequences_where_they_are_needed(
+    source: Any, tmp_path: Any
+) -> None:
     config = transferred(source("hiro"), "walker_run", skill_length=30)
     assert config.replay.length == 60
     assert lsp.train(config, tmp_path / "run", 20, PLAIN)
     assert transferred(source("hiro"), "walker_run", skill_length=5).replay.length == 20
 
 
-def test_force_goes_on_with_other_k_and_h(source, tmp_path):
+def test_force_goes_on_with_other_k_and_h(source: Any, tmp_path: Any) -> None:
     call = (source(), "walker_run", tmp_path / "run")
     assert lsp.transfer(*call, 20, PLAIN)
     refused("--force", *call, 40, skill_length=4, horizon=12)
@@ -580,8 +607,10 @@ def test_force_goes_on_with_other_k_and_h(source, tmp_path):
     assert lsp.transfer(*call, 60, PLAIN, skill_length=4, horizon=12)
 
 
-def test_a_signal_while_the_replay_is_relabelled_saves_and_stops(source, tmp_path, monkeypatch):
-    def stopped(trainer, *arguments):
+def test_a_signal_while_the_replay_is_relabelled_saves_and_stops(
+    source: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    def stopped(trainer: Any, *arguments: Any) -> None:
         take_over(trainer, *arguments)
         signal.raise_signal(signal.SIGTERM)
 
@@ -590,10 +619,10 @@ def test_a_signal_while_the_replay_is_relabelled_saves_and_stops(source, tmp_pat
     transfer = TransferConfig(relabel=True, updates=50)
     call = (source(), "walker_run", tmp_path / "run", 100, PLAIN)
     assert not lsp.transfer(*call, transfer=transfer)
-    assert load_newest(RunFolder(tmp_path / "run").checkpoints).facts["updates"] == 0
+    assert newest(tmp_path / "run").facts["updates"] == 0
 
 
-def test_a_source_may_have_been_paid_by_what_is_out_of_reach(source, tmp_path):
+def test_a_source_may_have_been_paid_by_what_is_out_of_reach(source: Any, tmp_path: Any) -> None:
     lsp.train(short_run(reward="test_transfer:height"), tmp_path / "own", 20, PLAIN)
     folder = RunFolder(tmp_path / "own")
     far = replace(folder.read_config(), reward="no_such_module:reward")
@@ -601,38 +630,43 @@ def test_a_source_may_have_been_paid_by_what_is_out_of_reach(source, tmp_path):
     assert lsp.transfer(tmp_path / "own", "walker_run", tmp_path / "run", 20, PLAIN)
 
 
-def test_pixels_of_another_body_are_not_relabelled(source, tmp_path):
+def test_pixels_of_another_body_are_not_relabelled(source: Any, tmp_path: Any) -> None:
     lsp.train(short_run(obs="pixels"), tmp_path / "seen", 20, PLAIN)
     transfer = TransferConfig(relabel=True)
     refused("another body", tmp_path / "seen", "cheetah_run", tmp_path / "run", transfer=transfer)
 
 
-def test_the_updates_before_the_first_step_are_told_of(source, tmp_path, monkeypatch):
+def test_the_updates_before_the_first_step_are_told_of(
+    source: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("lsp.training.trainer._FIRST_UPDATES_TOLD", 10)
-    told, transfer = [], TransferConfig(relabel=True, updates=25)
+    told: list[Any] = []
+    transfer = TransferConfig(relabel=True, updates=25)
     call = (source(), "walker_run", tmp_path / "run", 40, PLAIN)
     assert lsp.transfer(*call, listen=told.append, transfer=transfer)
     assert [now.first_updates for now in told] == [(10, 25), (20, 25)]
     assert describe(told[0]) == "0/40 env steps · 10 of the first 25 updates"
 
 
-def test_stopping_in_the_updates_before_the_first_step_saves_them(source, tmp_path, monkeypatch):
+def test_stopping_in_the_updates_before_the_first_step_saves_them(
+    source: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
     transfer = TransferConfig(relabel=True, updates=50)
     trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run", transfer))
     begin(trainer)
     learn = trainer._learn
 
-    def stop_at_seven():
+    def stop_at_seven() -> None:
         learn()
         trainer.stopping = trainer.counters.updates == 7
 
     monkeypatch.setattr(trainer, "_learn", stop_at_seven)
     trainer.run(100)
     trainer.close()
-    assert load_newest(RunFolder(tmp_path / "run").checkpoints).facts["updates"] == 7
+    assert newest(tmp_path / "run").facts["updates"] == 7
 
 
-def test_flags_say_how_a_transfer_is_computed(source, tmp_path, monkeypatch):
+def test_flags_say_how_a_transfer_is_computed(source: Any, tmp_path: Any, monkeypatch: Any) -> None:
     computed = []
     monkeypatch.setattr("lsp.cli.commands.Train.main", lambda self: computed.append(self.runtime))
     main(["transfer", str(source()), "--task", "walker_run", "--compile"])
@@ -640,14 +674,16 @@ def test_flags_say_how_a_transfer_is_computed(source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("relabel", [True, False], ids=["relabelled", "empty replay"])
-def test_a_transfer_is_evaluated_at_step_0_which_is_planning_alone(source, tmp_path, relabel):
+def test_a_transfer_is_evaluated_at_step_0_which_is_planning_alone(
+    source: Any, tmp_path: Any, relabel: Any
+) -> None:
     """With the source's own policy, bit for bit; the model may have learned the new reward."""
     transfer = TransferConfig(relabel=True, updates=5) if relabel else TransferConfig()
     trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run", transfer))
     begin(trainer)
     policies, evaluate_now = [], trainer.evaluate
 
-    def watch():
+    def watch() -> None:
         policies.append(policy_of(trainer.networks.state_dict()))
         evaluate_now()
 
@@ -662,11 +698,11 @@ def test_a_transfer_is_evaluated_at_step_0_which_is_planning_alone(source, tmp_p
         assert first["eval/return"] == evaluated_on(source(), "walker_run")
 
 
-def policy_of(weights):
+def policy_of(weights: Any) -> Any:
     return {k: x.clone() for k, x in weights.items() if k.startswith("policy.")}
 
 
-def evaluated_on(path, task):
+def evaluated_on(path: Any, task: Any) -> Any:
     """The return of a run's weights on another task, planned for as a transfer plans."""
     networks = load_networks(path)
     networks.config = transferred(path, task)
@@ -676,13 +712,15 @@ def evaluated_on(path, task):
     return float(outcome.returns.mean())
 
 
-def test_a_transfer_that_was_stopped_before_step_0_is_evaluated_there(source, tmp_path):
+def test_a_transfer_that_was_stopped_before_step_0_is_evaluated_there(
+    source: Any, tmp_path: Any
+) -> None:
     config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=5))
     trainer = open_trainer(tmp_path / "run", config)
     begin(trainer)
     learn = trainer._learn
 
-    def stop_after_one():
+    def stop_after_one() -> None:
         learn()
         trainer.stopping = True
 
@@ -695,7 +733,7 @@ def test_a_transfer_that_was_stopped_before_step_0_is_evaluated_there(source, tm
     assert steps == [0, 20]
 
 
-def test_half_of_each_batch_comes_from_the_source(source, tmp_path):
+def test_half_of_each_batch_comes_from_the_source(source: Any, tmp_path: Any) -> None:
     config = transferred(
         source(),
         "walker_run",
@@ -719,7 +757,7 @@ def test_half_of_each_batch_comes_from_the_source(source, tmp_path):
     trainer.close()
 
 
-def test_what_cannot_be_paid_is_kept_unpaid(tmp_path):
+def test_what_cannot_be_paid_is_kept_unpaid(tmp_path: Any) -> None:
     """A user's task has no simulator states."""
     lsp.train(Reach(), tmp_path / "source", 400, config=make_config("lsp", "debug"))
     config = transferred(tmp_path / "source", "python:Reach", TransferConfig(keep_replay=True))
@@ -727,13 +765,14 @@ def test_what_cannot_be_paid_is_kept_unpaid(tmp_path):
     maker = env_maker(config, Maker(Reach()))
     trainer = Trainer(open_run(config, RunFolder(tmp_path / "run"), PLAIN, maker))
     begin(trainer)
+    assert trainer.parts.source_replay is not None
     assert not next(trainer.parts.source_replay.episodes())["is_paid"].any()
     trainer.run(300)
     assert trainer.counters.updates > 0
     trainer.close()
 
 
-def test_kept_episodes_that_are_gone_are_missed(source, tmp_path):
+def test_kept_episodes_that_are_gone_are_missed(source: Any, tmp_path: Any) -> None:
     config = transferred(source(), "walker_run", TransferConfig(keep_replay=True))
     lsp.train(config, tmp_path / "run", 20, PLAIN)
     shutil.rmtree(tmp_path / "run" / "source_episodes")
@@ -741,7 +780,7 @@ def test_kept_episodes_that_are_gone_are_missed(source, tmp_path):
         lsp.train(config, tmp_path / "run", 40, PLAIN)
 
 
-def test_a_new_task_is_planned_for_within_the_prior(source):
+def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
     assert transferred(source(), "walker_run").planner.prior_weight == PRIOR_WEIGHT
     assert transferred(source(), "walker_run", prior_weight=0.3).planner.prior_weight == 0.3
     assert transferred(source("dreamer"), "walker_run").planner.prior_weight == 0

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,13 @@ from lsp.experiments.figures.transfer_speed import (
     write_speeds,
     write_successes,
 )
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.runs.metrics import MetricsLogger
 
 STEPS = np.array([0.0, 10_000, 20_000, 30_000])
 
 
-def test_steps_to_a_return_lie_between_the_evaluations():
+def test_steps_to_a_return_lie_between_the_evaluations() -> None:
     values = np.array([100.0, 300, 700, 600])
     assert steps_to(STEPS, values, 500.0) == 15_000
     assert steps_to(STEPS, values, 100.0) == 0
@@ -33,14 +35,14 @@ def test_steps_to_a_return_lie_between_the_evaluations():
     assert steps_to(np.empty(0), np.empty(0), 1.0) is None
 
 
-def test_half_of_the_gain_is_over_standing_still():
+def test_half_of_the_gain_is_over_standing_still() -> None:
     assert half_of_the_gain("quadruped_reach", np.array([312.0, 512])) == 412
     assert half_of_the_gain("quadruped_cove", np.array([0.0, 80])) == 40
     assert half_of_the_gain("quadruped_reach", np.array([20.0])) is None
     assert half_of_the_gain("quadruped_reach", np.empty(0)) is None
 
 
-def write_run(run, storage, evaluations=(), episodes=()):
+def write_run(run: Any, storage: Any, evaluations: Any = (), episodes: Any = ()) -> None:
     folder = run.folder(storage)
     folder.mkdir(parents=True)
     logger = MetricsLogger(folder)
@@ -51,22 +53,28 @@ def write_run(run, storage, evaluations=(), episodes=()):
     logger.close()
 
 
-def read(path):
+def source_of(run: PlannedRun) -> PlannedRun:
+    assert run.source is not None
+    return run.source
+
+
+def read(path: Any) -> Any:
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
-def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path):
+def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path: Any) -> None:
     (target,) = find_targets("fig5", SCALES["small"])
     curve = next(x for x in target.curves if "getup" in x.panel and x.label == "dreamer")
     for run, learned, value in zip(curve.runs, (499.0, 501.0, None), (40.0, 600.0, 610.0)):
         if learned is not None:  # of the third nothing is known
-            write_run(run.source, tmp_path, [(0, 900.0), (250_000, learned)])
-            (run.source.folder(tmp_path) / "checkpoints" / "step-000250000").mkdir(parents=True)
+            write_run(source_of(run), tmp_path, [(0, 900.0), (250_000, learned)])
+            saved = source_of(run).folder(tmp_path) / "checkpoints" / "step-000250000"
+            saved.mkdir(parents=True)
         write_run(run, tmp_path, [(0, 100.0), (100_000, value)])
     records = Records(tmp_path)
     assert [records.counts(run) for run in curve.runs] == [False, True, True]
-    assert all(records.counts(run.source) for run in curve.runs)
+    assert all(records.counts(source_of(run)) for run in curve.runs)
     assert [values[-1] for _, values in evaluations(curve, records)] == [600, 610]
     write_speeds(target, records, tmp_path / "speed.csv")
     rows = {row["curve"]: row for row in read(tmp_path / "speed.csv") if "getup" in row["panel"]}
@@ -79,12 +87,12 @@ def test_a_transfer_from_a_source_that_learned_nothing_does_not_count(tmp_path):
     alone = Figure().subplots()
     draw_line(alone, replace(curve, runs=curve.runs[:1]), records)
     assert [line.get_label() for line in alone.lines][1:] == ["dreamer: none counts"]
-    (curve.runs[0].source.folder(tmp_path) / "checkpoints" / "step-000250000").rmdir()
+    (source_of(curve.runs[0]).folder(tmp_path) / "checkpoints" / "step-000250000").rmdir()
     assert records.counts(curve.runs[0])  # its source is not at its end
     assert [line.get_linestyle() for line in axes.lines].count(":") == 1
 
 
-def test_speeds_compare_lines_of_the_same_panel(tmp_path):
+def test_speeds_compare_lines_of_the_same_panel(tmp_path: Any) -> None:
     (target,) = find_targets("fig5", SCALES["small"])
     curves = {curve.label: curve for curve in target.curves if "getup" in curve.panel}
     fast = [(0, 100), (50_000, 600), (100_000, 853)]
@@ -106,7 +114,7 @@ def test_speeds_compare_lines_of_the_same_panel(tmp_path):
     assert "partial: 0 of" in (tmp_path / "speed.md").read_text()
 
 
-def test_successes_are_shares_of_the_episodes_in_each_ten_thousand_steps(tmp_path):
+def test_successes_are_shares_of_the_episodes_in_each_ten_thousand_steps(tmp_path: Any) -> None:
     (target,) = find_targets("fig9", SCALES["small"])
     lsp = target.curves[1]
     # The figure shows 60k env steps.
@@ -115,7 +123,7 @@ def test_successes_are_shares_of_the_episodes_in_each_ten_thousand_steps(tmp_pat
     write_run(lsp.runs[1], tmp_path, episodes=[(2000, 0.0), (9000, 0.0), (32_000, 1.0)])
     np.testing.assert_allclose(success_shares(lsp, Records(tmp_path)), [0.25, np.nan, np.nan, 1.0])
     # Of a source that learned nothing.
-    source = lsp.runs[2].source
+    source = source_of(lsp.runs[2])
     write_run(source, tmp_path, [(source.steps, 10.0)])
     (source.folder(tmp_path) / "checkpoints" / f"step-{source.steps:09d}").mkdir(parents=True)
     write_run(lsp.runs[2], tmp_path, episodes=[(1000, 1.0)])

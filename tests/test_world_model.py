@@ -3,10 +3,11 @@
 from dataclasses import replace
 from functools import cache
 from math import e, pi
+from typing import Any
 
 import pytest
 import torch
-from builders import seeded
+from builders import linear, seeded
 
 from lsp.config import ModelConfig, make_config
 from lsp.models.distributions import LOG_2PI
@@ -19,12 +20,12 @@ SMALL = ModelConfig(
 )
 
 
-def make_model(config=SMALL, shapes=None, actions=2):
+def make_model(config: Any = SMALL, shapes: Any = None, actions: Any = 2) -> Any:
     torch.manual_seed(0)
     return WorldModel(shapes or {"position": (3,)}, actions, config)
 
 
-def make_batch(rows=4, length=6):
+def make_batch(rows: Any = 4, length: Any = 6) -> Any:
     is_first = torch.zeros(rows, length, dtype=torch.bool)
     return {
         "obs/position": torch.randn(rows, length, 3, generator=seeded(1)),
@@ -35,7 +36,7 @@ def make_batch(rows=4, length=6):
     }
 
 
-def kl_by_position(model, batch):
+def kl_by_position(model: Any, batch: Any) -> Any:
     """KL of every row and time, with the noise that `loss` draws from the same seed."""
     noise = torch.randn((*batch["reward"].shape, model.config.stoch), generator=seeded())
     embedding = model.encode({"position": batch["obs/position"]})
@@ -46,7 +47,7 @@ def kl_by_position(model, batch):
     return kl.sum(-1).detach()
 
 
-def price_of_kl(free_nats, scale=1.0):
+def price_of_kl(free_nats: Any, scale: Any = 1.0) -> Any:
     """What the KL adds to the loss, the KL itself, and the size of its gradient in the prior."""
     model = make_model(replace(SMALL, free_nats=free_nats, kl_scale=scale))
     batch = make_batch()
@@ -59,26 +60,26 @@ def price_of_kl(free_nats, scale=1.0):
     return price.item(), metrics["model/kl"].item(), size, kl_by_position(model, batch)
 
 
-def test_the_kl_is_that_of_posterior_and_prior_averaged_over_batch_and_time():
+def test_the_kl_is_that_of_posterior_and_prior_averaged_over_batch_and_time() -> None:
     _, kl, _, by_position = price_of_kl(0.0)
     assert kl == pytest.approx(by_position.mean().item(), rel=1e-4)
 
 
-def test_below_the_free_nats_the_kl_costs_a_constant_and_moves_nothing():
+def test_below_the_free_nats_the_kl_costs_a_constant_and_moves_nothing() -> None:
     price, kl, gradient, _ = price_of_kl(3.0)
     assert kl < 3
     assert price == pytest.approx(3.0, abs=1e-4)
     assert gradient == 0
 
 
-def test_above_the_free_nats_the_kl_costs_itself():
+def test_above_the_free_nats_the_kl_costs_itself() -> None:
     price, kl, gradient, _ = price_of_kl(0.1, scale=2.0)
     assert kl > 0.1
     assert price == pytest.approx(2 * kl, abs=1e-4)
     assert gradient > 0
 
 
-def test_the_kl_is_averaged_before_the_free_nats_are_taken_off():
+def test_the_kl_is_averaged_before_the_free_nats_are_taken_off() -> None:
     _, mean, _, by_position = price_of_kl(0.0)
     assert by_position.min() < 0.9 * mean
     assert by_position.max() > 1.1 * mean
@@ -91,14 +92,14 @@ def test_the_kl_is_averaged_before_the_free_nats_are_taken_off():
     assert price == pytest.approx(mean, abs=1e-4)
 
 
-def observe(model, batch, rows=slice(None), time=slice(None)):
+def observe(model: Any, batch: Any, rows: Any = slice(None), time: Any = slice(None)) -> Any:
     noise = torch.randn(*batch["reward"].shape, model.config.stoch, generator=seeded(4))
     embedding = model.encode({"position": batch["obs/position"]})
     parts = (embedding, batch["action"], batch["is_first"], noise)
     return model.rssm.observe(*(x[rows, time] for x in parts))
 
 
-def test_a_new_episode_inside_a_chunk_starts_from_nothing():
+def test_a_new_episode_inside_a_chunk_starts_from_nothing() -> None:
     model, batch = make_model(), make_batch(length=8)
     batch["is_first"] = batch["is_first"].clone()
     batch["is_first"][1:, 3] = True  # in row 0 the episode goes on
@@ -112,7 +113,7 @@ def test_a_new_episode_inside_a_chunk_starts_from_nothing():
     assert (whole.feature[0, 3:] - halves[0, 3:]).abs().max() > 0.01
 
 
-def test_the_action_before_an_episode_does_not_matter():
+def test_the_action_before_an_episode_does_not_matter() -> None:
     model, batch = make_model(), make_batch()
     batch["is_first"] = torch.zeros(4, 6, dtype=torch.bool)
     batch["is_first"][:, 2] = True
@@ -124,7 +125,7 @@ def test_the_action_before_an_episode_does_not_matter():
     assert not torch.equal(one, observe(model, other)[0].feature)
 
 
-def test_imagining_is_filtering_with_the_prior_in_place_of_the_posterior():
+def test_imagining_is_filtering_with_the_prior_in_place_of_the_posterior() -> None:
     model, batch = make_model(), make_batch()
     latents, _, prior = observe(model, batch)
     noise = torch.randn(4, SMALL.stoch, generator=seeded(5))
@@ -138,7 +139,7 @@ TURN = torch.tensor([[0.9, 0.3], [-0.3, 0.9]])  # a spiral: 18° and a loss of 5
 PUSH = 0.3
 
 
-def swing(rows, length, seed):
+def swing(rows: Any, length: Any, seed: Any) -> Any:
     """Sequences of a damped oscillator pushed by actions; only its position is seen.
 
     Row t holds position t and the push that led to it. Reward is the position; an episode is
@@ -164,7 +165,7 @@ def swing(rows, length, seed):
 
 
 @cache
-def model_of_the_swing(updates=300):
+def model_of_the_swing(updates: Any = 300) -> Any:
     config = ModelConfig(
         deter=32,
         stoch=4,
@@ -189,13 +190,13 @@ def model_of_the_swing(updates=300):
     return model
 
 
-def open_loop():
+def open_loop() -> Any:
     """The true positions, and position, reward and chance of an end predicted 20 steps ahead."""
     return predictions(model_of_the_swing())
 
 
 @torch.no_grad()
-def predictions(model, context=15, horizon=20):
+def predictions(model: Any, context: Any = 15, horizon: Any = 20) -> Any:
     data = swing(200, context + horizon, seed=10_000)
     zero = torch.zeros(200, context, model.config.stoch)
     embedding = model.encode({"position": data["obs/position"][:, :context]})
@@ -213,12 +214,12 @@ def predictions(model, context=15, horizon=20):
     return data["obs/position"][..., 0], position, reward, ends
 
 
-def rms(x):
+def rms(x: Any) -> Any:
     return x.square().mean().sqrt().item()
 
 
 @pytest.mark.long
-def test_a_linear_system_is_predicted_twenty_steps_without_looking():
+def test_a_linear_system_is_predicted_twenty_steps_without_looking() -> None:
     truth, position, _, _ = open_loop()
     future, last = truth[:, 15:], truth[:, 14:15]
     guessing = min(rms(future - future.mean()), rms(future - last))
@@ -227,7 +228,7 @@ def test_a_linear_system_is_predicted_twenty_steps_without_looking():
 
 
 @pytest.mark.long
-def test_the_actions_are_what_the_prediction_rests_on():
+def test_the_actions_are_what_the_prediction_rests_on() -> None:
     truth, position, _, _ = open_loop()
     future = truth[:, 15:]
     # Half of what happens comes from the pushes: without them no prediction could be this good.
@@ -238,21 +239,21 @@ def test_the_actions_are_what_the_prediction_rests_on():
 
 
 @pytest.mark.long
-def test_reward_is_learned_and_foreseen():
+def test_reward_is_learned_and_foreseen() -> None:
     truth, _, reward, _ = open_loop()
     future = truth[:, 15:]
     assert rms(reward - future) < 0.35 * rms(future - future.mean())
 
 
 @pytest.mark.long
-def test_ends_of_episodes_are_learned_and_foreseen():
+def test_ends_of_episodes_are_learned_and_foreseen() -> None:
     truth, _, _, ends = open_loop()
     future = truth[:, 15:]
     clear = future.abs() > 0.3
     assert ((ends > 0.5) == (future > 0))[clear].float().mean() > 0.95
 
 
-def sways_towards_a_goal(rows, length, seed):
+def sways_towards_a_goal(rows: Any, length: Any, seed: Any) -> Any:
     """Thirty joints that sway, and a goal in metres, of each episode its own, that none tells."""
     generator = seeded(seed)
     phase = 2 * pi * torch.rand(rows, 1, 30, generator=generator)
@@ -270,7 +271,7 @@ def sways_towards_a_goal(rows, length, seed):
     }
 
 
-def goal_error(task, updates=100):
+def goal_error(task: Any, updates: Any = 100) -> Any:
     """RMS of the goal in metres after learning with the settings of `fast` for a task."""
     config = make_config("dreamer", "fast", task=task).resolved()
     model = make_model(config.model, {"joints": (30,), "goal": (3,)}, actions=1)
@@ -285,14 +286,14 @@ def goal_error(task, updates=100):
 
 
 @pytest.mark.long
-def test_where_a_task_may_hold_a_goal_it_is_learned_soon():
+def test_where_a_task_may_hold_a_goal_it_is_learned_soon() -> None:
     spread = rms(sways_towards_a_goal(1000, 1, seed=0)["obs/goal"])
     error = goal_error("quadruped_reach")
     assert error < 0.3 * spread
     assert error < 0.75 * goal_error("walker_walk")  # which has none
 
 
-def test_repeated_updates_on_one_batch_of_images_lower_the_loss():
+def test_repeated_updates_on_one_batch_of_images_lower_the_loss() -> None:
     model = make_model(shapes={"image": (64, 64, 3)})
     image = torch.zeros(2, 3, 64, 64, 3, dtype=torch.uint8)
     for t in range(3):  # a white square that moves
@@ -314,13 +315,13 @@ def test_repeated_updates_on_one_batch_of_images_lower_the_loss():
     assert errors[-1] < 0.75 * errors[0]
 
 
-def images_loss(batch, **changes):
+def images_loss(batch: Any, **changes: Any) -> Any:
     model = make_model(replace(SMALL, **changes), shapes={"image": (64, 64, 3)})
     loss, _, metrics = model.loss(batch, seeded())
     return model, loss, metrics["model/error/image"].item()
 
 
-def test_some_images_of_a_batch_stand_for_all_of_them():
+def test_some_images_of_a_batch_stand_for_all_of_them() -> None:
     rows, length = 3, 4
     batch = make_batch(rows, length)
     del batch["obs/position"]
@@ -342,7 +343,7 @@ def test_some_images_of_a_batch_stand_for_all_of_them():
     assert (losses.mean() - truth.mean()).abs() < 2 * losses.std() / 40**0.5
 
 
-def test_images_are_read_as_numbers_around_zero_with_channels_first():
+def test_images_are_read_as_numbers_around_zero_with_channels_first() -> None:
     model = make_model(shapes={"image": (64, 64, 3)})
     image = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     image[0, 5, 7, 2] = 255
@@ -353,7 +354,7 @@ def test_images_are_read_as_numbers_around_zero_with_channels_first():
     assert model.decoder(torch.zeros(2, 20))["image"].shape == (2, 3, 64, 64)
 
 
-def test_several_observations_keep_their_names():
+def test_several_observations_keep_their_names() -> None:
     model = make_model(shapes={"b": (2,), "a": (3,)})
     means = model.decoder(torch.zeros(4, 20))
     assert {key: tuple(x.shape) for key, x in means.items()} == {"a": (4, 3), "b": (4, 2)}
@@ -362,20 +363,20 @@ def test_several_observations_keep_their_names():
     assert {key: x.item() for key, x in errors.items()} == pytest.approx({"a": 3.0, "b": 0.0})
 
 
-def test_symlog_is_the_one_worked_out_by_hand():
+def test_symlog_is_the_one_worked_out_by_hand() -> None:
     x = torch.tensor([0.0, e - 1, 1 - e * e])
     torch.testing.assert_close(symlog(x), torch.tensor([0.0, 1.0, -2.0]))
     assert symlog(torch.tensor(1e-3)).item() == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_symlog_is_applied_to_vectors_where_asked_for():
+def test_symlog_is_applied_to_vectors_where_asked_for() -> None:
     observation = {"position": torch.tensor([[e - 1, 0.0, 1 - e]])}
     read = make_model(replace(SMALL, obs_transform="symlog")).preprocess(observation)
     torch.testing.assert_close(read["position"], torch.tensor([[1.0, 0.0, -1.0]]))
     assert torch.equal(make_model().preprocess(observation)["position"], observation["position"])
 
 
-def test_a_goals_metres_are_left_as_they_are():
+def test_a_goals_metres_are_left_as_they_are() -> None:
     observation = {"goal": torch.tensor([[6.0, -6.0, 0.0]]), "speed": torch.tensor([[e - 1]])}
     config = replace(SMALL, obs_transform="symlog")
     read = make_model(config, {"goal": (3,), "speed": (1,)}).preprocess(observation)
@@ -383,16 +384,16 @@ def test_a_goals_metres_are_left_as_they_are():
     torch.testing.assert_close(read["speed"], torch.tensor([[1.0]]))
 
 
-def test_rewards_are_learned_in_their_scale():
+def test_rewards_are_learned_in_their_scale() -> None:
     batch = make_batch()
     scaled = make_model(replace(SMALL, reward_scale=0.1)).loss(batch, seeded())[0]
     plain = make_model().loss(batch | {"reward": 0.1 * batch["reward"]}, seeded())[0]
     torch.testing.assert_close(scaled, plain)
 
 
-def test_layers_start_as_in_keras():
+def test_layers_start_as_in_keras() -> None:
     torch.manual_seed(0)
-    layer = MLP(300, [100], 10)[0]
+    layer = linear(MLP(300, [100], 10), 0)
     bound = (6 / (300 + 100)) ** 0.5  # Glorot uniform
     assert bound * 0.99 < layer.weight.abs().max().item() <= bound
     assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)

@@ -37,7 +37,7 @@ LINE = "{ours:9} {ours_ms:7.0f} ms   {theirs:17} {theirs_ms:7.0f} ms   ratio {ra
 class Contestant:
     """A process that takes one update whenever it is told to."""
 
-    def __init__(self, python: Path, name: str, sizes: str, precision: str, threads: int):
+    def __init__(self, python: Path, name: str, sizes: str, precision: str, threads: int) -> None:
         self.name = f"{name} {precision}"
         script = HERE / f"{name}_dreamer.py"
         self.process = subprocess.Popen(
@@ -75,7 +75,7 @@ def environment(folder: Path, peer: str) -> Path:
         print(f"Installing {PEERS[peer]} into {folder / peer}", file=sys.stderr)
         venv.create(folder / peer, with_pip=True)
         for packages in ([TORCH], [TORCH, PEERS[peer]]):
-            pip = [python, "-m", "pip", "install", "--quiet", *packages]
+            pip = [str(python), "-m", "pip", "install", "--quiet", *packages]
             subprocess.run(pip, check=True)
     return python
 
@@ -111,11 +111,11 @@ def main() -> None:
     for mine, peers in THEIRS.items():
         for peer, precision in ((peer, each) for peer, kinds in peers.items() for each in kinds):
             pair = ("lsp", mine), (peer, precision)
-            contestants = [
+            one, other = (
                 Contestant(pythons[name], name, given.sizes, kind, given.threads)
                 for name, kind in pair
-            ]
-            results.append(duel(*contestants, given.rounds))
+            )
+            results.append(duel(one, other, given.rounds))
             print(LINE.format(**results[-1]), flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

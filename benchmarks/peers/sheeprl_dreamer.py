@@ -99,8 +99,8 @@ def main(sizes: str, precision: str, threads: int) -> None:
         {"state": gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)}
     )
     world_model, actor, critic, _ = build_agent(fabric, [ACTION], True, config, space)
-    modules = (config.algo.world_model, world_model), (config.algo.actor, actor)
-    modules += ((config.algo.critic, critic),)
+    algo = config.algo
+    modules = (algo.world_model, world_model), (algo.actor, actor), (algo.critic, critic)
     optimizers = fabric.setup_optimizers(
         *(
             hydra.utils.instantiate(part.optimizer, params=module.parameters(), _convert_="all")

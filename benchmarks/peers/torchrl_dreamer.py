@@ -65,7 +65,7 @@ def next_keys(*names: str) -> list[Any]:
 class Dreamer:
     """World model, policy and value with their losses and optimisers (Dreamer v1's rates)."""
 
-    def __init__(self, sizes: Sizes):
+    def __init__(self, sizes: Sizes) -> None:
         features, action = sizes.deter + sizes.stoch, Bounded(-1, 1, (ACTION,))
         units, layers = sizes.coder
         prior = RSSMPrior(action, sizes.deter, sizes.deter, sizes.stoch, action_dim=ACTION)

@@ -1,6 +1,7 @@
 """Figures that the tests of faults measure, printed at the end of `make faults` and `make soak`."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -8,18 +9,18 @@ FULL = os.environ.get("LSP_FAULTS") == "full"
 
 
 @pytest.fixture
-def count():
+def count() -> Any:
     """`count(few, many)`: how often to try something, in `make test` and in `make faults`."""
     return lambda few, many: many if FULL else few
 
 
 @pytest.fixture
-def figure(record_property):
+def figure(record_property: Any) -> Any:
     """`figure(row, text)`: what docs/reliability.md reports of a row of its table."""
     return lambda row, text: record_property("figure", f"row {row:>2}: {text}")
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
     figures = {value for r in reports for name, value in r.user_properties if name == "figure"}
     if figures:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +33,14 @@ CLOCK = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds
 PATIENCE = 400  # seconds; machines may be busy with other things
 
 
-def command(folder, steps=FOREVER, **changes):
+def command(folder: Any, steps: Any = FOREVER, **changes: Any) -> Any:
     """Its arguments; `changes` are flags without their dashes, such as `num_envs=2`."""
     flags = {f"--{key.replace('__', '.').replace('_', '-')}": x for key, x in changes.items()}
     pairs = (SETTINGS | {"--steps": steps, "--logdir": folder} | flags).items()
     return ["train", *(str(part) for pair in pairs for part in pair)]
 
 
-def environment():
+def environment() -> Any:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -48,7 +49,9 @@ class Training:
     the folder `said`. With `limited` another process writes that file, free of the limits that
     are put on this one."""
 
-    def __init__(self, folder, *arguments, said=None, limited=False):
+    def __init__(
+        self, folder: Any, *arguments: Any, said: Any = None, limited: Any = False
+    ) -> None:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.said = (said or self.folder.parent) / f"{self.folder.name}-{time.time_ns()}.txt"
@@ -62,14 +65,15 @@ class Training:
                 stderr=subprocess.STDOUT,
             )
         if writer:
+            assert writer.stdin is not None
             writer.stdin.close()  # it ends with the training
         self.writer = writer
 
     @property
-    def text(self):
+    def text(self) -> Any:
         return self.said.read_text()
 
-    def wait_for(self, happened, pause=0.01):
+    def wait_for(self, happened: Any, pause: Any = 0.01) -> Any:
         """Until `happened()` is true, which is returned; an error if the process ends before."""
         late = time.monotonic() + PATIENCE
         while not (found := happened()):
@@ -78,28 +82,28 @@ class Training:
             time.sleep(pause)
         return found
 
-    def wait_for_text(self, pattern):
+    def wait_for_text(self, pattern: Any) -> Any:
         return self.wait_for(lambda: re.search(pattern, self.text))
 
-    def wait_for_checkpoint(self, after=0):
+    def wait_for_checkpoint(self, after: Any = 0) -> Any:
         """The env steps of one that is beyond `after`."""
         return self.wait_for(lambda: next((n for n in steps_saved(self.folder) if n > after), None))
 
-    def wait_for_steps(self, count):
+    def wait_for_steps(self, count: Any) -> Any:
         return self.wait_for(lambda: last_step(self.folder) >= count)
 
-    def kill(self):
+    def kill(self) -> None:
         self.process.kill()
         self.finish()
 
-    def stop(self, number=signal.SIGTERM):
+    def stop(self, number: Any = signal.SIGTERM) -> Any:
         """Ask it to save and stop; the seconds that it took."""
         began = time.monotonic()
         self.process.send_signal(number)
         self.finish()
         return time.monotonic() - began
 
-    def finish(self):
+    def finish(self) -> Any:
         """Its exit code; all that it said has been written."""
         code = self.process.wait(PATIENCE)
         if self.writer:
@@ -107,7 +111,7 @@ class Training:
         return code
 
 
-def train(folder, steps, **changes):
+def train(folder: Any, steps: Any, **changes: Any) -> Any:
     """A whole training; what it said."""
     training = Training(folder, *command(folder, steps, **changes))
     code = training.finish()
@@ -115,13 +119,13 @@ def train(folder, steps, **changes):
     return training.text
 
 
-def steps_saved(folder):
+def steps_saved(folder: Any) -> Any:
     """Env steps of the checkpoints, newest first."""
     found = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     return [int(path.name[5:]) for path in found]
 
 
-def metric_lines(folder):
+def metric_lines(folder: Any) -> Any:
     """The complete lines, each of which must be whole."""
     path = folder / "metrics.jsonl"
     if not path.exists():
@@ -129,12 +133,12 @@ def metric_lines(folder):
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
-def last_step(folder):
+def last_step(folder: Any) -> Any:
     lines = metric_lines(folder)
     return lines[-1]["env_steps"] if lines else 0
 
 
-def measured(folder, without_evaluations_at=()):
+def measured(folder: Any, without_evaluations_at: Any = ()) -> Any:
     """All metrics but those that depend on the clock."""
     return [
         {key: value for key, value in line.items() if key not in CLOCK}
@@ -143,19 +147,19 @@ def measured(folder, without_evaluations_at=()):
     ]
 
 
-def episodes(folder, count):
+def episodes(folder: Any, count: Any) -> Any:
     """A checksum of what each of the first episodes holds; all of them must be readable."""
     return [checksum(folder / "episodes" / f"episode-{i:06d}.npz") for i in range(count)]
 
 
-def checksum(path):
+def checksum(path: Any) -> Any:
     total = hashlib.sha256()
     for key, array in sorted(read_arrays(path).items()):
         total.update(key.encode() + str(array.dtype).encode() + array.tobytes())
     return total.hexdigest()
 
 
-def assert_same_run(one, other, stops=()):
+def assert_same_run(one: Any, other: Any, stops: Any = ()) -> None:
     """The same weights, optimisers, generators, episodes and metrics, bit for bit."""
     a, b = (load_newest(folder / "checkpoints") for folder in (one, other))
     assert a is not None
@@ -173,7 +177,7 @@ def assert_same_run(one, other, stops=()):
     assert measured(one, stops) == measured(other, stops)
 
 
-def children(pid):
+def children(pid: Any) -> Any:
     """The processes that a process has started, and that are not gone."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -186,7 +190,7 @@ def children(pid):
     return sorted(found)
 
 
-def worker_processes(pid):
+def worker_processes(pid: Any) -> Any:
     """Those children that serve environments."""
     return [
         child

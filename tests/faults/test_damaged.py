@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ STEPS = 600
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: Any) -> Any:
     """A run with three checkpoints and some episodes."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     main(command(folder, STEPS))
@@ -28,12 +29,12 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def run(trained, tmp_path):
+def run(trained: Any, tmp_path: Any) -> Any:
     shutil.copytree(trained, tmp_path / "run")
     return tmp_path / "run"
 
 
-def resume(run, capsys, steps=STEPS + 200):
+def resume(run: Any, capsys: Any, steps: Any = STEPS + 200) -> Any:
     """What the same command says on stderr while it goes on to the end."""
     capsys.readouterr()
     main(command(run, steps))
@@ -41,7 +42,7 @@ def resume(run, capsys, steps=STEPS + 200):
     return capsys.readouterr().err
 
 
-def refused(arguments, capsys):
+def refused(arguments: Any, capsys: Any) -> Any:
     """The one line with which it fails."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
@@ -53,15 +54,15 @@ def refused(arguments, capsys):
     return lines[0]
 
 
-def newest(run, back=0):
+def newest(run: Any, back: Any = 0) -> Any:
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)[back]
 
 
-def files(run):
+def files(run: Any) -> Any:
     return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
 
-def test_row_04_newest_checkpoint_truncated(run, capsys, count, figure):
+def test_row_04_newest_checkpoint_truncated(run: Any, capsys: Any, count: Any, figure: Any) -> None:
     names = sorted(path.name for path in newest(run).iterdir())
     tried = names[:: count(4, 1)]
     for name in tried:
@@ -74,7 +75,9 @@ def test_row_04_newest_checkpoint_truncated(run, capsys, count, figure):
     figure(4, f"{len(tried)} of {len(tried)} truncated files named, the previous checkpoint used")
 
 
-def test_row_05_one_flipped_byte_in_each_file_of_a_checkpoint(run, count, figure):
+def test_row_05_one_flipped_byte_in_each_file_of_a_checkpoint(
+    run: Any, count: Any, figure: Any
+) -> None:
     rng, flips, found = random.Random(0), 0, 0
     checkpoint = newest(run)
     for path in sorted(checkpoint.iterdir()):
@@ -94,8 +97,9 @@ def test_row_05_one_flipped_byte_in_each_file_of_a_checkpoint(run, count, figure
     figure(5, f"{found} of {flips} flipped bytes found")
 
 
-def test_row_06_a_manifest_empty_or_missing_falls_back(run, capsys, figure):
-    for spoil in (lambda path: path.write_bytes(b""), lambda path: path.unlink()):
+def test_row_06_a_manifest_empty_or_missing_falls_back(run: Any, capsys: Any, figure: Any) -> None:
+    spoils: tuple[Any, ...] = (lambda path: path.write_bytes(b""), lambda path: path.unlink())
+    for spoil in spoils:
         older, path = newest(run, back=1), newest(run) / "manifest.json"
         spoil(path)
         said = resume(run, capsys, steps_saved(run)[0] + 200)
@@ -104,22 +108,22 @@ def test_row_06_a_manifest_empty_or_missing_falls_back(run, capsys, figure):
     figure(6, "2 of 2 fell back; 3 of 3 with no checkpoint left were refused, nothing touched")
 
 
-def lose_manifests(run):
+def lose_manifests(run: Any) -> None:
     for back in range(3):
         (newest(run, back) / "manifest.json").unlink()
 
 
-def empty_manifests(run):
+def empty_manifests(run: Any) -> None:
     for back in range(3):
         (newest(run, back) / "manifest.json").write_bytes(b"")
 
 
-def lose_checkpoints(run):
+def lose_checkpoints(run: Any) -> None:
     shutil.rmtree(run / "checkpoints")
 
 
 @pytest.mark.parametrize("lose", [lose_manifests, empty_manifests, lose_checkpoints])
-def test_row_06_it_never_starts_afresh_beside_an_old_run(run, capsys, lose):
+def test_row_06_it_never_starts_afresh_beside_an_old_run(run: Any, capsys: Any, lose: Any) -> None:
     lose(run)
     before = files(run)
     said = refused(command(run, STEPS + 200), capsys)
@@ -130,7 +134,7 @@ def test_row_06_it_never_starts_afresh_beside_an_old_run(run, capsys, lose):
     }
 
 
-def spoil_episodes(run, rng, many):
+def spoil_episodes(run: Any, rng: Any, many: Any) -> Any:
     """Damage `many` of the files that the newest checkpoint counts, each in its own way."""
     loaded = load_newest(run / "checkpoints")
     assert loaded is not None
@@ -149,7 +153,9 @@ def spoil_episodes(run, rng, many):
     return paths
 
 
-def test_row_07_corrupt_episodes_are_set_aside_and_training_goes_on(run, capsys, count, figure):
+def test_row_07_corrupt_episodes_are_set_aside_and_training_goes_on(
+    run: Any, capsys: Any, count: Any, figure: Any
+) -> None:
     rng, corrupt = random.Random(0), 0
     for _ in range(count(1, 5)):
         paths = spoil_episodes(run, rng, 3)
@@ -170,14 +176,14 @@ def test_row_07_corrupt_episodes_are_set_aside_and_training_goes_on(run, capsys,
 class Payload:
     """Unpickling it makes a file."""
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.system, (f"touch {self.path}",)
 
 
-def with_manifest(checkpoint):
+def with_manifest(checkpoint: Any) -> None:
     """A manifest that is right about whatever the files now hold, as an attacker can make it."""
     listed = {}
     for path in checkpoint.iterdir():
@@ -191,52 +197,52 @@ def with_manifest(checkpoint):
     (checkpoint / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 
-def pickled_weights(run, payload):
+def pickled_weights(run: Any, payload: Any) -> None:
     for back in range(3):
         torch.save(payload, newest(run, back) / "networks.safetensors")
         with_manifest(newest(run, back))
 
 
-def raw_pickle(run, payload):
+def raw_pickle(run: Any, payload: Any) -> None:
     for back in range(3):
         (newest(run, back) / "networks.safetensors").write_bytes(pickle.dumps(payload))
         with_manifest(newest(run, back))
 
 
-def objects_in_the_unfinished_episode(run, payload):
+def objects_in_the_unfinished_episode(run: Any, payload: Any) -> None:
     for back in range(3):
         objects = np.array([payload], dtype=object)
         np.savez(newest(run, back) / "episode.npz", action=objects)
         with_manifest(newest(run, back))
 
 
-def facts_of_other_types(run, payload):
+def facts_of_other_types(run: Any, payload: Any) -> None:
     for back in range(3):
         (newest(run, back) / "facts.json").write_text('{"episodes": {"__reduce__": "os.system"}}')
         with_manifest(newest(run, back))
 
 
-def pickled_manifests(run, payload):
+def pickled_manifests(run: Any, payload: Any) -> None:
     for back in range(3):
         (newest(run, back) / "manifest.json").write_bytes(pickle.dumps(payload))
 
 
-def objects_in_every_episode(run, payload):
+def objects_in_every_episode(run: Any, payload: Any) -> None:
     for path in (run / "episodes").glob("*.npz"):
         np.savez(path, env_steps=np.array([payload], dtype=object))
 
 
-def pickled_config(run, payload):
+def pickled_config(run: Any, payload: Any) -> None:
     (run / "config.json").write_bytes(pickle.dumps(payload))
 
 
-def a_task_that_is_code(run, payload):
+def a_task_that_is_code(run: Any, payload: Any) -> None:
     (run / "evil.py").write_text(f"open({str(payload.path)!r}, 'w')")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"task": "evil:make"}))
 
 
-def a_reward_that_is_code(run, payload):
+def a_reward_that_is_code(run: Any, payload: Any) -> None:
     (run / "evil.py").write_text(f"open({str(payload.path)!r}, 'w')")
     config = json.loads((run / "config.json").read_text())
     changes = {"task": "walker_walk", "reward": "evil:pay"}
@@ -256,7 +262,7 @@ TRAPS = {
 }
 
 
-def commands(run):
+def commands(run: Any) -> Any:
     return {
         "train": command(run, STEPS + 200),
         "eval": ["eval", run, "--episodes", "1", "--trust"],
@@ -268,7 +274,9 @@ def commands(run):
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
-def test_row_13_malicious_files_run_no_code_and_are_refused(run, capsys, monkeypatch, trap, figure):
+def test_row_13_malicious_files_run_no_code_and_are_refused(
+    run: Any, capsys: Any, monkeypatch: Any, trap: Any, figure: Any
+) -> None:
     pwned = run.parent / "pwned"
     trap(run, Payload(pwned))
     monkeypatch.chdir(run)  # where a stranger's modules would be found
@@ -283,12 +291,12 @@ def test_row_13_malicious_files_run_no_code_and_are_refused(run, capsys, monkeyp
     figure(13, f"{shown}: refused by {', '.join(TRAPS[trap])}, no code run")
 
 
-def test_row_13_the_payload_does_run_where_it_is_unpickled(tmp_path):
+def test_row_13_the_payload_does_run_where_it_is_unpickled(tmp_path: Any) -> None:
     pickle.loads(pickle.dumps(Payload(tmp_path / "pwned")))  # noqa: S301
     assert (tmp_path / "pwned").exists()
 
 
-def test_row_05_saving_again_replaces_what_was_damaged(run):
+def test_row_05_saving_again_replaces_what_was_damaged(run: Any) -> None:
     path = newest(run)
     checkpoint = load(path)
     (path / "facts.json").write_bytes(b"{}")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lsp.runs.files import read_arrays
 TROUBLED = "tests.faults.troubled_tasks"
 
 
-def refused(arguments, capsys):
+def refused(arguments: Any, capsys: Any) -> Any:
     """All that a failing command says, the last line of which is the error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
@@ -33,7 +34,9 @@ NONSENSE = {
 }
 
 
-def test_row_09_nan_or_inf_is_named_and_not_stored(tmp_path, capsys, count, figure):
+def test_row_09_nan_or_inf_is_named_and_not_stored(
+    tmp_path: Any, capsys: Any, count: Any, figure: Any
+) -> None:
     cases = [(name, envs) for envs in (1, 2) for name in NONSENSE][: count(2, 8)]
     for name, envs in cases:
         run = tmp_path / f"{name}-{envs}"
@@ -48,7 +51,7 @@ def test_row_09_nan_or_inf_is_named_and_not_stored(tmp_path, capsys, count, figu
     figure(9, f"{len(cases)} of {len(cases)} named with task, step and key, and not stored")
 
 
-def test_row_11_a_killed_worker_is_replaced(tmp_path, count, figure):
+def test_row_11_a_killed_worker_is_replaced(tmp_path: Any, count: Any, figure: Any) -> None:
     kills = count(1, 10)
     training = Training(tmp_path / "run", *command(tmp_path / "run", num_envs=2))
     for number in range(kills):
@@ -66,7 +69,7 @@ def test_row_11_a_killed_worker_is_replaced(tmp_path, count, figure):
     figure(11, f"{kills} of {kills} killed workers replaced, training went on")
 
 
-def test_row_11_a_hanging_worker_is_replaced(tmp_path, count, figure):
+def test_row_11_a_hanging_worker_is_replaced(tmp_path: Any, count: Any, figure: Any) -> None:
     hangs = count(1, 5)
     training = Training(tmp_path / "run", *command(tmp_path / "run", num_envs=2, patience=3))
     for number in range(hangs):
@@ -83,8 +86,8 @@ def test_row_11_a_hanging_worker_is_replaced(tmp_path, count, figure):
 
 
 def test_row_11_one_that_raises_again_and_again_is_an_error_in_the_end(
-    tmp_path, capsys, count, figure
-):
+    tmp_path: Any, capsys: Any, count: Any, figure: Any
+) -> None:
     for envs in (1, 2)[: count(1, 2)]:
         run, task = tmp_path / f"run-{envs}", f"{TROUBLED}:Raises"
         said = refused(command(run, 2000, task=task, num_envs=envs), capsys)
@@ -100,7 +103,9 @@ def test_row_11_one_that_raises_again_and_again_is_an_error_in_the_end(
 
 
 @pytest.mark.parametrize("name", ["Unrepeatable", "Undeclared"])
-def test_row_02_an_episode_that_cannot_be_repeated_is_kept_as_truncated(tmp_path, name):
+def test_row_02_an_episode_that_cannot_be_repeated_is_kept_as_truncated(
+    tmp_path: Any, name: Any
+) -> None:
     # Checkpoints in the middle of episodes, most of which are 100 env steps.
     changes = {"task": f"{TROUBLED}:{name}", "schedule__save_every": 130}
     flags = command(tmp_path / "run", **changes)
@@ -138,7 +143,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_row_12_what_cannot_be_learned_from_is_refused_at_once(tmp_path, capsys, name, figure):
+def test_row_12_what_cannot_be_learned_from_is_refused_at_once(
+    tmp_path: Any, capsys: Any, name: Any, figure: Any
+) -> None:
     said = refused(command(tmp_path / "run", task=f"{TROUBLED}:{name}"), capsys)
     assert len(said) == 1
     assert said[0].startswith(f"lsp: {TROUBLED}:{name}: ")

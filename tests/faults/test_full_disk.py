@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from processes import Training, command, episodes, metric_lines, steps_saved
@@ -14,7 +15,7 @@ KB = 1024
 
 
 @contextmanager
-def small_disk(folder):
+def small_disk(folder: Any) -> Any:
     """A file system of its own, or a skipped test where mounting is not allowed."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
@@ -26,7 +27,7 @@ def small_disk(folder):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(folder):
+def fill(folder: Any) -> Any:
     """Leave no room at all. Returns what takes it."""
     path = folder / "filler"
     with path.open("wb", buffering=0) as file:
@@ -43,7 +44,7 @@ TROUBLES = ("no checkpoint could be written", r"episode-\d+\.npz cannot be writt
             r"metrics\.jsonl cannot be written")  # fmt: skip
 
 
-def check_trouble(training, end_trouble, figure, how):
+def check_trouble(training: Any, end_trouble: Any, figure: Any, how: Any) -> None:
     """It says what it could not write, keeps what there was, and catches up."""
     for trouble in TROUBLES:
         training.wait_for_text(trouble)
@@ -66,27 +67,27 @@ def check_trouble(training, end_trouble, figure, how):
     figure(8, f"{how}: checkpoint, episode and line kept and written when there was room")
 
 
-def test_row_08_a_full_disk(tmp_path, figure):
+def test_row_08_a_full_disk(tmp_path: Any, figure: Any) -> None:
     with small_disk(tmp_path / "disk") as disk:
         training = Training(disk / "run", *command(disk / "run"), said=tmp_path)
         training.wait_for_checkpoint(after=300)
         check_trouble(training, fill(disk).unlink, figure, "tmpfs of 16 MB filled up")
 
 
-def test_row_08_a_limit_on_the_size_of_files(tmp_path, figure):
+def test_row_08_a_limit_on_the_size_of_files(tmp_path: Any, figure: Any) -> None:
     training = Training(tmp_path / "run", *command(tmp_path / "run"), limited=True)
     training.wait_for_checkpoint(after=300)
     pid = training.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (3 * KB, hard))  # what it says has room so far
 
-    def end_trouble():
+    def end_trouble() -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     check_trouble(training, end_trouble, figure, "files limited to 3 KB")
 
 
-def test_row_08_a_run_that_ends_on_a_full_disk_says_what_is_lost(tmp_path):
+def test_row_08_a_run_that_ends_on_a_full_disk_says_what_is_lost(tmp_path: Any) -> None:
     with small_disk(tmp_path / "disk") as disk:
         training = Training(disk / "run", *command(disk / "run"), said=tmp_path)
         training.wait_for_checkpoint(after=300)

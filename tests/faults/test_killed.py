@@ -5,6 +5,7 @@ import shlex
 import signal
 import time
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from processes import (
@@ -21,7 +22,7 @@ from processes import (
 from lsp.runs.checkpoint import load_newest
 
 
-def unfinished_saves(folder):
+def unfinished_saves(folder: Any) -> Any:
     """Those that there are, and when they last changed: a killed save leaves one behind."""
     found = set()
     for path in (folder / "checkpoints").glob("tmp-step-*"):
@@ -30,7 +31,7 @@ def unfinished_saves(folder):
     return found
 
 
-def kill_at_random(training, rng):
+def kill_at_random(training: Any, rng: Any) -> Any:
     """While it trains, wherever that is. Returns whether that was in a save."""
     began, left = last_step(training.folder), unfinished_saves(training.folder)
     training.wait_for(lambda: last_step(training.folder) > began)
@@ -39,7 +40,7 @@ def kill_at_random(training, rng):
     return bool(unfinished_saves(training.folder) - left)
 
 
-def kill_in_a_save(training, rng):
+def kill_in_a_save(training: Any, rng: Any) -> Any:
     """Within some milliseconds of the beginning of a save. Returns whether it was not yet over."""
     began, left = last_step(training.folder), unfinished_saves(training.folder)
     training.wait_for(lambda: last_step(training.folder) > began)
@@ -49,10 +50,13 @@ def kill_in_a_save(training, rng):
     return bool(unfinished_saves(training.folder) - left)
 
 
-def test_row_01_killed_at_random_moments_half_of_them_in_a_save(tmp_path, count, figure):
+def test_row_01_killed_at_random_moments_half_of_them_in_a_save(
+    tmp_path: Any, count: Any, figure: Any
+) -> None:
     rng, folder = random.Random(0), tmp_path / "killed"
     in_saves = elsewhere = 0
-    wanted, saved, known = count(2, 25), -1, []
+    wanted, saved = count(2, 25), -1
+    known: list[Any] = []
     while in_saves < wanted or elsewhere < wanted:
         training = Training(folder, *command(folder))
         kill = kill_in_a_save if in_saves < wanted else kill_at_random
@@ -83,10 +87,11 @@ ASKED = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("number", ASKED, ids=["SIGTERM", "SIGINT"])
-def test_row_02_asked_to_stop(tmp_path, count, figure, number):
+def test_row_02_asked_to_stop(tmp_path: Any, count: Any, figure: Any, number: Any) -> None:
     rng, folder = random.Random(number), tmp_path / "run"
     flags = {"schedule.eval_every": 600, "schedule.eval_episodes": 20}
-    arguments, slowest, stops = command(folder, **flags), 0.0, []
+    arguments, slowest = command(folder, **flags), 0.0
+    stops: list[Any] = []
     for _ in range(count(1, 10)):
         training = Training(folder, *arguments)
         before = steps_saved(folder)[0] if stops else 0
@@ -109,7 +114,7 @@ def test_row_02_asked_to_stop(tmp_path, count, figure, number):
     figure(2, "0 env steps lost; the command that was printed resumed each of them")
 
 
-CASES = [
+CASES: list[dict[str, Any]] = [
     {},
     {"method": "dreamer"},
     {"num_envs": 2},
@@ -122,7 +127,9 @@ CASES = [
 ]
 
 
-def test_row_03_stopped_and_resumed_against_unbroken(tmp_path, count, figure):
+def test_row_03_stopped_and_resumed_against_unbroken(
+    tmp_path: Any, count: Any, figure: Any
+) -> None:
     cases = CASES[: count(1, len(CASES))]
     for number, changes in enumerate(cases):
         broken, whole = tmp_path / f"broken-{number}", tmp_path / f"whole-{number}"
@@ -134,7 +141,7 @@ def test_row_03_stopped_and_resumed_against_unbroken(tmp_path, count, figure):
     figure(3, f"{len(cases)} of {len(cases)} runs identical bit for bit to unbroken ones")
 
 
-def test_row_15_a_second_trainer_is_refused(tmp_path, count, figure):
+def test_row_15_a_second_trainer_is_refused(tmp_path: Any, count: Any, figure: Any) -> None:
     folder, tries = tmp_path / "run", count(1, 5)
     first = Training(folder, *command(folder))
     first.wait_for_checkpoint()

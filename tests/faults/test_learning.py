@@ -1,6 +1,7 @@
 """Rows 10 and 14: learning that goes wrong, and runs that are resumed as something else."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from lsp.runs.files import read_arrays
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Any) -> Any:
     main(command(tmp_path / "run", 400))
     return tmp_path / "run"
 
 
-def fails(arguments, capsys):
+def fails(arguments: Any, capsys: Any) -> Any:
     """The line of the error."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
@@ -27,18 +28,20 @@ def fails(arguments, capsys):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def all_checkpoints(run):
+def all_checkpoints(run: Any) -> Any:
     return {path: load(path) for path in sorted((run / "checkpoints").glob("step-*"))}
 
 
-def assert_finite(run):
+def assert_finite(run: Any) -> None:
     for checkpoint in all_checkpoints(run).values():
         for name in ("networks", "optimizers"):
             for tensor in checkpoint.tensors[name].values():
                 assert torch.isfinite(tensor).all()
 
 
-def test_row_10_nan_in_a_loss_stops_and_keeps_the_batch(tmp_path, capsys, figure):
+def test_row_10_nan_in_a_loss_stops_and_keeps_the_batch(
+    tmp_path: Any, capsys: Any, figure: Any
+) -> None:
     run = tmp_path / "run"
     said = fails(command(run, 5000, model__learning_rate="1e30"), capsys)
     assert "not finite in update" in said
@@ -51,7 +54,7 @@ def test_row_10_nan_in_a_loss_stops_and_keeps_the_batch(tmp_path, capsys, figure
     figure(10, "NaN in a loss, and in an action: stopped, batch kept, never checkpointed")
 
 
-def test_row_10_nan_in_an_action_stops_and_keeps_what_was_seen(run, capsys):
+def test_row_10_nan_in_an_action_stops_and_keeps_what_was_seen(run: Any, capsys: Any) -> None:
     path, checkpoint = list(all_checkpoints(run).items())[-1]
     weights = checkpoint.tensors["networks"]
     for name in weights:
@@ -67,7 +70,9 @@ def test_row_10_nan_in_an_action_stops_and_keeps_what_was_seen(run, capsys):
     assert steps_saved(run) == before
 
 
-def test_row_14_another_task_or_setting_is_named_and_forced_where_it_can_be(run, capsys, figure):
+def test_row_14_another_task_or_setting_is_named_and_forced_where_it_can_be(
+    run: Any, capsys: Any, figure: Any
+) -> None:
     other = {"policy__learning_rate": 1e-3, "planner__num_elites": 1}
     said = fails(command(run, 600, **other), capsys)
     assert "policy.learning_rate: 8e-05 → 0.001" in said
@@ -84,7 +89,7 @@ def test_row_14_another_task_or_setting_is_named_and_forced_where_it_can_be(run,
     figure(14, "differing fields named; --force goes on with other rates, planner, environments")
 
 
-def test_row_14_force_does_not_go_on_where_it_cannot(run, capsys):
+def test_row_14_force_does_not_go_on_where_it_cannot(run: Any, capsys: Any) -> None:
     for changes, word in (
         ({"model__deter": 20}, "does not fit these settings"),
         ({"method": "dreamer"}, "does not fit these settings"),
@@ -98,7 +103,7 @@ def test_row_14_force_does_not_go_on_where_it_cannot(run, capsys):
         assert ([path.read_bytes() for path in kept], steps_saved(run)) == before
 
 
-def test_row_14_another_schema_of_settings_is_named(run, capsys):
+def test_row_14_another_schema_of_settings_is_named(run: Any, capsys: Any) -> None:
     config = json.loads((run / "config.json").read_text())
     config["planner"]["depth"] = config["planner"].pop("horizon")
     (run / "config.json").write_text(json.dumps(config))
@@ -110,14 +115,16 @@ def test_row_14_another_schema_of_settings_is_named(run, capsys):
     assert steps_saved(run)[0] >= 600
 
 
-def test_row_14_another_schema_of_checkpoints_is_named(run, capsys):
+def test_row_14_another_schema_of_checkpoints_is_named(run: Any, capsys: Any) -> None:
     for path in all_checkpoints(run):
         (path / "manifest.json").write_text('{"schema": 9}')
     said = fails(command(run, 600), capsys)
     assert "checkpoint schema 9, this version of lsp reads up to 2" in said
 
 
-def test_row_14_transfer_to_other_observations_names_both(run, tmp_path, capsys):
+def test_row_14_transfer_to_other_observations_names_both(
+    run: Any, tmp_path: Any, capsys: Any
+) -> None:
     to = ["--logdir", tmp_path / "to", "--task", "cartpole_balance"]
     said = fails(["transfer", run, *to], capsys)
     assert "nothing can be carried over" in said or "its weights are not those" in said

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from processes import Training, children, command, metric_lines
@@ -11,7 +12,7 @@ CAPACITY = {True: 4000, False: 600}  # agent steps; both are filled within minut
 MINUTES = float(os.environ.get("LSP_SOAK_MINUTES", "120"))
 
 
-def memory(pid):
+def memory(pid: Any) -> Any:
     """Resident bytes of a process and of those it started."""
     pages = 0
     for each in (pid, *children(pid)):
@@ -19,11 +20,11 @@ def memory(pid):
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def open_files(pid):
+def open_files(pid: Any) -> Any:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def watch(training, minutes, pause):
+def watch(training: Any, minutes: Any, pause: Any) -> Any:
     """(hours, bytes, open files), row by row."""
     began, rows = time.monotonic(), []
     while (hours := (time.monotonic() - began) / 3600) < minutes / 60:
@@ -34,13 +35,15 @@ def watch(training, minutes, pause):
     return np.array(rows)
 
 
-def full(training, capacity):
+def full(training: Any, capacity: Any) -> Any:
     """Whether the replay holds as many agent steps as it can."""
     steps = max((line["env_steps"] for line in metric_lines(training.folder)), default=0)
     return steps > 2 * capacity
 
 
-def test_row_16_memory_and_open_files_stay_as_they_are(tmp_path, count, figure):
+def test_row_16_memory_and_open_files_stay_as_they_are(
+    tmp_path: Any, count: Any, figure: Any
+) -> None:
     long = count(False, True)
     flags = {"task": "walker_walk", "replay__capacity": CAPACITY[long]}
     if long:

@@ -1,5 +1,7 @@
 """Tasks with something wrong, for `--task tests.faults.troubled_tasks:NanReward`."""
 
+from typing import Any
+
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
@@ -13,22 +15,22 @@ class Troubled(Reach):
 
     begun = 0
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         self.begun += 1
         return super().reset(seed=seed, options=options)
 
     @property
-    def due(self):
+    def due(self) -> Any:
         return self.begun >= 3 and self.time == STEP
 
-    def bad(self, observation):
+    def bad(self, observation: Any) -> Any:
         return observation
 
 
 class NanObservation(Troubled):
     value = np.nan
 
-    def observe(self):
+    def observe(self) -> Any:
         seen = super().observe()
         return seen | {"goal": np.full(2, self.value)} if self.due else seen
 
@@ -40,7 +42,7 @@ class InfObservation(NanObservation):
 class NanReward(Troubled):
     value = np.nan
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         observation, reward, *rest = super().step(action)
         return observation, self.value if self.due else reward, *rest
 
@@ -52,7 +54,7 @@ class InfReward(NanReward):
 class Raises(Reach):
     """In every episode: a new process does not mend it."""
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         given = super().step(action)
         if self.time == STEP:
             raise ZeroDivisionError("no way")
@@ -65,7 +67,7 @@ class Unrepeatable(Reach):
     metadata = Reach.metadata | {"repeatable": False}
     drawn = np.random.default_rng()
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         return super().reset(seed=int(self.drawn.integers(2**31)), options=options)
 
 
@@ -76,25 +78,25 @@ class Undeclared(Unrepeatable):
 
 
 class WrongShape(Reach):
-    def observe(self):
+    def observe(self) -> Any:
         return super().observe() | {"position": np.zeros(3)}
 
 
 class WrongDtype(Reach):
-    def observe(self):
+    def observe(self) -> Any:
         return super().observe() | {"position": np.array(["left", "right"])}
 
 
 class WrongImage(Reach):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(pictures=True)
 
-    def observe(self):
+    def observe(self) -> Any:
         return super().observe() | {"image": np.zeros((32, 32, 3), np.float32)}
 
 
 class MissingKey(Reach):
-    def observe(self):
+    def observe(self) -> Any:
         return {"position": super().observe()["position"]}
 
 
@@ -107,6 +109,6 @@ class DiscreteActions(Reach):
 
 
 class DiscreteObservations(Reach):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.observation_space = Dict({"place": Discrete(3)})
