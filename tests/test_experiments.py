@@ -10,17 +10,25 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
+from builders import short_run
+from unchecked import unchecked
 
 from lsp.cli.main import _parse, main
-from lsp.config import METHODS, RuntimeConfig, TransferConfig, make_config, validated
+from lsp.config import (
+    METHODS,
+    RuntimeConfig,
+    TransferConfig,
+    make_config,
+    on_another_task,
+    validated,
+)
 from lsp.envs import arena, rendering_problem
 from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.errors import RunWarning, UserError
 from lsp.experiments.figures import curves, definitions, skill_pictures, trajectories
-from lsp.experiments.figures.definitions import SCALES, TARGETS
+from lsp.experiments.figures.definitions import SCALES, TARGETS, Scale
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
 from lsp.experiments.figures.skill_pictures import hold, skill_grid, spread, views
@@ -43,6 +51,12 @@ def debug_run(steps: int = 1000, method: str = "lsp", **changes) -> PlannedRun:
     return PlannedRun(make_config(method, "debug", task="walker_walk", **changes), steps)
 
 
+def brief(steps: int, task: str = "walker_walk", source=None, **changes) -> PlannedRun:
+    """Of 50 agent steps an episode, also in a process of its own, and evaluated once."""
+    settings = {"action_repeat": 20, "schedule.prior_episodes": 0} | changes
+    return PlannedRun(make_config("lsp", "debug", task=task, **settings), steps, source)
+
+
 def call(command: str) -> None:
     main(shlex.split(command))
 
@@ -60,9 +74,9 @@ def perform_here(runs, storage) -> None:
 
 def test_the_name_of_a_run_stays():
     # Another name would have everybody's runs done again.
-    assert debug_run().name == "walker_walk-lsp-debug-s0-a3d284f1"
+    assert debug_run().name == "walker_walk-lsp-debug-s0-99341206"
     fast = make_config("dreamer", "fast", task="walker_walk")
-    assert PlannedRun(fast, 1).name == "walker_walk-dreamer-fast-s0-9c7831f5"
+    assert PlannedRun(fast, 1).name == "walker_walk-dreamer-fast-s0-47e85372"
 
 
 def test_the_length_is_no_part_of_the_name():
@@ -303,7 +317,8 @@ def test_threads_share_the_cores():
 
 def test_a_sweep_trains_what_is_missing_and_only_that(tmp_path, capsys):
     command = (
-        "sweep --preset debug --task walker_walk --method lsp,dreamer --steps 600 --jobs 2 "
+        "sweep --preset debug --task walker_walk --method lsp,dreamer --steps 60 --jobs 2 "
+        "--action-repeat 20 "
         f"--storage {tmp_path}"
     )
     call(command)
@@ -344,7 +359,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
 
     screen.update = kill
     (tmp_path / "logs").mkdir()
-    run = debug_run(2000)
+    run = brief(2000)
     outcome = local_engine.run_locally([run], tmp_path, 1, RUNTIME, screen)
     assert outcome == Outcome({}, False)
     assert len(started) == 2
@@ -356,11 +371,8 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, capsys):
-    runs = [
-        PlannedRun(make_config("lsp", "debug", task="walker_wak"), 200),
-        debug_run(200),
-    ]
-    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, runs[0])
+    runs = [brief(200, "walker_wak"), brief(200)]
+    transfer = brief(200, "walker_run", runs[0])
     outcome = Execution(storage=tmp_path, jobs=2).carry_out([*runs, transfer], RUNTIME)
     assert set(outcome.failed) == {runs[0].name, transfer.name}
     assert "Unknown task 'walker_wak'" in outcome.failed[runs[0].name]
@@ -370,8 +382,9 @@ def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, ca
 
 
 def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path):
-    source = debug_run(400)
-    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, source)
+    source = brief(400)
+    config = on_another_task(source.config, "walker_run", TransferConfig())
+    transfer = PlannedRun(config, 200, source)
     outcome = Execution(storage=tmp_path, jobs=2).carry_out([source, transfer], RUNTIME)
     assert outcome == Outcome({}, False)
     assert transfer.finished(tmp_path)
@@ -380,19 +393,19 @@ def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path):
     assert transfer.settings(tmp_path).resolved() == expected
 
 
-def test_a_source_of_another_length_is_refused(tmp_path):
-    perform_here([debug_run(400)], tmp_path)
-    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, debug_run(200))
+def test_a_source_of_another_length_is_refused(tmp_path, short_episodes):
+    perform_here([brief(400)], tmp_path)
+    transfer = brief(200, "walker_run", brief(200))
     with pytest.raises(UserError, match=r"trained for 400 env steps, and .* starts from 200"):
         perform_here([transfer], tmp_path)
 
 
-def test_a_source_whose_end_is_damaged_is_refused(tmp_path):
-    source = debug_run(400)
+def test_a_source_whose_end_is_damaged_is_refused(tmp_path, short_episodes):
+    source = brief(400)
     perform_here([source], tmp_path)
     newest = source.folder(tmp_path) / "checkpoints" / "step-000000400"
     (newest / "networks.safetensors").write_bytes(b"damaged")
-    transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 200, source)
+    transfer = brief(200, "walker_run", source)
     with (
         pytest.warns(RunWarning, match="resuming from step"),
         pytest.raises(UserError, match=r"newest is damaged.*remove it"),
@@ -401,10 +414,12 @@ def test_a_source_whose_end_is_damaged_is_refused(tmp_path):
     assert not transfer.folder(tmp_path).exists()
 
 
-def test_the_source_of_a_sweep_is_a_run_however_it_is_spelled(tmp_path, monkeypatch, capsys):
-    perform_here([debug_run(20)], tmp_path)
+def test_the_source_of_a_sweep_is_a_run_however_it_is_spelled(
+    tmp_path, monkeypatch, capsys, short_episodes
+):
+    perform_here([brief(20)], tmp_path)
     monkeypatch.chdir(tmp_path)
-    name = debug_run(20).name
+    name = brief(20).name
     for source in (name, f"./{name}", str(tmp_path / name)):
         call(f"sweep --preset debug --transfer.source {source} --dry-run")
     said = capsys.readouterr().out
@@ -414,8 +429,16 @@ def test_the_source_of_a_sweep_is_a_run_however_it_is_spelled(tmp_path, monkeypa
     assert "nowhere is not a run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("engine", ["local", "ray"])
+# Each engine, and each signal; the other two pairs are slow.
+STOPPED_BY = [
+    ("local", signal.SIGINT),
+    ("ray", signal.SIGTERM),
+    pytest.param("local", signal.SIGTERM, marks=pytest.mark.slow),
+    pytest.param("ray", signal.SIGINT, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("engine", "number"), STOPPED_BY)
 def test_a_signal_saves_every_run(tmp_path, engine, number):
     if engine == "ray":
         pytest.importorskip("ray")
@@ -443,7 +466,7 @@ def test_a_signal_saves_every_run(tmp_path, engine, number):
 
 
 def test_two_processes_do_not_train_the_same_run_at_once(tmp_path):
-    run = debug_run(600)
+    run = brief(600)
     (tmp_path / "logs").mkdir()
     processes = [local_engine._start(run, tmp_path, RUNTIME) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
@@ -572,23 +595,40 @@ def test_seeds_without_a_common_step_are_drawn_alone(tmp_path):
     assert [(row["curve"], row["env_steps"], row["iqm"]) for row in rows] == [(line.label, "0", "")]
 
 
+# As `debug`, where `short_episodes` are 25 agent steps: sources hold whole ones to relabel.
+SHORT = replace(
+    SCALES["debug"], single=240, source=300, upright=300, transfer=100, cove=100, eval_every=300
+)
+
+
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory) -> Path:
     """Where the figures of this module share their runs."""
     return tmp_path_factory.mktemp("experiments")
 
 
-def reproduced(name: str, storage: Path) -> Path:
-    jaxtyping.config.update("jaxtyping_disable", True)  # other tests check these trainings
-    targets = find_targets(name, SCALES["debug"])
-    perform_here(runs_of(targets), storage)
+@pytest.fixture
+def small(monkeypatch, short_episodes):
+    """Short runs; and fewer of what is alike: tasks of figure 4, skills of figures 7 and 10."""
+    monkeypatch.setattr(definitions, "make_config", lambda method, _, **x: short_run(method, **x))
+    monkeypatch.setattr(definitions, "PIXEL_TASKS", ("walker_run",))
+    monkeypatch.setattr(definitions, "METHOD_TASKS", ("walker_walk",))
+    monkeypatch.setattr(definitions, "STATE_TASKS", ("quadruped_getup_walk",))
+    for name, value in (("STEPS", 4), ("SIDE", 2), ("_PIXELS", 96)):
+        monkeypatch.setattr(skill_pictures, name, value)
+
+
+def reproduced(name: str, storage: Path, scale: Scale = SHORT) -> Path:
+    targets = find_targets(name, scale)
+    with unchecked():  # other tests check these trainings
+        perform_here(runs_of(targets), storage)
     (picture,) = draw(targets, Records(storage), storage / "figures")
     return picture
 
 
 def check_tables(name: str, storage: Path, folder: Path) -> None:
     """From what `lsp collect` wrote of the runs a figure's table is the same as from the runs."""
-    targets = find_targets(name, SCALES["debug"])
+    targets = find_targets(name, SHORT)
     collect([run.folder(storage) for run in runs_of(targets)], folder / "tables")
     records = Records(folder / "no runs", folder / "tables")
     (picture,) = draw(targets, records, folder / "figures")
@@ -604,19 +644,19 @@ def check_tables(name: str, storage: Path, folder: Path) -> None:
 
 
 @pytest.mark.xdist_group("figures")  # one worker for those that share their runs
-def test_figure_6b(storage, tmp_path):
+def test_figure_6b(storage, small, tmp_path):
     picture = reproduced("fig6b", storage)
     check_tables("fig6b", storage, tmp_path)
     with picture.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["curve"] for row in rows] == ["lsp", "dreamer", "no_mi"]
-    assert [row["env_steps"] for row in rows] == ["1000"] * 3
+    assert [row["env_steps"] for row in rows] == ["300"] * 3
     assert rows[1]["lsp_better"] in ("0.00", "0.50", "1.00")
     assert "partial" not in picture.with_suffix(".md").read_text()
 
 
 @pytest.mark.xdist_group("figures")
-def test_figures_8_and_9(storage, tmp_path):
+def test_figures_8_and_9(storage, small, tmp_path):
     reproduced("fig9", storage)
     check_tables("fig9", storage, tmp_path)
     picture = reproduced("fig8", storage)
@@ -624,25 +664,15 @@ def test_figures_8_and_9(storage, tmp_path):
     with picture.with_suffix(".csv").open() as file:
         rows = [(row["curve"], row["episodes"]) for row in csv.DictReader(file)]
     assert rows == [("dreamer", "1"), ("lsp, policy fixed", "1")]
-    (target,) = find_targets("fig8", SCALES["debug"])
+    (target,) = find_targets("fig8", SHORT)
     ((states, _), *_) = episode_states(target.curves[1].runs[0], storage, 10_000)
     now = Measurements(states)
-    assert len(states) == 501  # a start and 500 agent steps
+    assert len(states) == 26  # a start and 25 agent steps
     assert np.linalg.norm(now.position[0, :2]) < 0.1
     np.testing.assert_allclose(now.goal[0], (3, 0, 0))
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Fewer of what is alike: tasks of figure 4, and pictures of figures 7 and 10."""
-    monkeypatch.setattr(definitions, "PIXEL_TASKS", ("walker_run",))
-    monkeypatch.setattr(definitions, "METHOD_TASKS", ("walker_walk",))
-    monkeypatch.setattr(definitions, "STATE_TASKS", ("quadruped_getup_walk", "hopper_hop"))
-    monkeypatch.setattr(skill_pictures, "STEPS", 6)
-
-
-def check_figure(name, storage):
-    picture = reproduced(name, storage)
+def check_figure(picture):
     assert picture.stat().st_size > 20_000
     assert picture.with_suffix(".csv").exists()
     assert "partial" not in picture.with_suffix(".md").read_text()
@@ -651,17 +681,18 @@ def check_figure(name, storage):
 @pytest.mark.xdist_group("figures")
 @pytest.mark.parametrize("name", ["methods", "fig1", "fig4", "fig5", "fig7", "fig10"])
 def test_every_other_figure(name, storage, small):
-    check_figure(name, storage)
+    check_figure(reproduced(name, storage))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4", "fig7"])
-def test_every_other_figure_at_its_full_size(name, storage):
-    check_figure(name, storage)
+def test_every_other_figure_at_its_full_size(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 1000)
+    check_figure(reproduced(name, tmp_path, SCALES["debug"]))
 
 
-def test_skills_start_alike_and_are_held(tmp_path):
-    run = PlannedRun(make_config("lsp", "debug", task="quadruped_upright_walk"), 200)
+def test_skills_start_alike_and_are_held(tmp_path, short_episodes):
+    run = PlannedRun(short_run(task="quadruped_upright_walk"), 100)
     perform_here([run], tmp_path)
     states = hold(run.folder(tmp_path), skill_grid(3), steps=4)
     assert states.shape == (9, 5, 60)

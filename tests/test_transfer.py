@@ -790,3 +790,12 @@ def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
     assert (config.planner.lambda_, config.policy.min_std) == (0.5, 0.2)
     anchored = transferred(source(), "walker_run", TransferConfig(anchor=0.1))
     assert anchored.policy.min_std == ANCHORED_STD
+
+
+def test_the_first_and_the_last_evaluation_may_have_more_episodes(source, tmp_path):
+    config = transferred(source(), "walker_run", final_episodes=3)
+    schedule = replace(config.schedule, eval_every=100, prior_episodes=0)
+    lsp.train(replace(config, schedule=schedule), tmp_path / "run", 200, PLAIN)
+    evaluations = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "eval"]
+    assert [line["env_steps"] for line in evaluations] == [0, 100, 200]
+    assert [line["eval/episodes"] for line in evaluations] == [3, 1, 3]

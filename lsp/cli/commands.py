@@ -121,6 +121,8 @@ class Transfer:
     """λ of a plan's score; without it the policy's own, or 1 for a horizon beyond 15."""
     min_std: float | None = None
     """Least standard deviation of the policy; without it the run's own."""
+    final_episodes: int | None = None
+    """Episodes of the evaluations at step 0 and at the end; without it the run's own."""
     seed: int | None = None
     """Without it the run's own."""
     video: bool = False
@@ -167,6 +169,7 @@ class Transfer:
             prior_weight=self.prior_weight,
             plan_lambda=self.plan_lambda,
             min_std=self.min_std,
+            final_episodes=self.final_episodes,
             reward=self.reward,
             **changes,
         )

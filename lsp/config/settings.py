@@ -268,6 +268,8 @@ class ScheduleConfig:
     """Env steps between evaluations; 0 evaluates at the end alone."""
     eval_episodes: int = 10
     """Episodes of an evaluation."""
+    final_episodes: int | None = None
+    """Episodes of the last evaluation, and of a transfer's at step 0; None: `eval_episodes`."""
     prior_episodes: int = 3
     """Episodes under skills from N(0, I) in each evaluation, where skills are planned (ours)."""
     save_every: int = 10000

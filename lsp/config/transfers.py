@@ -25,15 +25,16 @@ def on_another_task(
     prior_weight: float | None = None,
     plan_lambda: float | None = None,
     min_std: float | None = None,
+    final_episodes: int | None = None,
     **changes: Any,
 ) -> Config:
     """Settings of a run on `task` that starts from one with the settings `source`.
 
-    `skill_length` K, `horizon` H, `plan_lambda` (λ of a plan's score) and `min_std` (least standard
-    deviation of the policy) are the source's own where they are not given, but the last at least
-    ANCHORED_STD where there is an anchor; `prior_weight` is PRIOR_WEIGHT where skills are planned.
-    Behaviour learning imagines one skill where K or H is
-    given. `changes` replace top-level fields.
+    `skill_length` K, `horizon` H, `plan_lambda` (λ of a plan's score), `min_std` (least standard
+    deviation of the policy) and `final_episodes` are the source's own where they are not given, but
+    `min_std` at least ANCHORED_STD where there is an anchor; `prior_weight` is PRIOR_WEIGHT where
+    skills are planned. Behaviour learning imagines one skill where K or H is given. `changes`
+    replace top-level fields.
 
     Raises UserError where the method has nothing that a setting could change.
     """
@@ -53,6 +54,9 @@ def on_another_task(
     if transfer.anchor > 0 and min_std is None:
         least = max(least, ANCHORED_STD)
     config = replace(config, planner=planner, policy=replace(config.policy, min_std=least))
+    if final_episodes is not None:
+        schedule = replace(config.schedule, final_episodes=final_episodes)
+        config = replace(config, schedule=schedule)
     if skill_length is None and horizon is None:
         return config
     return _fitted(config)

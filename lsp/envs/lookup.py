@@ -76,8 +76,8 @@ def _make(task: Task, name: str) -> Env:
     first, _, rest = task.partition(":")
     if first == "python":
         raise UserError(
-            f"{task}: this task was passed from Python: pass it again, as lsp.train(env, ...), "
-            "lsp.evaluate(run, env=env) or lsp.load(run, env=env)."
+            f"{task}: this task was passed from Python: pass it again, as lsp.train(env, ...) or "
+            "lsp.evaluate(run, env=env)."
         )
     _make_folder_importable()
     if first == "gymnasium":

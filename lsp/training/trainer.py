@@ -32,6 +32,7 @@ class Trainer:
         self.networks, self.learner, self.collector = parts.networks, parts.learner, parts.collector
         self.replay, self.metrics, self.counters = parts.replay, parts.metrics, parts.counters
         self.fresh, self.stopping = not parts.resumed, False
+        self.total_steps: int | None = None
         self.save_seconds: float | None = None
         self.owes_checkpoint = self.failed_to_save = False
         self.saved_at = self.evaluated_at = self.env_steps if parts.resumed else -1
@@ -54,6 +55,7 @@ class Trainer:
 
         The dataset starts with random episodes (`schedule.prefill` env steps, rounded up).
         """
+        self.total_steps = steps
         schedule = self.config.schedule
         clock = Clock(self.env_steps)
         if self.fresh and self.saved_at < 0:
@@ -219,7 +221,12 @@ class Trainer:
     def _evaluated(self, skills: Literal["prior"] | None = None) -> Evaluation:
         """With the run's own skills, or a few episodes under skills from N(0, I)."""
         schedule = self.config.schedule
-        episodes = schedule.eval_episodes if skills is None else schedule.prior_episodes
+        last = self.env_steps == 0 or self.env_steps >= (self.total_steps or 0)
+        episodes = schedule.eval_episodes
+        if last and schedule.final_episodes is not None:
+            episodes = schedule.final_episodes
+        if skills is not None:
+            episodes = schedule.prior_episodes
         return evaluate(
             *(self.networks, self.parts.make_env, episodes, self.config.seed, self.parts.runtime),
             on_step=self._raise_if_stopping,

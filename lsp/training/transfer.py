@@ -22,6 +22,9 @@ from lsp.training.relabel import Rewards, paying_env, relabelled, reward_functio
 from lsp.training.replay import Episode, Replay
 from lsp.training.trainer import Trainer
 
+_OWN = {"prior_weight", "plan_lambda", "min_std", "final_episodes"}
+"""What `on_another_task` takes besides top-level settings."""
+
 
 def transferred(
     source: Path,
@@ -51,7 +54,7 @@ def _check_changes(source: Path, transfer: object, changes: dict[str, Any]) -> N
     """Raises UserError for what a transfer cannot change, or nothing has."""
     for name in sorted({"method", "preset", "obs"} & set(changes)):
         raise UserError(f"a transfer keeps its source's {name}: leave it out")
-    known = {each.name for each in fields(Config)} | {"prior_weight", "plan_lambda", "min_std"}
+    known = {each.name for each in fields(Config)} | _OWN
     for name in sorted(set(changes) - known):
         raise UserError(f"a transfer has no setting {name!r}")
     if transfer is None:
