@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lsp.config import Config, make_config, validated
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.models.encoders import Shapes
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
@@ -68,6 +69,12 @@ def make_latent(networks: Networks, count: int = 6) -> Latent:
     model = networks.config.model
     deter = torch.randn(count, model.deter, generator=seeded(1)).tanh()
     return Latent(deter, torch.randn(count, model.stoch, generator=seeded(2)))
+
+
+def source_of(run: PlannedRun) -> PlannedRun:
+    """The run that a transfer starts from."""
+    assert run.source is not None
+    return run.source
 
 
 def linear(net: nn.Sequential, index: int = -1) -> nn.Linear:

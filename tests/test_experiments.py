@@ -9,10 +9,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from builders import short_run
+from builders import short_run, source_of
 from unchecked import unchecked
 
 from lsp.cli.main import _parse, main
@@ -47,11 +48,11 @@ from lsp.training.transfer import transferred
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
 
-def debug_run(steps: int = 1000, method: str = "lsp", **changes) -> PlannedRun:
+def debug_run(steps: int = 1000, method: str = "lsp", **changes: Any) -> PlannedRun:
     return PlannedRun(make_config(method, "debug", task="walker_walk", **changes), steps)
 
 
-def brief(steps: int, task: str = "walker_walk", source=None, **changes) -> PlannedRun:
+def brief(steps: int, task: str = "walker_walk", source: Any = None, **changes: Any) -> PlannedRun:
     """Of 50 agent steps an episode, also in a process of its own, and evaluated once."""
     settings = {"action_repeat": 20, "schedule.prior_episodes": 0} | changes
     return PlannedRun(make_config("lsp", "debug", task=task, **settings), steps, source)
@@ -61,7 +62,7 @@ def call(command: str) -> None:
     main(shlex.split(command))
 
 
-def perform_here(runs, storage) -> None:
+def perform_here(runs: Any, storage: Any) -> None:
     """An engine for tests: this process, which has imported everything already."""
     argv = sys.argv
     for run in runs:
@@ -72,21 +73,21 @@ def perform_here(runs, storage) -> None:
 # Names
 
 
-def test_the_name_of_a_run_stays():
+def test_the_name_of_a_run_stays() -> None:
     # Another name would have everybody's runs done again.
     assert debug_run().name == "walker_walk-lsp-debug-s0-99341206"
     fast = make_config("dreamer", "fast", task="walker_walk")
     assert PlannedRun(fast, 1).name == "walker_walk-dreamer-fast-s0-47e85372"
 
 
-def test_the_length_is_no_part_of_the_name():
+def test_the_length_is_no_part_of_the_name() -> None:
     assert debug_run(1000).name == debug_run(2000).name
 
 
 @pytest.mark.parametrize(
     "changes", [{"seed": 1}, {"obs": "pixels"}, {"action_repeat": 1}, {"task": "walker_run"}]
 )
-def test_every_setting_is_part_of_the_name(changes):
+def test_every_setting_is_part_of_the_name(changes: Any) -> None:
     config = debug_run().config
     nested = replace(config, planner=replace(config.planner, horizon=20))
     names = {
@@ -97,13 +98,13 @@ def test_every_setting_is_part_of_the_name(changes):
     assert len(names) == 3
 
 
-def test_a_transfer_is_named_by_its_source_and_the_length_of_that():
+def test_a_transfer_is_named_by_its_source_and_the_length_of_that() -> None:
     config = make_config("lsp", "debug", task="walker_run")
     sources = [None, debug_run(1000), debug_run(2000), debug_run(1000, seed=1)]
     assert len({PlannedRun(config, 500, source).name for source in sources}) == 4
 
 
-def test_a_shared_run_is_done_once_for_its_longest_length():
+def test_a_shared_run_is_done_once_for_its_longest_length() -> None:
     source = debug_run(1000)
     transfer = PlannedRun(make_config("lsp", "debug", task="walker_run"), 500, source)
     runs = unique([debug_run(400), transfer, debug_run(200)])
@@ -111,7 +112,7 @@ def test_a_shared_run_is_done_once_for_its_longest_length():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_command_of_a_run_gives_its_settings(method, tmp_path):
+def test_the_command_of_a_run_gives_its_settings(method: Any, tmp_path: Any) -> None:
     source = debug_run(method=method)
     config = replace(
         source.config,
@@ -122,23 +123,23 @@ def test_the_command_of_a_run_gives_its_settings(method, tmp_path):
         behavior=replace(source.config.behavior, num_starts=None, lambda_=0.5),
     )
     run = PlannedRun(config, 700, source)
-    parsed = _parse(run.command(tmp_path))
+    parsed: Any = _parse(run.command(tmp_path))
     assert parsed.config == run.settings(tmp_path)
     assert (parsed.steps, parsed.logdir) == (700, run.folder(tmp_path))
 
 
-def test_a_run_survives_the_way_to_another_process():
+def test_a_run_survives_the_way_to_another_process() -> None:
     run = PlannedRun(make_config("dreamer", "debug", task="walker_run"), 500, debug_run())
     assert PlannedRun.from_dict(run.to_dict()) == run
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("0-2", [0, 1, 2]), ("3", [3]), ("0-1,5", [0, 1, 5])])
-def test_seeds_are_ranges_and_lists(text, seeds):
+def test_seeds_are_ranges_and_lists(text: Any, seeds: Any) -> None:
     assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "4-0", "0-9999999999"])
-def test_seeds_that_are_none_are_refused(text):
+def test_seeds_that_are_none_are_refused(text: Any) -> None:
     with pytest.raises(UserError, match="--seeds"):
         parse_seeds(text)
 
@@ -146,21 +147,21 @@ def test_seeds_that_are_none_are_refused(text):
 # The grid
 
 
-def test_flags_change_each_methods_own_settings():
-    sweep = _parse(shlex.split("sweep --preset debug --method lsp,dreamer --skills.layers 8"))
+def test_flags_change_each_methods_own_settings() -> None:
+    sweep: Any = _parse(shlex.split("sweep --preset debug --method lsp,dreamer --skills.layers 8"))
     lsp, dreamer = sweep.configs
     assert (lsp.skills.dim, dreamer.skills.dim) == (3, 0)
     assert lsp.skills.layers == dreamer.skills.layers == (8,)
 
 
-def test_a_grid_is_tasks_times_methods_times_seeds():
+def test_a_grid_is_tasks_times_methods_times_seeds() -> None:
     configs = [make_config(method, "debug") for method in ("lsp", "dreamer")]
     runs = grid(configs, ["walker_walk", "walker_run"], [0, 1], 100)
     assert len({run.name for run in runs}) == len(runs) == 8
     assert [run.config.seed for run in runs] == [0] * 4 + [1] * 4
 
 
-def test_a_way_is_told_by_agent_steps_and_an_arrival_by_control_steps(tmp_path):
+def test_a_way_is_told_by_agent_steps_and_an_arrival_by_control_steps(tmp_path: Any) -> None:
     run, states = debug_run(), np.arange(6.0).reshape(3, 2, 1)
     folder = run.folder(tmp_path) / "episodes"
     folder.mkdir(parents=True)
@@ -171,12 +172,13 @@ def test_a_way_is_told_by_agent_steps_and_an_arrival_by_control_steps(tmp_path):
     assert passed.ravel().tolist() == [2, 3, 4]
 
 
-def write_ways(run, storage, ends) -> None:
+def write_ways(run: Any, storage: Any, ends: Any) -> None:
     """Episodes of three env steps in the arena of a run's task, straight to each of `ends`."""
     spec = arena.TASKS[run.config.task]
     folder = run.folder(storage) / "episodes"
     folder.mkdir(parents=True)
     for number, end in enumerate(ends):
+        assert not isinstance(spec.obstacles, int)
         states = np.zeros((4, 1, 60 + 2 * len(spec.obstacles)))
         states[:, 0, :2] = np.linspace((0, 0), end, 4)
         states[..., 3] = 1  # upright
@@ -185,7 +187,9 @@ def write_ways(run, storage, ends) -> None:
         write_arrays(folder / f"episode-{number:06d}.npz", episode)
 
 
-def test_figure_8_shows_the_first_episodes_and_figure_1_the_last(tmp_path, monkeypatch):
+def test_figure_8_shows_the_first_episodes_and_figure_1_the_last(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(trajectories, "COVE_SHOWN", 3 * 40)
     run = find_targets("fig1", SCALES["small"])[0].runs[-1]
     write_ways(run, tmp_path, [(x, 0) for x in np.linspace(0, 6, 61)])
@@ -197,14 +201,14 @@ def test_figure_8_shows_the_first_episodes_and_figure_1_the_last(tmp_path, monke
     assert [way.reached for way in last] == [True] * 5 + [False] * 5
 
 
-def ways_figure(target, storage, monkeypatch, ways=first_ways):
+def ways_figure(target: Any, storage: Any, monkeypatch: Any, ways: Any = first_ways) -> Any:
     figures = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, out: figures.append(figure))
     draw_ways(target, Records(storage), storage / "drawn.png", ways)
     return figures[0]
 
 
-def test_ways_of_all_seeds_are_drawn_on_one_scale(tmp_path, monkeypatch):
+def test_ways_of_all_seeds_are_drawn_on_one_scale(tmp_path: Any, monkeypatch: Any) -> None:
     (target,) = find_targets("fig8", SCALES["small"])
     walked = []  # panel by panel: a row for each seed
     for seed in range(3):
@@ -233,7 +237,7 @@ def test_ways_of_all_seeds_are_drawn_on_one_scale(tmp_path, monkeypatch):
         assert circles == obstacles | {(3, 0, GOAL_RADIUS)}
 
 
-def test_who_walks_away_does_not_make_the_arena_a_speck(tmp_path, monkeypatch):
+def test_who_walks_away_does_not_make_the_arena_a_speck(tmp_path: Any, monkeypatch: Any) -> None:
     (target,) = find_targets("fig8", SCALES["small"])
     write_ways(target.runs[-1], tmp_path, [(-30, 20)])
     panels = ways_figure(target, tmp_path, monkeypatch).axes
@@ -243,7 +247,7 @@ def test_who_walks_away_does_not_make_the_arena_a_speck(tmp_path, monkeypatch):
     assert all(len(each.patches) == 8 for each in panels)  # the arena stands there all the same
 
 
-def test_a_legend_says_what_is_what(tmp_path, monkeypatch):
+def test_a_legend_says_what_is_what(tmp_path: Any, monkeypatch: Any) -> None:
     (target,) = find_targets("fig8", SCALES["small"])
     (legend,) = ways_figure(target, tmp_path, monkeypatch).legends
     assert [text.get_text() for text in legend.get_texts()] == [
@@ -256,19 +260,22 @@ def test_a_legend_says_what_is_what(tmp_path, monkeypatch):
     ]
 
 
-def test_ways_from_a_source_that_learned_nothing_are_marked(tmp_path, monkeypatch):
+def test_ways_from_a_source_that_learned_nothing_are_marked(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
     (target,) = find_targets("fig8", SCALES["small"])
     run = target.curves[0].runs[0]
     write_ways(run, tmp_path, [(1, 0)])
-    (run.source.folder(tmp_path) / "checkpoints" / "step-000100000").mkdir(parents=True)
-    logger = MetricsLogger(run.source.folder(tmp_path))
+    folder = source_of(run).folder(tmp_path)
+    (folder / "checkpoints" / "step-000100000").mkdir(parents=True)
+    logger = MetricsLogger(folder)
     logger.write("eval", 100_000, {"eval/return": 499.0})
     logger.close()
     figure = ways_figure(target, tmp_path, monkeypatch)
     assert figure.axes[0].get_title().endswith("\n(its source learned nothing)")
 
 
-def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
+def test_a_dry_run_lists_and_does_nothing(tmp_path: Any, capsys: Any) -> None:
     storage = tmp_path / "runs"
     settings = "--task walker_walk,walker_run --method lsp,dreamer --seeds 0-2 --steps 126000"
     call(f"sweep {settings} --storage {storage} --jobs 2 --dry-run")
@@ -297,7 +304,7 @@ def test_a_dry_run_lists_and_does_nothing(tmp_path, capsys):
         ("reproduce fig4 --scale huge", "unknown scale 'huge'"),
     ],
 )
-def test_mistakes_are_one_line(command, says, capsys):
+def test_mistakes_are_one_line(command: Any, says: Any, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         call(command)
     assert caught.value.code == 2
@@ -306,7 +313,7 @@ def test_mistakes_are_one_line(command, says, capsys):
     assert said.count("\n") == 1
 
 
-def test_threads_share_the_cores():
+def test_threads_share_the_cores() -> None:
     assert Execution(jobs=1).runtime(RuntimeConfig()).threads == cores()
     assert Execution(jobs=10 * cores()).runtime(RuntimeConfig()).threads == 1
     assert Execution().runtime(RuntimeConfig(threads=3)).threads == 3
@@ -315,7 +322,7 @@ def test_threads_share_the_cores():
 # Carrying runs out
 
 
-def test_a_sweep_trains_what_is_missing_and_only_that(tmp_path, capsys):
+def test_a_sweep_trains_what_is_missing_and_only_that(tmp_path: Any, capsys: Any) -> None:
     command = (
         "sweep --preset debug --task walker_walk --method lsp,dreamer --steps 60 --jobs 2 "
         "--action-repeat 20 "
@@ -334,30 +341,30 @@ def test_a_sweep_trains_what_is_missing_and_only_that(tmp_path, capsys):
 class Killing(Screen):
     """Kills a run's process once, as soon as there is a checkpoint."""
 
-    def __init__(self, storage, pool_running):
+    def __init__(self, storage: Any, pool_running: Any) -> None:
         super().__init__(storage, 1, None)
         self.processes = pool_running
-        self.lines = []
+        self.lines: list[str] = []
 
-    def say(self, line):
+    def say(self, line: Any) -> None:
         self.lines.append(line)
 
 
-def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path: Any, monkeypatch: Any) -> None:
     started, start = [], local_engine._start
 
-    def remember(run, storage, runtime):
+    def remember(run: Any, storage: Any, runtime: Any) -> Any:
         started.append(start(run, storage, runtime))
         return started[-1]
 
     monkeypatch.setattr(local_engine, "_start", remember)
     screen = Killing(tmp_path, started)
 
-    def kill(running):
+    def kill(running: Any) -> None:
         if len(started) == 1 and run.reached(tmp_path) >= 1000:
             started[0].kill()
 
-    screen.update = kill
+    screen.update = kill  # type: ignore[method-assign]
     (tmp_path / "logs").mkdir()
     run = brief(2000)
     outcome = local_engine.run_locally([run], tmp_path, 1, RUNTIME, screen)
@@ -370,7 +377,9 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     assert steps == list(range(200, 2001, 200))
 
 
-def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, capsys):
+def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(
+    tmp_path: Any, capsys: Any
+) -> None:
     runs = [brief(200, "walker_wak"), brief(200)]
     transfer = brief(200, "walker_run", runs[0])
     outcome = Execution(storage=tmp_path, jobs=2).carry_out([*runs, transfer], RUNTIME)
@@ -381,7 +390,7 @@ def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(tmp_path, ca
     assert capsys.readouterr().out.count("failed: ") == 2
 
 
-def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path):
+def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path: Any) -> None:
     source = brief(400)
     config = on_another_task(source.config, "walker_run", TransferConfig())
     transfer = PlannedRun(config, 200, source)
@@ -393,14 +402,14 @@ def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path):
     assert transfer.settings(tmp_path).resolved() == expected
 
 
-def test_a_source_of_another_length_is_refused(tmp_path, short_episodes):
+def test_a_source_of_another_length_is_refused(tmp_path: Any, short_episodes: Any) -> None:
     perform_here([brief(400)], tmp_path)
     transfer = brief(200, "walker_run", brief(200))
     with pytest.raises(UserError, match=r"trained for 400 env steps, and .* starts from 200"):
         perform_here([transfer], tmp_path)
 
 
-def test_a_source_whose_end_is_damaged_is_refused(tmp_path, short_episodes):
+def test_a_source_whose_end_is_damaged_is_refused(tmp_path: Any, short_episodes: Any) -> None:
     source = brief(400)
     perform_here([source], tmp_path)
     newest = source.folder(tmp_path) / "checkpoints" / "step-000000400"
@@ -415,8 +424,8 @@ def test_a_source_whose_end_is_damaged_is_refused(tmp_path, short_episodes):
 
 
 def test_the_source_of_a_sweep_is_a_run_however_it_is_spelled(
-    tmp_path, monkeypatch, capsys, short_episodes
-):
+    tmp_path: Any, monkeypatch: Any, capsys: Any, short_episodes: Any
+) -> None:
     perform_here([brief(20)], tmp_path)
     monkeypatch.chdir(tmp_path)
     name = brief(20).name
@@ -439,7 +448,7 @@ STOPPED_BY = [
 
 
 @pytest.mark.parametrize(("engine", "number"), STOPPED_BY)
-def test_a_signal_saves_every_run(tmp_path, engine, number):
+def test_a_signal_saves_every_run(tmp_path: Any, engine: Any, number: Any) -> None:
     if engine == "ray":
         pytest.importorskip("ray")
     command = (
@@ -465,7 +474,7 @@ def test_a_signal_saves_every_run(tmp_path, engine, number):
         assert debug_run(seed=seed).reached(tmp_path) > 0
 
 
-def test_two_processes_do_not_train_the_same_run_at_once(tmp_path):
+def test_two_processes_do_not_train_the_same_run_at_once(tmp_path: Any) -> None:
     run = brief(600)
     (tmp_path / "logs").mkdir()
     processes = [local_engine._start(run, tmp_path, RUNTIME) for _ in range(2)]
@@ -477,7 +486,7 @@ def test_two_processes_do_not_train_the_same_run_at_once(tmp_path):
 # The paper's figures
 
 
-def test_every_target_lists_its_runs(tmp_path):
+def test_every_target_lists_its_runs(tmp_path: Any) -> None:
     for scale in SCALES.values():
         targets = find_targets("all", scale)
         assert [target.name for target in targets] == list(TARGETS)
@@ -485,7 +494,7 @@ def test_every_target_lists_its_runs(tmp_path):
             validated(run.settings(tmp_path))
 
 
-def test_figures_share_their_runs():
+def test_figures_share_their_runs() -> None:
     scale = replace(SCALES["small"], seeds=(0,))
     names = {t.name: {run.name for run in t.runs} for t in find_targets("all", scale)}
     assert names["fig7"] <= names["fig5"]
@@ -495,7 +504,7 @@ def test_figures_share_their_runs():
     assert len(names["fig6b"] & names["fig4"]) == 2
 
 
-def test_no_source_is_trained_further_by_another_figure():
+def test_no_source_is_trained_further_by_another_figure() -> None:
     for scale in SCALES.values():
         runs = runs_of(find_targets("all", scale))
         lengths = {run.name: run.steps for run in runs}
@@ -504,7 +513,7 @@ def test_no_source_is_trained_further_by_another_figure():
                 assert lengths[run.source.name] == run.source.steps
 
 
-def test_the_cove_holds_skills_as_long_as_the_paper():
+def test_the_cove_holds_skills_as_long_as_the_paper() -> None:
     (target,) = find_targets("fig9", SCALES["paper"])
     lsp = target.curves[1].runs[0].config
     assert (
@@ -513,22 +522,23 @@ def test_the_cove_holds_skills_as_long_as_the_paper():
         lsp.behavior.horizon,
     ) == (30, 120, 30)
     assert lsp.transfer.freeze_policy
-    assert target.curves[1].runs[0].source.steps == 500_000
+    assert source_of(target.curves[1].runs[0]).steps == 500_000
 
 
-def test_the_line_is_met_with_the_skills_of_the_source_and_everything_learns():
+def test_the_line_is_met_with_the_skills_of_the_source_and_everything_learns() -> None:
     (target,) = find_targets("fig1", SCALES["paper"])
     assert [curve.label for curve in target.curves] == ["dreamer", "lsp"]
     for run in (run for curve in target.curves for run in curve.runs):
-        source, planner = run.source.config, run.config.planner
+        source, planner = source_of(run), run.config.planner
         assert run.config.task == "quadruped_line"
         assert not run.config.transfer.freeze_policy
         assert (planner.skill_length, planner.horizon) == (10, 10)
-        assert source.planner.skill_length == source.planner.horizon == 10
-        assert (run.source.config.task, run.source.steps) == ("quadruped_obstacles_walk", 500_000)
+        skills = source.config.planner
+        assert skills.skill_length == skills.horizon == 10
+        assert (source.config.task, source.steps) == ("quadruped_obstacles_walk", 500_000)
 
 
-def test_the_help_and_the_docs_name_every_target(capsys):
+def test_the_help_and_the_docs_name_every_target(capsys: Any) -> None:
     with pytest.raises(SystemExit):
         call("reproduce --help")
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -537,7 +547,7 @@ def test_the_help_and_the_docs_name_every_target(capsys):
     assert all(f"| `{name}` |" in table for name in TARGETS)
 
 
-def test_small_sources_are_long_where_getting_up_comes_first():
+def test_small_sources_are_long_where_getting_up_comes_first() -> None:
     runs = runs_of(find_targets("all", SCALES["small"]))
     lengths = {run.source.config.task: run.source.steps for run in runs if run.source}
     assert lengths == {
@@ -547,7 +557,7 @@ def test_small_sources_are_long_where_getting_up_comes_first():
     }
 
 
-def test_a_longer_horizon_takes_longer_where_the_planner_looks_ahead():
+def test_a_longer_horizon_takes_longer_where_the_planner_looks_ahead() -> None:
     runs = [PlannedRun(make_config(method, "fast"), 60_000) for method in ("lsp", "dreamer")]
     longer = [
         replace(run, config=replace(run.config, planner=replace(run.config.planner, horizon=120)))
@@ -558,16 +568,16 @@ def test_a_longer_horizon_takes_longer_where_the_planner_looks_ahead():
     assert more[1] == hours[1]
 
 
-def test_a_figure_without_runs_says_so(tmp_path):
+def test_a_figure_without_runs_says_so(tmp_path: Any) -> None:
     for target in find_targets("all", SCALES["debug"]):
         (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")
         assert picture.stat().st_size > 5000
 
 
-def test_panels_reach_as_far_as_their_runs_are_to_go(tmp_path, monkeypatch):
+def test_panels_reach_as_far_as_their_runs_are_to_go(tmp_path: Any, monkeypatch: Any) -> None:
     (target,) = find_targets("fig6b", SCALES["small"])
     figures = []
-    monkeypatch.setattr(curves.plots, "save_figure", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, out: figures.append(figure))
     for returns in ({}, {5000: 3.0, 10_000: 7.0}):
         logger = MetricsLogger(target.runs[0].folder(tmp_path))
         for steps, mean in returns.items():
@@ -581,7 +591,7 @@ def test_panels_reach_as_far_as_their_runs_are_to_go(tmp_path, monkeypatch):
     assert something.xaxis.get_major_formatter()(50_000) == "50k"
 
 
-def test_seeds_without_a_common_step_are_drawn_alone(tmp_path):
+def test_seeds_without_a_common_step_are_drawn_alone(tmp_path: Any) -> None:
     (target,) = find_targets("fig5", SCALES["small"])
     line = next(curve for curve in target.curves if len(curve.runs) > 1)
     for run, steps in zip(line.runs[:2], ([5000], [10_000, 20_000]), strict=True):
@@ -602,13 +612,14 @@ SHORT = replace(
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> Path:
+def storage(tmp_path_factory: Any) -> Path:
     """Where the figures of this module share their runs."""
-    return tmp_path_factory.mktemp("experiments")
+    folder: Path = tmp_path_factory.mktemp("experiments")
+    return folder
 
 
 @pytest.fixture
-def small(monkeypatch, short_episodes):
+def small(monkeypatch: Any, short_episodes: Any) -> None:
     """Short runs; and fewer of what is alike: tasks of figure 4, skills of figures 7 and 10."""
     monkeypatch.setattr(definitions, "make_config", lambda method, _, **x: short_run(method, **x))
     monkeypatch.setattr(definitions, "PIXEL_TASKS", ("walker_run",))
@@ -644,7 +655,7 @@ def check_tables(name: str, storage: Path, folder: Path) -> None:
 
 
 @pytest.mark.xdist_group("figures")  # one worker for those that share their runs
-def test_figure_6b(storage, small, tmp_path):
+def test_figure_6b(storage: Any, small: Any, tmp_path: Any) -> None:
     picture = reproduced("fig6b", storage)
     check_tables("fig6b", storage, tmp_path)
     with picture.with_suffix(".csv").open() as file:
@@ -656,7 +667,7 @@ def test_figure_6b(storage, small, tmp_path):
 
 
 @pytest.mark.xdist_group("figures")
-def test_figures_8_and_9(storage, small, tmp_path):
+def test_figures_8_and_9(storage: Any, small: Any, tmp_path: Any) -> None:
     reproduced("fig9", storage)
     check_tables("fig9", storage, tmp_path)
     picture = reproduced("fig8", storage)
@@ -672,7 +683,7 @@ def test_figures_8_and_9(storage, small, tmp_path):
     np.testing.assert_allclose(now.goal[0], (3, 0, 0))
 
 
-def check_figure(picture):
+def check_figure(picture: Any) -> None:
     assert picture.stat().st_size > 20_000
     assert picture.with_suffix(".csv").exists()
     assert "partial" not in picture.with_suffix(".md").read_text()
@@ -680,18 +691,18 @@ def check_figure(picture):
 
 @pytest.mark.xdist_group("figures")
 @pytest.mark.parametrize("name", ["methods", "fig1", "fig4", "fig5", "fig7", "fig10"])
-def test_every_other_figure(name, storage, small):
+def test_every_other_figure(name: Any, storage: Any, small: Any) -> None:
     check_figure(reproduced(name, storage))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4", "fig7"])
-def test_every_other_figure_at_its_full_size(name, tmp_path, monkeypatch):
+def test_every_other_figure_at_its_full_size(name: Any, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 1000)
     check_figure(reproduced(name, tmp_path, SCALES["debug"]))
 
 
-def test_skills_start_alike_and_are_held(tmp_path, short_episodes):
+def test_skills_start_alike_and_are_held(tmp_path: Any, short_episodes: Any) -> None:
     run = PlannedRun(short_run(task="quadruped_upright_walk"), 100)
     perform_here([run], tmp_path)
     states = hold(run.folder(tmp_path), skill_grid(3), steps=4)
@@ -700,7 +711,7 @@ def test_skills_start_alike_and_are_held(tmp_path, short_episodes):
     assert spread(states) > 0
 
 
-def test_the_spread_is_the_mean_distance_of_pairs():
+def test_the_spread_is_the_mean_distance_of_pairs() -> None:
     states = np.zeros((3, 2, 60))
     states[:, :, 3] = 1  # upright
     states[1, -1, 0], states[2, -1, 1] = 3, 4
@@ -708,7 +719,7 @@ def test_the_spread_is_the_mean_distance_of_pairs():
 
 
 @pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
-def test_a_composite_shows_the_robot_at_every_moment_and_nothing_else_anew():
+def test_a_composite_shows_the_robot_at_every_moment_and_nothing_else_anew() -> None:
     states = np.zeros((5, 60))
     states[:, 0] = np.linspace(0, 1.2, 5)  # metres
     states[:, 2:4] = 0.6, 1  # above the ground, upright
@@ -723,7 +734,7 @@ def test_a_composite_shows_the_robot_at_every_moment_and_nothing_else_anew():
     assert (picture[seen.robot[-1]] == seen.frames[-1][seen.robot[-1]]).all()
 
 
-def test_skills_form_a_grid():
+def test_skills_form_a_grid() -> None:
     assert len(np.unique(skill_grid(3), axis=0)) == 9
     assert len(np.unique(skill_grid(1), axis=0)) == 9
     assert (skill_grid(3)[4] == 0).all()

@@ -792,7 +792,9 @@ def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
     assert anchored.policy.min_std == ANCHORED_STD
 
 
-def test_the_first_and_the_last_evaluation_may_have_more_episodes(source, tmp_path):
+def test_the_first_and_the_last_evaluation_may_have_more_episodes(
+    source: Any, tmp_path: Any
+) -> None:
     config = transferred(source(), "walker_run", final_episodes=3)
     schedule = replace(config.schedule, eval_every=100, prior_episodes=0)
     lsp.train(replace(config, schedule=schedule), tmp_path / "run", 200, PLAIN)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import source_of
 from matplotlib.figure import Figure
 
 from lsp.experiments.figures.curves import draw_line, evaluations
@@ -19,7 +20,6 @@ from lsp.experiments.figures.transfer_speed import (
     write_speeds,
     write_successes,
 )
-from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.runs.metrics import MetricsLogger
 
 STEPS = np.array([0.0, 10_000, 20_000, 30_000])
@@ -51,11 +51,6 @@ def write_run(run: Any, storage: Any, evaluations: Any = (), episodes: Any = ())
     for step, reached in episodes:
         logger.write("episode", step, {"episode/return": 0.0, "episode/success": reached})
     logger.close()
-
-
-def source_of(run: PlannedRun) -> PlannedRun:
-    assert run.source is not None
-    return run.source
 
 
 def read(path: Any) -> Any:
