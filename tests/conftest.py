@@ -13,6 +13,7 @@ import torch
 
 jaxtyping.install_import_hook("lsp", "beartype.beartype")
 
+import builders  # noqa: E402
 from unchecked import check_everything, unchecked  # noqa: E402
 
 from lsp.algorithm.agent import Agent  # noqa: E402
@@ -88,9 +89,8 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def short_episodes():
-    """dm_control's episodes end after 100 env steps, a tenth of what they are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 100)
+    """For fixtures of a module there is the function of the same name."""
+    with builders.short_episodes():
         yield

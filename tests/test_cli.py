@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import short_episodes
 
 import lsp
 from lsp.cli.main import main
@@ -23,10 +24,11 @@ def run(command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, short_episodes) -> Path:
+def trained(tmp_path_factory) -> Path:
     """A debug run of LSP, 400 env steps."""
     folder = tmp_path_factory.mktemp("runs") / "lsp"
-    run(f"train {DEBUG} --steps 400 --logdir {folder}")
+    with short_episodes():
+        run(f"train {DEBUG} --steps 400 --logdir {folder}")
     return folder
 
 

@@ -686,8 +686,7 @@ def test_every_other_figure(name, storage, small):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4", "fig7"])
-def test_every_other_figure_at_its_full_size(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 1000)
+def test_every_other_figure_at_its_full_size(name, tmp_path):
     check_figure(reproduced(name, tmp_path, SCALES["debug"]))
 
 

@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+from unchecked import mostly_unchecked
 
 from lsp.config import PolicyConfig, SkillsConfig
 from lsp.models.actor_critic import Policy
@@ -88,7 +89,7 @@ class Walker:
 def trained(input_noise, updates=200):
     walker = Walker(input_noise)
     before = walker.information(), walker.spread()
-    for _ in range(updates):
+    for _ in mostly_unchecked(range(updates)):
         walker.update()
     return before, (walker.information(), walker.spread())
 
@@ -111,7 +112,7 @@ def test_input_noise_pushes_skills_apart():
 def test_what_no_skill_changes_tells_nothing_about_skills():
     walker = Walker(input_noise=0.1)
     walker.policy.net[0].weight.data[:, -DIM:] = 0  # a policy that is deaf to its skill
-    for _ in range(60):
+    for _ in mostly_unchecked(range(60)):
         skill = walker.draw()
         feature = walker.rollout(skill).feature.detach()
         loss = -walker.log_q(feature, skill)[0].mean()

@@ -47,7 +47,7 @@ PLAIN = RuntimeConfig(compile=False, bf16=False)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory, short_episodes):
+def source(tmp_path_factory):
     """For a method, a short run on walker_walk."""
     made = {}
 
