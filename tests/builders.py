@@ -1,9 +1,12 @@
 """What many tests start from: settings, networks, batches, states; the same for the same seed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -24,6 +27,14 @@ def seeded(seed: int = 0) -> torch.Generator:
 def change(config: Config, **parts: Any) -> Config:
     """`config` with fields of its parts replaced: change(config, skills={"dim": 0})."""
     return replace(config, **{k: replace(getattr(config, k), **v) for k, v in parts.items()})
+
+
+@contextmanager
+def short_episodes() -> Iterator[None]:
+    """dm_control's episodes end after 100 env steps, a tenth of what they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 100)
+        yield
 
 
 def short_run(method: str = "lsp", task: str = "walker_walk", **settings: Any) -> Config:

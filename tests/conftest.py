@@ -14,6 +14,7 @@ import torch
 
 jaxtyping.install_import_hook("lsp", "beartype.beartype")
 
+import builders  # noqa: E402
 from unchecked import check_everything, unchecked  # noqa: E402
 
 from lsp.algorithm.agent import Agent  # noqa: E402
@@ -89,9 +90,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def short_episodes() -> Any:
-    """dm_control's episodes end after 100 env steps, a tenth of what they are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 100)
+    """For fixtures of a module there is the function of the same name."""
+    with builders.short_episodes():
         yield

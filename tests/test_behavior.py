@@ -16,6 +16,7 @@ from builders import (
     seeded,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+from unchecked import mostly_unchecked
 
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.behavior import (
@@ -277,7 +278,7 @@ def test_what_the_model_imagines_wrongly_is_set_right_by_what_followed() -> None
     nothing = torch.zeros(6, 2, dtype=torch.bool)
     batch = {"reward": torch.zeros(6, 2), "is_first": nothing, "is_terminal": nothing}
     optimizer = torch.optim.Adam(networks.value.parameters(), 1e-2)
-    for _ in range(500):
+    for _ in mostly_unchecked(range(500)):
         loss, _ = value_loss(networks, rollout, estimates, starts.weight)
         replayed, _ = replayed_value_loss(networks, pairs, batch)
         optimizer.zero_grad()

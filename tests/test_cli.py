@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import short_episodes
 
 import lsp
 from lsp.cli.main import main
@@ -24,10 +25,11 @@ def run(command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: Any, short_episodes: Any) -> Path:
+def trained(tmp_path_factory: Any) -> Path:
     """A debug run of LSP, 400 env steps."""
     folder: Path = tmp_path_factory.mktemp("runs") / "lsp"
-    run(f"train {DEBUG} --steps 400 --logdir {folder}")
+    with short_episodes():
+        run(f"train {DEBUG} --steps 400 --logdir {folder}")
     return folder
 
 

@@ -697,8 +697,7 @@ def test_every_other_figure(name: Any, storage: Any, small: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fig4", "fig7"])
-def test_every_other_figure_at_its_full_size(name: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("lsp.envs.dmc.MAX_CONTROL_STEPS", 1000)
+def test_every_other_figure_at_its_full_size(name: Any, tmp_path: Any) -> None:
     check_figure(reproduced(name, tmp_path, SCALES["debug"]))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import linear
+from unchecked import mostly_unchecked
 
 from lsp.config import PolicyConfig, SkillsConfig
 from lsp.models.actor_critic import Policy
@@ -90,7 +91,7 @@ class Walker:
 def trained(input_noise: Any, updates: Any = 200) -> Any:
     walker = Walker(input_noise)
     before = walker.information(), walker.spread()
-    for _ in range(updates):
+    for _ in mostly_unchecked(range(updates)):
         walker.update()
     return before, (walker.information(), walker.spread())
 
@@ -113,7 +114,7 @@ def test_input_noise_pushes_skills_apart() -> None:
 def test_what_no_skill_changes_tells_nothing_about_skills() -> None:
     walker = Walker(input_noise=0.1)
     linear(walker.policy.net, 0).weight.data[:, -DIM:] = 0  # a policy that is deaf to its skill
-    for _ in range(60):
+    for _ in mostly_unchecked(range(60)):
         skill = walker.draw()
         feature = walker.rollout(skill).feature.detach()
         loss = -walker.log_q(feature, skill)[0].mean()

@@ -48,7 +48,7 @@ PLAIN = RuntimeConfig(compile=False, bf16=False)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: Any, short_episodes: Any) -> Any:
+def source(tmp_path_factory: Any) -> Any:
     """For a method, a short run on walker_walk."""
     made = {}
 

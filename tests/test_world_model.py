@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from builders import linear, seeded
+from unchecked import mostly_unchecked
 
 from lsp.config import ModelConfig, make_config
 from lsp.models.distributions import LOG_2PI
@@ -180,7 +181,7 @@ def model_of_the_swing(updates: Any = 300) -> Any:
     model = make_model(config, {"position": (1,)}, actions=1)
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=updates)
-    for seed in range(updates):
+    for seed in mostly_unchecked(range(updates)):
         loss, *_ = model.loss(swing(32, 25, seed), seeded(seed))
         optimizer.zero_grad()
         loss.backward()
@@ -276,7 +277,7 @@ def goal_error(task: Any, updates: Any = 100) -> Any:
     config = make_config("dreamer", "fast", task=task).resolved()
     model = make_model(config.model, {"joints": (30,), "goal": (3,)}, actions=1)
     optimizer = torch.optim.Adam(model.parameters(), config.model.learning_rate)
-    for seed in range(updates):
+    for seed in mostly_unchecked(range(updates)):
         loss, _, metrics = model.loss(sways_towards_a_goal(16, 32, seed), seeded(seed))
         optimizer.zero_grad()
         loss.backward()
@@ -303,7 +304,7 @@ def test_repeated_updates_on_one_batch_of_images_lower_the_loss() -> None:
     del batch["obs/position"]
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     losses, errors = [], []
-    for _ in range(60):
+    for _ in mostly_unchecked(range(60)):
         loss, _, metrics = model.loss(batch, seeded())
         optimizer.zero_grad()
         loss.backward()

@@ -1,9 +1,12 @@
 """Shapes and types are checked in every test, but where that would only take time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import jaxtyping
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -15,6 +18,13 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def mostly_unchecked(steps: Iterable[T]) -> Iterator[T]:
+    """Goes through them; after the third, what is called in the loop is not checked any more."""
+    for number, step in enumerate(steps):
+        with nullcontext() if number < 3 else unchecked():
+            yield step
 
 
 def check_everything() -> None:
