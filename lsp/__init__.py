@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from lsp.errors import UserError
     from lsp.training.evaluation import Evaluation
     from lsp.training.schedule import Progress
+else:  # a type checker would take any name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for when it is asked for: the environments work without PyTorch."""
+        if name not in _WHERE:
+            raise AttributeError(f"module 'lsp' has no attribute {name!r}")
+        return getattr(import_module(f"lsp.{_WHERE[name]}"), name)
+
 
 register()
 
@@ -58,13 +66,6 @@ _WHERE = {
     "train": "api",
     "transfer": "api",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: the environments work without PyTorch."""
-    if name not in _WHERE:
-        raise AttributeError(f"module 'lsp' has no attribute {name!r}")
-    return getattr(import_module(f"lsp.{_WHERE[name]}"), name)
 
 
 def __dir__() -> list[str]:

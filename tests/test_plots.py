@@ -58,7 +58,7 @@ def write_csv(path: Any, header: Any, rows: Any) -> Any:
 
 def table(folder: Any, method: Any, points: Any) -> Any:
     """points: (seed, env_steps, return)."""
-    rows = [("proprio", "fast", s, e, r, 1, "", 10, 1, 1, "abc") for s, e, r in points]
+    rows = [("proprio", "fast", s, e, r, 1, "", 10, "", 1, 1, "abc") for s, e, r in points]
     return write_csv(folder / f"{method}.csv", HEADER, rows)
 
 

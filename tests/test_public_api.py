@@ -50,7 +50,7 @@ def refused_by_type_checkers() -> None:
     lsp.train(42, "runs/a", nonsense=True)  # type: ignore[arg-type, call-arg]
     lsp.make_config("lsp", preset=3)  # type: ignore[arg-type]
     lsp.Config()  # type: ignore[call-arg]
-    lsp.lod("runs/a")  # type: ignore[attr-defined, unused-ignore]
+    lsp.lod("runs/a")  # type: ignore[attr-defined]
 
 
 def test_type_checkers_outside_read_the_types_of_the_package() -> None:

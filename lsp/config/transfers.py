@@ -47,8 +47,8 @@ def on_another_task(
         config.planner,
         prior_weight=prior_weight,
         lambda_=config.planner.lambda_ if plan_lambda is None else plan_lambda,
-        skill_length=skill_length or config.planner.skill_length,
-        horizon=horizon or config.planner.horizon,
+        skill_length=config.planner.skill_length if skill_length is None else skill_length,
+        horizon=config.planner.horizon if horizon is None else horizon,
     )
     least = config.policy.min_std if min_std is None else min_std
     if transfer.anchor > 0 and min_std is None:
