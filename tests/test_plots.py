@@ -162,7 +162,7 @@ def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path: Any, d
 def test_the_kind_of_run_that_most_curves_are_of_is_solid(tmp_path: Any, drawn: Any) -> None:
     folder = tmp_path / "walker_walk"
     for method, observed in (("dreamer", ("pixels", "proprio")), ("lsp", ("proprio",))):
-        rows = [(obs, "fast", 0, 100, 1.0, 1, "", 10, 1, 1, "abc") for obs in observed]
+        rows = [(obs, "fast", 0, 100, 1.0, 1, "", 10, "", 1, 1, "abc") for obs in observed]
         write_csv(folder / f"{method}.csv", HEADER, rows)
     plots.plot_results(folder, tmp_path / "out.png")
     dashes = {name: line.get_linestyle() for name, line in curves(drawn[0].axes[0]).items()}
@@ -178,7 +178,7 @@ def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(
 ) -> None:
     folder = tmp_path / "quadruped_reach" / "transfer_from_quadruped_upright_walk"
     rows = [
-        ("proprio", "fast", 0, 100, value, 1, "", 10, 1, 1, "abc", 250000, length, 4 * length)
+        ("proprio", "fast", 0, 100, value, 1, "", 10, "", 1, 1, "abc", 250000, length, 4 * length)
         for value, length in ((5, 10), (7, 30))
     ]
     write_csv(folder / "lsp-frozen.csv", TRANSFER_HEADER, rows)
