@@ -8,6 +8,12 @@ import pytest
 FULL = os.environ.get("LSP_FAULTS") == "full"
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of runs in this process take longer than what is tested."""
+    monkeypatch.setattr("lsp.report.plots.save_figure", lambda figure, out: None)
+
+
 @pytest.fixture
 def count() -> Any:
     """`count(few, many)`: how often to try something, in `make test` and in `make faults`."""

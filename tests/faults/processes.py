@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from unchecked import unchecked
 
+from lsp.cli.main import main
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.files import read_arrays
 
@@ -28,6 +30,7 @@ SETTINGS = {
     "--schedule.save-every": "200",
     "--schedule.log-every": "100",
     "--schedule.eval-every": "0",
+    "--schedule.prior-episodes": "0",
 }
 CLOCK = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds"}
 PATIENCE = 400  # seconds; machines may be busy with other things
@@ -117,6 +120,12 @@ def train(folder: Any, steps: Any, **changes: Any) -> Any:
     code = training.finish()
     assert code == 0, training.text
     return training.text
+
+
+def train_here(folder: Path, steps: int, **changes: Any) -> None:
+    """The same in this process, which has imported everything already."""
+    with unchecked():
+        main(command(folder, steps, **changes))
 
 
 def steps_saved(folder: Any) -> Any:

@@ -68,7 +68,7 @@ def test_row_04_newest_checkpoint_truncated(run: Any, capsys: Any, count: Any, f
     for name in tried:
         older, path = newest(run, back=1), newest(run) / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        steps = steps_saved(run)[0] + 200
+        steps = steps_saved(run)[0] + 20
         said = resume(run, capsys, steps)
         assert f"lsp: warning: {path}" in said
         assert f"resuming from {older.name} instead" in said
@@ -102,7 +102,7 @@ def test_row_06_a_manifest_empty_or_missing_falls_back(run: Any, capsys: Any, fi
     for spoil in spoils:
         older, path = newest(run, back=1), newest(run) / "manifest.json"
         spoil(path)
-        said = resume(run, capsys, steps_saved(run)[0] + 200)
+        said = resume(run, capsys, steps_saved(run)[0] + 20)
         assert f"lsp: warning: {path}" in said
         assert f"resuming from {older.name} instead" in said
     figure(6, "2 of 2 fell back; 3 of 3 with no checkpoint left were refused, nothing touched")
@@ -159,7 +159,7 @@ def test_row_07_corrupt_episodes_are_set_aside_and_training_goes_on(
     rng, corrupt = random.Random(0), 0
     for _ in range(count(1, 5)):
         paths = spoil_episodes(run, rng, 3)
-        said = resume(run, capsys, steps_saved(run)[0] + 400)
+        said = resume(run, capsys, steps_saved(run)[0] + 120)
         assert all(str(path) in said for path in paths)
         corrupt += 3
         aside = run / "episodes" / "damaged"
@@ -168,7 +168,7 @@ def test_row_07_corrupt_episodes_are_set_aside_and_training_goes_on(
         assert metric_lines(run)[-1]["kind"] == "eval"
         last = [line for line in metric_lines(run) if line["kind"] == "train"][-1]
         assert last["episodes_lost"] == corrupt
-        run_on = resume(run, capsys, steps_saved(run)[0] + 200)
+        run_on = resume(run, capsys, steps_saved(run)[0] + 20)
         assert "left out" not in run_on  # known by now
     figure(7, f"{corrupt} of {corrupt} corrupt episodes set aside and counted, training went on")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import Training, command, last_step, measured, steps_saved, worker_processes
+from processes import Training, command, last_step, measured, train_here, worker_processes
 
 from lsp.cli.main import main
 from lsp.runs.checkpoint import load_newest
@@ -51,37 +51,25 @@ def test_row_09_nan_or_inf_is_named_and_not_stored(
     figure(9, f"{len(cases)} of {len(cases)} named with task, step and key, and not stored")
 
 
-def test_row_11_a_killed_worker_is_replaced(tmp_path: Any, count: Any, figure: Any) -> None:
-    kills = count(1, 10)
-    training = Training(tmp_path / "run", *command(tmp_path / "run", num_envs=2))
-    for number in range(kills):
+def test_row_11_a_killed_or_hanging_worker_is_replaced(
+    tmp_path: Any, count: Any, figure: Any
+) -> None:
+    kills, hangs = count(1, 10), count(1, 5)
+    troubles = [(signal.SIGKILL, "worker process died")] * kills
+    troubles += [(signal.SIGSTOP, "did not answer for 3 seconds")] * hangs
+    training = Training(tmp_path / "run", *command(tmp_path / "run", num_envs=2, patience=3))
+    for number, (trouble, said) in enumerate(troubles):
         training.wait_for_steps(last_step(training.folder) + 300)
         workers = training.wait_for(lambda: worker_processes(training.process.pid))
-        os.kill(workers[number % len(workers)], signal.SIGKILL)
-        before = last_step(training.folder)
-        training.wait_for(
-            lambda done=number + 1: training.text.count("worker process died") == done
-        )
+        before, already = last_step(training.folder), training.text.count(said)
+        os.kill(workers[number % len(workers)], trouble)
+        training.wait_for(lambda s=said, n=already: training.text.count(s) > n)
         training.wait_for_steps(before + 100)
     training.stop()
     assert training.process.returncode == 0, training.text
+    assert training.text.count("worker process died") == kills
     assert "its episode is kept as truncated" in training.text
     figure(11, f"{kills} of {kills} killed workers replaced, training went on")
-
-
-def test_row_11_a_hanging_worker_is_replaced(tmp_path: Any, count: Any, figure: Any) -> None:
-    hangs = count(1, 5)
-    training = Training(tmp_path / "run", *command(tmp_path / "run", num_envs=2, patience=3))
-    for number in range(hangs):
-        training.wait_for_steps(last_step(training.folder) + 300)
-        workers = training.wait_for(lambda: worker_processes(training.process.pid))
-        os.kill(workers[number % len(workers)], signal.SIGSTOP)
-        before = last_step(training.folder)
-        training.wait_for(lambda: "did not answer for 3 seconds" in training.text)
-        training.wait_for_steps(before + 100)
-    training.stop()
-    assert training.process.returncode == 0, training.text
-    assert training.text.count("did not answer") >= hangs
     figure(11, f"{hangs} of {hangs} hanging workers replaced, training went on")
 
 
@@ -104,31 +92,24 @@ def test_row_11_one_that_raises_again_and_again_is_an_error_in_the_end(
 
 @pytest.mark.parametrize("name", ["Unrepeatable", "Undeclared"])
 def test_row_02_an_episode_that_cannot_be_repeated_is_kept_as_truncated(
-    tmp_path: Any, name: Any
+    tmp_path: Any, capsys: Any, name: Any
 ) -> None:
-    # Checkpoints in the middle of episodes, most of which are 100 env steps.
-    changes = {"task": f"{TROUBLED}:{name}", "schedule__save_every": 130}
-    flags = command(tmp_path / "run", **changes)
-    training = Training(tmp_path / "run", *flags)
-    training.wait_for_checkpoint(after=200)  # where learning begins, between two episodes
-    training.stop()
-    assert training.process.returncode == 0, training.text
-    stop = steps_saved(tmp_path / "run")[0]
-    saved = load_newest(tmp_path / "run" / "checkpoints")
+    # Stopped in the middle of an episode, most of which are 100 env steps; learning began at 200.
+    run, changes = tmp_path / "run", {"task": f"{TROUBLED}:{name}", "schedule__save_every": 130}
+    train_here(run, 290, **changes)
+    saved = load_newest(run / "checkpoints")
     assert saved is not None
     found_out = name == "Undeclared" and len(saved.episode) > 0  # it was under way
-    training = Training(tmp_path / "run", *flags)
-    training.wait_for_checkpoint(after=stop)
-    training.stop()
-    assert training.process.returncode == 0, training.text
-    assert ("gave another" in training.text) == found_out
-    episodes = [read_arrays(path) for path in sorted((tmp_path / "run" / "episodes").glob("*"))]
-    last = load_newest(tmp_path / "run" / "checkpoints")
+    capsys.readouterr()
+    train_here(run, 550, **changes)
+    assert ("gave another" in capsys.readouterr().err) == found_out
+    episodes = [read_arrays(path) for path in sorted((run / "episodes").glob("*"))]
+    last = load_newest(run / "checkpoints")
     assert last is not None
     episodes += [last.episode] if last.episode and not found_out else []
     stored = sum(int(episode["env_steps"].sum()) for episode in episodes)
     assert stored == last.env_steps  # every step that was taken
-    assert measured(tmp_path / "run")
+    assert measured(run)
 
 
 WRONG = {

@@ -17,8 +17,10 @@ from processes import (
     metric_lines,
     steps_saved,
     train,
+    train_here,
 )
 
+from lsp.cli.main import main
 from lsp.runs.checkpoint import load_newest
 
 
@@ -55,9 +57,9 @@ def test_row_01_killed_at_random_moments_half_of_them_in_a_save(
 ) -> None:
     rng, folder = random.Random(0), tmp_path / "killed"
     in_saves = elsewhere = 0
-    wanted, saved = count(2, 25), -1
+    wanted, saved = count(1, 25), -1
     known: list[Any] = []
-    while in_saves < wanted or elsewhere < wanted:
+    while in_saves < wanted or elsewhere < wanted or not known:
         training = Training(folder, *command(folder))
         kill = kill_in_a_save if in_saves < wanted else kill_at_random
         if kill(training, rng):
@@ -72,11 +74,10 @@ def test_row_01_killed_at_random_moments_half_of_them_in_a_save(
         now = episodes(folder, newest.facts["episodes"])
         assert now[: len(known)] == known
         saved, known = newest.env_steps, now
-    assert known
     # Nothing is missing, double or different: it ends as a run that nobody killed.
     end = saved + 300
     train(folder, end)
-    train(tmp_path / "whole", end)
+    train_here(tmp_path / "whole", end)
     assert_same_run(tmp_path / "whole", folder)
     kills = in_saves + elsewhere
     figure(1, f"{kills} of {kills} kills survived, {in_saves} of them inside a save")
@@ -101,13 +102,13 @@ def test_row_02_asked_to_stop(tmp_path: Any, count: Any, figure: Any, number: An
         assert training.process.returncode == 0, training.text
         said = training.text.splitlines()[-1]
         assert said.startswith("Stopped and saved. To resume: lsp train ")
-        arguments = shlex.split(said.partition("To continue: lsp ")[2])
+        arguments = shlex.split(said.partition("To resume: lsp ")[2])
         stops.append(steps_saved(folder)[0])
         assert all(line["env_steps"] <= stops[-1] for line in metric_lines(folder))
     assert slowest < 10
     end = stops[-1] + 300
-    train(folder, end, **flags)
-    train(tmp_path / "whole", end, **flags)
+    train_here(folder, end, **flags)
+    train_here(tmp_path / "whole", end, **flags)
     assert_same_run(tmp_path / "whole", folder)
     name = signal.Signals(number).name
     figure(2, f"{len(stops)} of {len(stops)} {name}s obeyed, the slowest in {slowest:.1f} s")
@@ -133,26 +134,29 @@ def test_row_03_stopped_and_resumed_against_unbroken(
     cases = CASES[: count(1, len(CASES))]
     for number, changes in enumerate(cases):
         broken, whole = tmp_path / f"broken-{number}", tmp_path / f"whole-{number}"
-        train(broken, 510, **changes)
+        train_here(broken, 510, **changes)
         stop = steps_saved(broken)[0]
         train(broken, 1020, **changes)
-        train(whole, 1020, **changes)
+        train_here(whole, 1020, **changes)
         assert_same_run(whole, broken, stops=[stop])
     figure(3, f"{len(cases)} of {len(cases)} runs identical bit for bit to unbroken ones")
 
 
-def test_row_15_a_second_trainer_is_refused(tmp_path: Any, count: Any, figure: Any) -> None:
+def test_row_15_a_second_trainer_is_refused(
+    tmp_path: Any, capsys: Any, count: Any, figure: Any
+) -> None:
     folder, tries = tmp_path / "run", count(1, 5)
     first = Training(folder, *command(folder))
     first.wait_for_checkpoint()
     for _ in range(tries):
-        second = Training(folder, *command(folder))
-        assert second.finish() == 2
-        last = second.text.splitlines()[-1]
+        with pytest.raises(SystemExit) as refused:
+            main(command(folder))
+        assert refused.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith(f"lsp: {folder} is being trained already (process")
         assert f"process {first.process.pid} on" in last
     assert first.process.poll() is None
     first.kill()
     # The lock ends with its holder, however that ended.
-    train(folder, steps_saved(folder)[0])
+    train_here(folder, steps_saved(folder)[0])
     figure(15, f"{tries} of {tries} second trainers refused; none after the first was killed")
