@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lsp.config import Config, RuntimeConfig, TransferConfig, make_config
     from lsp.envs import make_env
     from lsp.errors import UserError
+    from lsp.experiments.skills.report import show_skills
     from lsp.training.evaluation import Evaluation
     from lsp.training.schedule import Progress
 else:  # a type checker would take any name for one that there is
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "make_config",
     "make_env",
+    "show_skills",
     "train",
     "transfer",
 ]
@@ -63,6 +65,7 @@ _WHERE = {
     "load": "api",
     "make_config": "config",
     "make_env": "envs",
+    "show_skills": "experiments.skills.report",
     "train": "api",
     "transfer": "api",
 }

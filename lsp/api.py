@@ -218,6 +218,18 @@ def load_networks(
     return networks
 
 
+def environments_of(logdir: str | Path, env: Task | None = None) -> EnvMaker:
+    """Makes environments as a run's agent observes and acts in: its task's, or those of `env`.
+
+    Raises:
+        UserError: they are not as the run's own was.
+    """
+    folder = RunFolder(Path(logdir))
+    make = _env_maker(folder.read_config(), env)
+    _check_spaces(folder, make)
+    return make
+
+
 def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool) -> None:
     """Refuse a stranger's run that names code to import: such modules may do anything.
 

@@ -25,14 +25,13 @@ from lsp.config import (
     on_another_task,
     validated,
 )
-from lsp.envs import arena, rendering_problem
+from lsp.envs import arena
 from lsp.envs.quadruped import GOAL_RADIUS, Measurements
 from lsp.errors import RunWarning, UserError
 from lsp.experiments.figures import curves, definitions, skill_pictures, trajectories
 from lsp.experiments.figures.definitions import SCALES, TARGETS, Scale
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
-from lsp.experiments.figures.skill_pictures import hold, skill_grid, spread, views
 from lsp.experiments.figures.trajectories import draw_ways, episode_states, first_ways, last_ways
 from lsp.experiments.sweep import local_engine
 from lsp.experiments.sweep.execution import Execution, cores
@@ -625,7 +624,7 @@ def small(monkeypatch: Any, short_episodes: Any) -> None:
     monkeypatch.setattr(definitions, "PIXEL_TASKS", ("walker_run",))
     monkeypatch.setattr(definitions, "METHOD_TASKS", ("walker_walk",))
     monkeypatch.setattr(definitions, "STATE_TASKS", ("quadruped_getup_walk",))
-    for name, value in (("STEPS", 4), ("SIDE", 2), ("_PIXELS", 96)):
+    for name, value in (("STEPS", 4), ("SKILLS", 4), ("REPEATS", 2)):
         monkeypatch.setattr(skill_pictures, name, value)
 
 
@@ -699,41 +698,3 @@ def test_every_other_figure(name: Any, storage: Any, small: Any) -> None:
 @pytest.mark.parametrize("name", ["fig4", "fig7"])
 def test_every_other_figure_at_its_full_size(name: Any, tmp_path: Any) -> None:
     check_figure(reproduced(name, tmp_path, SCALES["debug"]))
-
-
-def test_skills_start_alike_and_are_held(tmp_path: Any, short_episodes: Any) -> None:
-    run = PlannedRun(short_run(task="quadruped_upright_walk"), 100)
-    perform_here([run], tmp_path)
-    states = hold(run.folder(tmp_path), skill_grid(3), steps=4)
-    assert states.shape == (9, 5, 60)
-    assert (states[:, 0] == states[0, 0]).all()
-    assert spread(states) > 0
-
-
-def test_the_spread_is_the_mean_distance_of_pairs() -> None:
-    states = np.zeros((3, 2, 60))
-    states[:, :, 3] = 1  # upright
-    states[1, -1, 0], states[2, -1, 1] = 3, 4
-    assert spread(states) == pytest.approx((3 + 4 + 5) / 3)
-
-
-@pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
-def test_a_composite_shows_the_robot_at_every_moment_and_nothing_else_anew() -> None:
-    states = np.zeros((5, 60))
-    states[:, 0] = np.linspace(0, 1.2, 5)  # metres
-    states[:, 2:4] = 0.6, 1  # above the ground, upright
-    seen = views("quadruped_upright_walk", states)
-    columns = [np.nonzero(robot)[1].mean() for robot in seen.robot]
-    assert (np.diff(columns) > 10).all()  # pixels to the right
-    picture, robot = seen.composite(), seen.robot.any(0)
-    assert 0.02 < robot.mean() < 0.5
-    assert (picture[~robot] == seen.frames[0][~robot]).all()
-    later = seen.robot[1:].any(0)
-    assert (picture[seen.robot[0] & ~later] == seen.frames[0][seen.robot[0] & ~later]).all()
-    assert (picture[seen.robot[-1]] == seen.frames[-1][seen.robot[-1]]).all()
-
-
-def test_skills_form_a_grid() -> None:
-    assert len(np.unique(skill_grid(3), axis=0)) == 9
-    assert len(np.unique(skill_grid(1), axis=0)) == 9
-    assert (skill_grid(3)[4] == 0).all()

@@ -95,6 +95,43 @@ class Reproduce:
         _exit_unless_done(outcome)
 
 
+@dataclass(frozen=True)
+class Skills:
+    """Hold skills of a run's newest checkpoint from one start: a picture, a film of each, and how
+    far apart they end, beside repeats of one skill."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    hold: int = 40
+    """Agent steps that each skill is held."""
+    grid: int = 9
+    """How many skills: a square number."""
+    repeats: int = 3
+    """Rollouts of each skill, with other noise."""
+    out: Path | None = None
+    """Folder to write into; without it held_skills/ in the run's."""
+    trust: bool = False
+    """Run the code that the run's settings name: a task or reward of your own."""
+
+    def main(self) -> None:
+        from lsp.backends.torch_setup import prepare_torch
+        from lsp.experiments.skills.report import show_skills, summary
+
+        prepare_torch(RuntimeConfig())
+        report = show_skills(
+            *(self.run, self.out),
+            hold_steps=self.hold,
+            grid=self.grid,
+            repeats=self.repeats,
+            trust=self.trust,
+        )
+        for path in report.files:
+            print(path)
+        if report.no_pictures:
+            print(f"No pictures: {report.no_pictures}")
+        print(summary(report.held))
+
+
 def _exit_unless_done(outcome: Outcome) -> None:
     """Exit code 1 where runs failed, or were stopped."""
     if outcome.stopped:

@@ -17,11 +17,13 @@ import tyro
 from tyro.conf import subcommand
 
 from lsp.cli.commands import Bench, Collect, Doctor, Eval, Plot, Tasks, Train, Transfer
-from lsp.cli.experiments import Reproduce, Sweep
+from lsp.cli.experiments import Reproduce, Skills, Sweep
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.errors import RunWarning, UserError, said
 
-Command = Train | Transfer | Eval | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor
+Command = (
+    Train | Transfer | Eval | Skills | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor
+)
 
 
 def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Config:
@@ -57,6 +59,7 @@ def _parse(
         Annotated[Train, train]
         | Annotated[Transfer, adapted]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
+        | Annotated[Skills, subcommand("skills", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]
         | Annotated[Reproduce, reproduce]

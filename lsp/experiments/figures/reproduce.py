@@ -45,7 +45,7 @@ def _products(name: str) -> dict[str, Product]:
     """What is made for a target, by the names of its files."""
     from lsp.experiments.figures.comparison import write_comparison
     from lsp.experiments.figures.curves import draw_curves, write_table
-    from lsp.experiments.figures.skill_pictures import draw_skills
+    from lsp.experiments.figures.skill_pictures import draw_held_skills
     from lsp.experiments.figures.trajectories import (
         draw_ways,
         first_ways,
@@ -63,12 +63,12 @@ def _products(name: str) -> dict[str, Product]:
             table: partial(write_arrivals, ways=last_ways),
         },
         "fig5": curves | {"fig5-speed.csv": write_speeds},
-        "fig7": {picture: draw_skills},
+        "fig7": {picture: draw_held_skills},
         "fig8": {
             picture: partial(draw_ways, ways=first_ways),
             table: partial(write_arrivals, ways=first_ways),
         },
         "fig9": curves | {"fig9-success.csv": write_successes},
-        "fig10": {picture: draw_skills},
+        "fig10": {picture: draw_held_skills},
     }
     return special.get(name, curves)

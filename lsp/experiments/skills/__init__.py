@@ -1,0 +1,1 @@
+"""What single skills do: held from one start, measured, drawn and filmed."""
