@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lsp.config import Config, RuntimeConfig, TransferConfig, make_config
     from lsp.envs import make_env
     from lsp.errors import UserError
+    from lsp.report import statistics
     from lsp.training.evaluation import Evaluation
     from lsp.training.schedule import Progress
 else:  # a type checker would take any name for one that there is
@@ -29,6 +30,8 @@ else:  # a type checker would take any name for one that there is
         """Import what is asked for when it is asked for: the environments work without PyTorch."""
         if name not in _WHERE:
             raise AttributeError(f"module 'lsp' has no attribute {name!r}")
+        if name in _MODULES:
+            return import_module(f"lsp.{_WHERE[name]}.{name}")
         return getattr(import_module(f"lsp.{_WHERE[name]}"), name)
 
 
@@ -46,6 +49,7 @@ __all__ = [
     "load",
     "make_config",
     "make_env",
+    "statistics",
     "train",
     "transfer",
 ]
@@ -63,9 +67,11 @@ _WHERE = {
     "load": "api",
     "make_config": "config",
     "make_env": "envs",
+    "statistics": "report",
     "train": "api",
     "transfer": "api",
 }
+_MODULES = {"statistics"}
 
 
 def __dir__() -> list[str]:
