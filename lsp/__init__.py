@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lsp.envs import make_env
     from lsp.errors import UserError
     from lsp.experiments.skills.report import show_skills
+    from lsp.report import statistics
     from lsp.training.evaluation import Evaluation
     from lsp.training.schedule import Progress
 else:  # a type checker would take any name for one that there is
@@ -30,6 +31,8 @@ else:  # a type checker would take any name for one that there is
         """Import what is asked for when it is asked for: the environments work without PyTorch."""
         if name not in _WHERE:
             raise AttributeError(f"module 'lsp' has no attribute {name!r}")
+        if name in _MODULES:
+            return import_module(f"lsp.{_WHERE[name]}.{name}")
         return getattr(import_module(f"lsp.{_WHERE[name]}"), name)
 
 
@@ -48,6 +51,7 @@ __all__ = [
     "make_config",
     "make_env",
     "show_skills",
+    "statistics",
     "train",
     "transfer",
 ]
@@ -66,9 +70,11 @@ _WHERE = {
     "make_config": "config",
     "make_env": "envs",
     "show_skills": "experiments.skills.report",
+    "statistics": "report",
     "train": "api",
     "transfer": "api",
 }
+_MODULES = {"statistics"}
 
 
 def __dir__() -> list[str]:

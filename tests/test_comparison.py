@@ -1,16 +1,19 @@
 """Methods over several tasks, from runs whose returns are known."""
 
 import csv
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lsp.config import make_config
 from lsp.errors import UserError
 from lsp.experiments.figures.comparison import standing, write_comparison
 from lsp.experiments.figures.curves import evaluations, write_table
 from lsp.experiments.figures.definitions import SCALES
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import find_targets
+from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report.tables import HEADER as RESULTS_HEADER
 from lsp.runs.metrics import MetricsLogger
 
@@ -113,6 +116,22 @@ def test_what_was_collected_stands_for_runs_whose_folders_are_gone(
     assert all(map(records.finished, line.runs))
     found = standing(target, "no_mi", records)
     assert (found.tasks, found.runs) == (0, 0)  # not finished
+
+
+def test_rows_of_other_settings_stand_for_no_run_of_the_figure(target: Any, tmp_path: Any) -> None:
+    rows = [("proprio", seed, 100_000, 500 + seed) for seed in range(2)]
+    write_tables(tmp_path, "walker_walk", "lsp", rows)
+    table = tmp_path / "walker_walk" / "lsp.csv"
+    header, *lines = table.read_text().splitlines()
+    own = f"{lines[1]},planner.horizon 20"
+    table.write_text("\n".join([f"{header},settings", f"{lines[0]},", own]) + "\n")
+    line = next(x for x in target.curves if (x.panel, x.label) == ("walker_walk", "lsp"))
+    records = Records(tmp_path / "no runs", tmp_path)
+    assert [values[-1] for _, values in evaluations(line, records)] == [500]
+    settings: dict[str, Any] = {"planner.horizon": 20}
+    longer = [make_config(task="walker_walk", seed=s, **settings) for s in (0, 1)]
+    line = replace(line, runs=tuple(PlannedRun(config, 100_000) for config in longer))
+    assert [values[-1] for _, values in evaluations(line, records)] == [501]
 
 
 def test_tables_that_are_none_are_refused(target: Any, tmp_path: Any) -> None:

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from lsp.report.statistics import iqm, probability_of_improvement
+import lsp
+from lsp.report import statistics
+from lsp.report.statistics import iqm, permutation_test, probability_of_improvement
 
 
 def test_the_middle_half_is_averaged() -> None:
@@ -57,3 +60,82 @@ def test_the_probability_of_improvement_counts_pairs() -> None:
 def test_the_probability_of_improvement_is_averaged_over_tasks() -> None:
     ours, theirs = [np.ones(2), np.zeros(2)], [np.zeros(2), np.zeros(2)]
     assert tuple(probability_of_improvement(ours, theirs)) == (0.75, 0.75, 0.75)
+
+
+def test_the_best_of_all_relabellings_is_one_of_twenty() -> None:
+    # All of ours win: so do the runs of 1 of C(6, 3) = 20 relabellings, and lose those of another.
+    found = permutation_test([np.array([4.0, 5, 6])], [np.array([1.0, 2, 3])], "greater")
+    assert found == (1.0, 1 / 20, True, 20)
+    assert permutation_test([np.array([4.0, 5, 6])], [np.array([1.0, 2, 3])]).p == 2 / 20
+    worst = permutation_test([np.array([1.0, 2, 3])], [np.array([4.0, 5, 6])], "greater")
+    assert (worst.improvement, worst.p) == (0.0, 1.0)
+
+
+def test_one_pair_out_of_order_is_counted_by_hand() -> None:
+    # Ours {2, 4} against {1, 3}: 3 of 4 pairs. Of the 6 relabellings {3, 4} wins 4 and {2, 4} 3:
+    # one-sided 2 of 6; {1, 2} wins 0 and {1, 3} 1: two-sided 4 of 6.
+    ours, theirs = [np.array([2.0, 4])], [np.array([1.0, 3])]
+    assert permutation_test(ours, theirs, "greater").p == pytest.approx(2 / 6)
+    assert permutation_test(ours, theirs).p == pytest.approx(4 / 6)
+
+
+def test_draws_count_half_in_every_relabelling() -> None:
+    # {2} against {1, 2}: 0.75, as for either 2 of three; {1} has 0.
+    found = permutation_test([np.array([2.0])], [np.array([1.0, 2])], "greater")
+    assert found.improvement == 0.75
+    assert found.p == pytest.approx(2 / 3)
+
+
+def test_runs_are_relabelled_within_their_task() -> None:
+    # Each task has two relabellings. Both won: 1 of 4. One won, one lost: as in all but one of 4.
+    ones, twos = np.array([1.0]), np.array([2.0])
+    assert permutation_test([twos, twos], [ones, ones], "greater").p == 1 / 4
+    assert permutation_test([twos, ones], [ones, twos], "greater").p == 3 / 4
+    # Across tasks there would be relabellings in which the runs of the easy task are all ours.
+    easy = [np.array([1.0]), np.array([900.0])]
+    assert permutation_test(easy, [np.array([0.0]), np.array([800.0])]).relabellings == 4
+
+
+def test_the_tests_of_one_task_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.normal(0.5, 1, 5), rng.normal(0, 1, 4)
+    wins = lambda x, y: float(probability_of_improvement([x], [y]).value)  # noqa: E731
+    expected = scipy.stats.permutation_test(
+        (ours, theirs), wins, n_resamples=np.inf, alternative="greater"
+    )
+    assert permutation_test([ours], [theirs], "greater").p == pytest.approx(expected.pvalue)
+
+
+def test_many_relabellings_are_drawn_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 20 · 20 = 400 in two tasks, of which 1 is at the end.
+    tasks = [np.array([4.0, 5, 6])] * 2, [np.array([1.0, 2, 3])] * 2
+    assert permutation_test(*tasks, "greater") == (1.0, 1 / 400, True, 400)
+    monkeypatch.setattr(statistics, "MOST_RELABELLINGS", 399)
+    few = permutation_test(*tasks, "greater")
+    assert (few.exact, few.relabellings) == (False, 399)
+    assert few.p >= 1 / 399
+    monkeypatch.undo()
+    found = permutation_test(tasks[0] * 3, tasks[1] * 3, "greater")
+    assert (found.exact, found.relabellings) == (False, 200_000)
+    assert found == permutation_test(tasks[0] * 3, tasks[1] * 3, "greater")  # the same draws
+    assert found.p == 1 / 200_000  # 20 to the sixth are 64 million, of which none else was drawn
+
+
+def test_drawn_and_counted_p_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = [np.array([2.0, 4, 9]), np.array([1.0, 8, 3]), np.array([5.0, 6])]
+    theirs = [np.array([1.0, 5, 3]), np.array([2.0, 4, 7]), np.array([4.0, 5])]
+    counted = permutation_test(ours, theirs)
+    monkeypatch.setattr(statistics, "MOST_RELABELLINGS", 2000)
+    assert (counted.exact, counted.relabellings) == (True, 20 * 20 * 6)
+    # The standard error of a share near 1/3 of 2000 draws is 0.011.
+    assert permutation_test(ours, theirs).p == pytest.approx(counted.p, abs=0.04)
+
+
+@pytest.mark.parametrize("tasks", [([], []), ([np.ones(0)], [np.ones(2)]), ([np.ones(1)], [])])
+def test_a_test_of_nothing_is_refused(tasks: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+    with pytest.raises(ValueError, match=r"needs a task|shorter"):
+        permutation_test(*tasks)
+
+
+def test_statistics_are_reached_from_lsp() -> None:
+    assert lsp.statistics.permutation_test is permutation_test

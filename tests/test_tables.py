@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from lsp.config import TransferConfig, make_config, to_dict
+from lsp.config import METHODS, TransferConfig, make_config, on_another_task, to_dict
 from lsp.errors import UserError
+from lsp.report.settings import joined, own_settings, parsed
 from lsp.report.tables import collect, read_table
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import MetricsLogger
@@ -30,7 +31,7 @@ def make_run(
 ) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     config = {"task": task, "method": method, "preset": "fast", "seed": seed, "obs": "proprio"}
-    (folder / "config.json").write_text(json.dumps(config | {"model": {"deter": 200}} | changes))
+    (folder / "config.json").write_text(json.dumps(config | {"model": {"deter": 96}} | changes))
     command = f"lsp train --task {task} --seed {seed}"
     info = {"command": command, "commit": "abc123", "dirty": dirty, "threads": 1, "device": "cpu"}
     info["precision"] = "float32"
@@ -116,12 +117,13 @@ def make_transfer(
     folder: Any, *, seed: Any = 0, length: Any = 10, method: Any = "lsp", **transfer: Any
 ) -> Any:
     """A run on quadruped_reach that another one on quadruped_walk came before."""
-    config = make_config(method, "fast", task="quadruped_reach", seed=seed)
-    planner = replace(config.planner, skill_length=length, horizon=4 * length)
-    config = replace(config, transfer=TransferConfig("gone", **transfer), planner=planner)
+    before = make_config(method, "fast", task="quadruped_walk", seed=seed)
+    k = length if before.has_skills else None
+    h = 4 * length if before.plans_skills or before.plans_actions else None
+    begun = TransferConfig("gone", **transfer)
+    config = on_another_task(before, "quadruped_reach", begun, k, h).resolved()
     make_run(folder, [(100, 1.0)], seed=seed)
     (folder / "config.json").write_text(json.dumps(to_dict(config)))
-    before = make_config(method, "fast", task="quadruped_walk")
     RunFolder(folder).write_source(folder.with_name("gone"), before, 250_000)
     return folder
 
@@ -166,6 +168,85 @@ def test_what_a_method_does_not_plan_is_left_out(tmp_path: Any, method: Any, not
     assert (row["skill_length"], row["horizon"]) == noted
     heading = f"after 250000 env steps of quadruped_walk{', H 12' if noted[1] else ''}\n"
     assert heading in table.with_name("commands.md").read_text()
+
+
+def settled(folder: Any, *, seed: Any = 0, method: Any = "lsp", **settings: Any) -> Any:
+    """A run with all of its settings, some of them its own."""
+    config = make_config(method, "fast", task="walker_walk", seed=seed, **settings)
+    make_run(folder, [(100, 1.0)], seed=seed)
+    (folder / "config.json").write_text(json.dumps(to_dict(config.resolved())))
+    return folder
+
+
+def test_runs_of_several_settings_stand_side_by_side(tmp_path: Any) -> None:
+    out = tmp_path / "out"
+    runs = [
+        settled(tmp_path / "short", **{"planner.horizon": 5}),
+        settled(tmp_path / "layers", **{"planner.horizon": 5, "policy.layers": (64, 32)}),
+        settled(tmp_path / "plain"),
+        settled(tmp_path / "seed", seed=1, **{"planner.horizon": 5}),
+    ]
+    for run in [*runs, runs[0]]:
+        collect([run], out)
+    table = out / "walker_walk" / "lsp.csv"
+    own = "planner.horizon 5"
+    assert table.read_text().splitlines()[0] == f"{HEADER},settings"
+    assert [(row["settings"], row["seed"]) for row in read_table(table)] == [
+        ("", "0"),
+        (own, "0"),
+        (own, "1"),
+        (f"policy.layers 64 32; {own}", "0"),
+    ]
+    commands = table.with_name("commands.md").read_text()
+    assert commands.count("\n## ") == 4
+    assert f"## lsp, proprio, fast, seed 0, policy.layers 64 32, {own}\n" in commands
+
+
+def test_a_table_from_before_is_read_as_of_the_methods_own_settings(tmp_path: Any) -> None:
+    out = tmp_path / "out"
+    collect([settled(tmp_path / "plain"), settled(tmp_path / "other", seed=1)], out)
+    table = out / "walker_walk" / "lsp.csv"
+    before = table.read_text().splitlines()
+    assert before[0] == HEADER
+    collect([settled(tmp_path / "own", **{"skills.dim": 7})], out)
+    after = table.read_text().splitlines()
+    assert after == [f"{HEADER},settings", *(f"{row}," for row in before[1:]), after[-1]]
+    assert after[-1].endswith(",skills.dim 7")
+
+
+def test_when_a_run_is_measured_is_no_setting_of_what_it_learns(tmp_path: Any) -> None:
+    often = settled(tmp_path / "often", **{"schedule.eval_every": 7})
+    later = settled(tmp_path / "later", **{"schedule.prefill": 7})
+    collect([often, later], tmp_path)
+    found = {row["settings"] for row in read_table(tmp_path / "walker_walk" / "lsp.csv")}
+    assert found == {"", "schedule.prefill 7"}
+    with pytest.raises(UserError, match=r"plain and .*often are both .*collect one"):
+        collect([settled(tmp_path / "plain"), often], tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_transfers_own_defaults_are_no_settings_that_tell_it_apart(method: Any) -> None:
+    config = make_config(method, "fast", task="quadruped_walk")
+    transfer = TransferConfig("gone", relabel=True, anchor=0.1, freeze_policy=True)
+    length = 30 if config.has_skills else None
+    moved = on_another_task(config, "quadruped_reach", transfer, length).resolved()
+    assert own_settings(to_dict(moved)) == {}
+    changed = replace(moved, optimizer=replace(moved.optimizer, clip=1.0))
+    assert own_settings(to_dict(changed)) == {"optimizer.clip": "1"}
+
+
+def test_settings_of_another_version_are_compared_as_far_as_there_are_two() -> None:
+    config = to_dict(make_config("lsp", "fast", task="walker_walk").resolved())
+    del config["behavior"]["prior_share"]
+    config["planner"] |= {"horizon": 20, "telepathy": True}
+    assert own_settings(config) == {"planner.horizon": "20"}
+    assert own_settings(config | {"preset": "of another version"}) == {}
+
+
+def test_settings_are_read_as_they_are_written() -> None:
+    settings = {"planner.horizon": "5", "policy.layers": "64 32", "value.layer-norm": "False"}
+    assert parsed(joined(settings)) == settings
+    assert parsed("") == {}
 
 
 def test_what_another_reward_pays_has_a_table_of_its_own(tmp_path: Any) -> None:

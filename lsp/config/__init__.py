@@ -4,7 +4,7 @@ from lsp.config.changes import changed, setting_names
 from lsp.config.config import Config, named_code
 from lsp.config.methods import METHODS, make_config
 from lsp.config.presets import PRESETS, default_runtime
-from lsp.config.serialization import differences, from_dict, to_dict
+from lsp.config.serialization import differences, flattened, from_dict, to_dict
 from lsp.config.settings import (
     BehaviorConfig,
     HiroConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "changed",
     "default_runtime",
     "differences",
+    "flattened",
     "from_dict",
     "make_config",
     "named_code",

@@ -61,7 +61,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def differences(one: Config, other: Config) -> list[str]:
     """`planner.horizon: 10 → 20` for every setting in which the two differ, once resolved."""
-    flat_one, flat_other = (_flatten(to_dict(config.resolved())) for config in (one, other))
+    flat_one, flat_other = (flattened(to_dict(config.resolved())) for config in (one, other))
     return [
         f"{name}: {flat_one[name]} → {flat_other[name]}"
         for name in flat_one
@@ -69,11 +69,12 @@ def differences(one: Config, other: Config) -> list[str]:
     ]
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by one name each: `{"planner.horizon": 10}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flattened(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

@@ -1,17 +1,21 @@
-"""What a few seeds say: interquartile means, bootstrap intervals, probability of improvement.
+"""What a few seeds say: interquartile means with bootstrap intervals, probability of improvement.
 
 Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from itertools import combinations
+from math import comb, prod
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import bootstrap, trim_mean
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+MOST_RELABELLINGS = 200_000
+"""Of a permutation test: it is exact up to here, and draws so many beyond."""
 
 Scores = Float[np.ndarray, "*_batch _runs"]
 """Of the runs of one task, or of one env step of it; the batch is of independent questions."""
@@ -42,6 +46,92 @@ def probability_of_improvement(ours: Sequence[Scores], theirs: Sequence[Scores])
         return np.asarray(np.mean([_wins(x, y) for x, y in pairs], axis=0))
 
     return _estimate(statistic, [*ours, *theirs])
+
+
+class Permutation(NamedTuple):
+    """What a permutation test found.
+
+    Attributes:
+        improvement: the probability of improvement, averaged over tasks.
+        p: how probable one at least as far from 1/2 (or as high) is where labels mean nothing.
+        exact: whether all relabellings were counted, or so many drawn.
+        relabellings: how many were counted, what was observed included.
+    """
+
+    improvement: float
+    p: float
+    exact: bool
+    relabellings: int
+
+
+def permutation_test(
+    ours: Sequence[Float[np.ndarray, " _ours"]],
+    theirs: Sequence[Float[np.ndarray, " _theirs"]],
+    alternative: Literal["two-sided", "greater"] = "two-sided",
+) -> Permutation:
+    """Whether ours and theirs could be runs of one method; stratified: runs stay in their task.
+
+    The statistic is the probability of improvement, so that tasks of every scale count alike. All
+    relabellings are counted where there are at most MOST_RELABELLINGS. Beyond, so many are drawn,
+    always the same ones, and what was observed is one of them, which keeps p above 0.
+
+    Args:
+        ours: scores of our runs, an array a task.
+        theirs: scores of the others' runs on the same tasks.
+        alternative: `greater` asks whether ours are better, `two-sided` whether they differ.
+
+    Returns:
+        The statistic, p, and whether it is exact.
+
+    Raises:
+        ValueError: there is no task, a task has no runs of one side, or the tasks are not paired.
+    """
+    pairs = list(zip(ours, theirs, strict=True))
+    if not pairs or any(not len(x) or not len(y) for x, y in pairs):
+        raise ValueError("a permutation test needs a task, and runs of both sides in each")
+    observed = float(np.mean([_wins(x, y) for x, y in pairs]))
+    count = prod(comb(len(x) + len(y), len(x)) for x, y in pairs)
+    exact = count <= MOST_RELABELLINGS
+    found = _all_relabelled(pairs) if exact else _some_relabelled(pairs)
+    found = np.append(found, [] if exact else observed)
+    tail = found if alternative == "greater" else np.abs(found - 0.5)
+    least = observed if alternative == "greater" else abs(observed - 0.5)
+    # Sums of the same wins in another order may differ in their last digit.
+    return Permutation(observed, float(np.mean(tail >= least - 1e-9)), exact, len(found))
+
+
+_Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _all_relabelled(pairs: Sequence[_Pair]) -> Float[np.ndarray, " relabellings"]:
+    """The statistic under every relabelling, tasks crossed."""
+    sums = np.zeros(1)
+    for ours, theirs in pairs:
+        runs = len(ours) + len(theirs)
+        chosen = np.zeros((comb(runs, len(ours)), runs), bool)
+        for row, members in zip(chosen, combinations(range(runs), len(ours))):
+            row[list(members)] = True
+        wins = _relabelled_wins(np.concatenate([ours, theirs]), chosen)
+        sums = np.add.outer(sums, wins).ravel()
+    return sums / len(pairs)
+
+
+def _some_relabelled(pairs: Sequence[_Pair]) -> Float[np.ndarray, " relabellings"]:
+    """The statistic under random relabellings, one fewer than MOST_RELABELLINGS."""
+    rng, sums = np.random.default_rng(0), np.zeros(MOST_RELABELLINGS - 1)
+    for ours, theirs in pairs:
+        places = rng.random((len(sums), len(ours) + len(theirs))).argsort(1)
+        sums += _relabelled_wins(np.concatenate([ours, theirs]), places < len(ours))
+    return sums / len(pairs)
+
+
+def _relabelled_wins(
+    scores: Float[np.ndarray, " runs"], chosen: Bool[np.ndarray, "relabellings runs"]
+) -> Float[np.ndarray, " relabellings"]:
+    """The probability of improvement of the chosen runs over the others."""
+    wins = (scores[:, None] > scores) + 0.5 * (scores[:, None] == scores)
+    won = ((chosen @ wins) * ~chosen).sum(1)
+    return np.asarray(won / (chosen.sum(1) * (~chosen).sum(1)))
 
 
 def _trimmed_mean(*samples: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -1,6 +1,7 @@
 """From run folders to the CSV files that are committed: results/<task>/<method>.csv, and for
 transfers results/<task>/transfer_from_<source>/<method>[-frozen][-relabel].csv; further endings
-name what was reset, and a reward of your own.
+name what was reset, and a reward of your own. Where a run's settings differ from its method's, a
+last column says how, for runs of several settings to stand side by side.
 
 Beside the tables of a folder, `commands.md` holds the exact command of each run in them.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lsp.errors import UserError
+from lsp.report.settings import joined, own_settings
 from lsp.runs.files import read_json, write_text
 from lsp.runs.metrics import read_metrics
 from lsp.tasks import plain_name
@@ -37,6 +39,9 @@ HEADER = (
 START = ("source_steps", "skill_length", "horizon")
 """What only the tables of transfers have."""
 TRANSFER_HEADER = (*HEADER, *START)
+SETTINGS = "settings"
+"""A last column: `planner.horizon 20; policy.layers 64 64`. Only tables have it in which a run's
+settings are not its method's own at its preset; in others they all are."""
 TRANSFERS = "transfer_from_"
 COMMANDS = "commands.md"
 _COMMANDS_INTRO = (
@@ -89,6 +94,11 @@ class RecordedRun:
     def start(self) -> dict[str, str]:
         """The columns that only a transfer has."""
         return start(self.config, self.source["env_steps"]) if self.source else {}
+
+    @property
+    def settings(self) -> str:
+        """The column of its settings; empty where they are the method's own."""
+        return joined(own_settings(self.config))
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The metrics of one kind: "train", "episode" or "eval"."""
@@ -160,8 +170,8 @@ def _read_source(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def collect(runs: Sequence[Path], out: Path) -> list[Path]:
     """Write the evaluations of `runs` into the tables under `out`; return the files written.
 
-    A table's rows of the same observations, preset and seed (and start, of a transfer) are replaced
-    by the run's, all others stay. Nothing is written unless every run can be read.
+    A table's rows of the same observations, preset, seed and settings (and start, of a transfer)
+    are replaced by the run's, all others stay. Nothing is written unless every run can be read.
 
     Raises:
         UserError: a folder is not a run's, has no evaluation, or two runs claim the same rows.
@@ -180,11 +190,11 @@ def collect(runs: Sequence[Path], out: Path) -> list[Path]:
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a results table, as text.
+    """The rows of a results table, as text; all of them have a column of settings.
 
     Raises:
-        UserError: its header is neither `HEADER` nor `TRANSFER_HEADER`, or a row of it is cut short
-            or holds no number where one belongs.
+        UserError: its header is neither `HEADER` nor `TRANSFER_HEADER`, with or without `SETTINGS`,
+            or a row of it is cut short or holds no number where one belongs.
     """
     return _parse_table(path, _read_text(path))
 
@@ -233,6 +243,7 @@ def _row(run: RecordedRun, line: dict[str, Any]) -> Row:
         "wall_hours": _number(line.get("wall_hours"), 4),
         "threads": str(run.info["threads"]),
         "commit": _commit(run),
+        SETTINGS: run.settings,
     } | run.start
 
 
@@ -252,11 +263,12 @@ def _with_rows(path: Path, text: str | None, run: RecordedRun) -> str:
     rows, old = _rows(run), _parse_table(path, text) if text is not None else []
     replaced = {_run_key(row) for row in rows}
     kept = [row for row in old if _run_key(row) not in replaced]
+    ordered = sorted(kept + rows, key=_sort_key)
     table = io.StringIO()
     header = TRANSFER_HEADER if run.source else HEADER
-    writer = csv.DictWriter(table, header, lineterminator="\n")
+    header = (*header, SETTINGS) if any(row[SETTINGS] for row in ordered) else header
+    writer = csv.DictWriter(table, header, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    ordered = sorted(kept + rows, key=_sort_key)
     writer.writerows(ordered)
     return table.getvalue()
 
@@ -271,10 +283,11 @@ def _read_text(path: Path) -> str:
 def _parse_table(path: Path, text: str) -> list[Row]:
     reader = csv.DictReader(io.StringIO(text))
     wanted = TRANSFER_HEADER if path.parent.name.startswith(TRANSFERS) else HEADER
-    if tuple(reader.fieldnames or ()) != wanted:
+    if tuple(reader.fieldnames or ()) not in (wanted, (*wanted, SETTINGS)):
         raise UserError(f"{path} is not a results table: its header must be {','.join(wanted)}")
     rows = list(reader)
     for row in rows:
+        row.setdefault(SETTINGS, "")
         _check(row, f"{path}, {row.get('obs')} seed {row.get('seed')} at {row.get('env_steps')}")
     return rows
 
@@ -292,22 +305,25 @@ def _check(row: Row, where: str) -> None:
 
 def _run_key(row: Row) -> tuple[str, ...]:
     start = (row.get(key, "") for key in START)
-    return row["obs"], row["preset"], row["seed"], *start
+    return row["obs"], row["preset"], row["seed"], row[SETTINGS], *start
 
 
 def _sort_key(row: Row) -> tuple[Any, ...]:
     start = (int(row.get(key) or 0) for key in START)
-    return row["obs"], row["preset"], int(row["seed"]), *start, int(row["env_steps"])
+    run = row["obs"], row["preset"], row[SETTINGS], int(row["seed"])
+    return *run, *start, int(row["env_steps"])
 
 
 def _heading(run: RecordedRun) -> str:
     config = run.config
     heading = f"{run.table.stem}, {config['obs']}, {config['preset']}, seed {config['seed']}"
+    settings = joined(own_settings(config), ", ")
+    settings = f", {settings}" if settings else ""
     if not run.source:
-        return heading
+        return heading + settings
     steps, length, horizon = run.start.values()
     planned = (f", K {length}" if length else "") + (f", H {horizon}" if horizon else "")
-    return f"{heading}, after {steps} env steps of {run.source['task']}{planned}"
+    return f"{heading}, after {steps} env steps of {run.source['task']}{planned}{settings}"
 
 
 def _with_command(path: Path, text: str | None, run: RecordedRun) -> str:

@@ -9,7 +9,8 @@ from lsp.config import to_dict
 from lsp.errors import UserError
 from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report import plots
-from lsp.report.tables import Row, read_table, start, table_path
+from lsp.report.settings import joined, own_settings
+from lsp.report.tables import SETTINGS, Row, read_table, start, table_path
 from lsp.runs.metrics import read_metrics
 
 TOO_FAR = 1.01  # another figure may have trained a run further than this one shows
@@ -20,7 +21,7 @@ class Records:
     """Attributes:
     storage: where the folders of runs are.
     tables: a folder that `lsp collect` wrote, or None. Its tables name a run's observations,
-        preset and seed, and no other settings: it is taken for the run of the same name.
+        preset, seed, and the settings in which it differed from its method when it was collected.
 
     Raises UserError where `tables` is no folder, or holds what is no table.
     """
@@ -76,10 +77,13 @@ class Records:
 
 def _rows(tables: Path, run: PlannedRun) -> list[Row]:
     """Those of a run in its table; evaluations without a return left out."""
-    config, settings = run.config, to_dict(run.config)
+    config, settings = run.config, to_dict(run.config.resolved())
     source = None if run.source is None else run.source.config.task
+    if run.source is not None:
+        settings["transfer"]["source"] = run.source.name
     path = tables / table_path(settings, source)
     wanted = {"obs": config.obs, "preset": config.preset, "seed": str(config.seed)}
+    wanted[SETTINGS] = joined(own_settings(settings))
     if run.source is not None:
         wanted |= start(settings, run.source.steps)
     rows = read_table(path) if path.is_file() else []

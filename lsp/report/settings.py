@@ -1,0 +1,115 @@
+"""What tells runs of a method apart: their settings, by the names of the command line's flags."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lsp.config import Config, TransferConfig, flattened, make_config, on_another_task, to_dict
+from lsp.errors import UserError
+
+NAMED_ELSEWHERE = {"task", "method", "preset", "obs", "seed", "reward", "transfer.source"}
+"""Columns and file names have these; a path is nothing that a run does."""
+VARIANTS = {
+    f"transfer.{name}"
+    for name in ("freeze_policy", "relabel", "keep_replay", "anchor", "anchor_steps", "reset")
+}
+"""Of a transfer, in the names of tables: "lsp-frozen"."""
+LENGTHS = {"planner.skill_length", "planner.horizon"}
+"""Of a transfer, in columns of its table."""
+MEASURING = "schedule.", {"prefill", "pretrain", "update_every"}
+"""The rest of the schedule says when a run is measured and saved, which it does not learn from."""
+
+
+def own_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Settings in which a run differs from its method at its preset, by flag, and their values.
+
+    Such as `{"planner.horizon": "20", "policy.layers": "64 64"}`. Left out is what a table says
+    elsewhere: task, method, preset, observations, seed, reward and a transfer's variant, K and H;
+    the places of files; and when a run is measured.
+
+    Args:
+        config: all settings as nested dictionaries (config.json). Those of another version are
+            compared as far as the two have the same.
+    """
+    base = _method_settings(config)
+    return {
+        name: text
+        for name, text in all_settings(config).items()
+        if name in base and text != base[name]
+    }
+
+
+def all_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that can tell runs apart, by flag."""
+    transferred = _is_transfer(config)
+    return {
+        flag(name): _text(value)
+        for name, value in flattened(dict(config)).items()
+        if name not in NAMED_ELSEWHERE and not _is_measuring(name)
+        if not (name in VARIANTS | LENGTHS if transferred else name.startswith("transfer."))
+    }
+
+
+def joined(settings: Mapping[str, str], separator: str = "; ") -> str:
+    """`planner.horizon 20; policy.layers 64 64`."""
+    return separator.join(f"{name} {text}" for name, text in settings.items())
+
+
+def parsed(text: str) -> dict[str, str]:
+    """The inverse of `joined`."""
+    parts = (part.partition(" ") for part in text.split("; ") if part)
+    return {name: value for name, _, value in parts}
+
+
+def differing(groups: Iterable[Mapping[str, str]]) -> set[str]:
+    """Names whose values are not the same in all groups of settings."""
+    every = list(groups)
+    names = {name for each in every for name in each}
+    return {name for name in names if len({each.get(name) for each in every}) > 1}
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line, without the dashes before it."""
+    return name.replace("_", "-")
+
+
+def _method_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the method at the preset, as far as this version knows them."""
+    try:
+        base = make_config(config["method"], config["preset"], task=config["task"])
+        if _is_transfer(config):
+            base = _transferred(base, config)
+    except UserError:
+        return {}
+    return all_settings(to_dict(base.resolved()))
+
+
+def _transferred(base: Config, config: Mapping[str, Any]) -> Config:
+    """What a transfer makes of them, with the K and H that it has."""
+    length, horizon = (config["planner"].get(key) for key in ("skill_length", "horizon"))
+    looks_ahead = base.plans_actions or (base.plans_skills and base.method != "hiro")
+    keeps_length = not base.has_skills or length in (None, base.planner.skill_length)
+    keeps_horizon = not looks_ahead or horizon in (None, base.planner.horizon)
+    return on_another_task(
+        base,
+        base.task,
+        TransferConfig(config["transfer"]["source"], anchor=config["transfer"].get("anchor", 0.0)),
+        None if keeps_length else length,
+        None if keeps_horizon else horizon,
+    )
+
+
+def _is_transfer(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("transfer", {}).get("source"))
+
+
+def _is_measuring(name: str) -> bool:
+    prefix, learned_from = MEASURING
+    return name.startswith(prefix) and name.removeprefix(prefix) not in learned_from
+
+
+def _text(value: Any) -> str:
+    """As it is typed: the members of a tuple with spaces between them."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    # JSON may hold 1 for 1.0.
+    return f"{value:g}" if isinstance(value, float) else str(value)
