@@ -1,4 +1,4 @@
-"""What doing nothing and doing anything earns in each task: the table of docs/tasks.md.
+"""What doing nothing and doing anything earns in each task: the table of docs/guide/tasks.md.
 
 Usage: returns.py [--episodes 10]. Mean and standard deviation of the return over episodes with a
 zero action and with actions drawn evenly from [-1, 1], each held for two control steps.

@@ -26,7 +26,7 @@ from lsp.baselines.hiro_agent import HiroAgent  # noqa: E402
 QUICK = {
     f"test_{name}.py"
     for name in (
-        *("agent", "anchor", "backends", "behavior", "cem", "checkpoint", "distributions"),
+        *("agent", "anchor", "backends", "behavior", "cem", "checkpoint", "distributions", "docs"),
         *("evaluation", "flops", "hardware", "hiro", "imagination", "imports", "methods"),
         *("metrics", "open_loop", "optimizer", "public_api", "relabel", "replay", "returns"),
         *("signature", "skills", "statistics", "world_model"),

@@ -542,7 +542,7 @@ def test_the_help_and_the_docs_name_every_target(capsys: Any) -> None:
         call("reproduce --help")
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"{', '.join(TARGETS)} or all" in said
-    table = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    table = (Path(__file__).parents[1] / "docs" / "guide" / "experiments.md").read_text()
     assert all(f"| `{name}` |" in table for name in TARGETS)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "lsp"
 
-DESIGN = PACKAGE.parent / "docs" / "design.md"
+DESIGN = PACKAGE.parent / "docs" / "developer" / "architecture.md"
 
 # Lowest first: a package imports only from those before it, inside functions too.
 PACKAGES = (

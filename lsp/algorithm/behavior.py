@@ -69,7 +69,7 @@ def estimate_values(
 
     A value that covers the intrinsic reward does not know how far a skill has got, and pays the
     next one before it can have ended: v(s_H) promises two to four times too much
-    (docs/findings.md).
+    (docs/notebook/critic.md).
     """
     config = networks.config
     reward, going_on, value = networks.predict_heads(feature[1:])

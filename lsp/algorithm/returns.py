@@ -17,7 +17,7 @@ def lambda_return(
 
     Index t of every argument belongs to s_{t+1}, so v excludes the reward of its own state and the
     last reward counts. Dreamer v1's return (its eq. 6) drops that reward, which with H = K would
-    be the only one that carries the intrinsic reward; see docs/deviations.md.
+    be the only one that carries the intrinsic reward; see docs/paper/deviations.md.
     """
     stopping = reward + (1 - lambda_) * discount * value  # what counts if the average ends here
     going_on = lambda_ * discount

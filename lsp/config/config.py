@@ -43,7 +43,7 @@ class Config:
     num_envs: int = 1
     """Environments to collect from at once; more than one run in processes of their own (ours)."""
     reward: str | None = None
-    """Your own reward for a dm_control task, `package.module:function` (docs/tasks.md)."""
+    """Your own reward for a dm_control task, `package.module:function` (docs/guide/tasks.md)."""
     render_quality: str = "fast"
     """From pixels: `fast` (no shadows, reflections, multisampling) or `faithful` (dm_control's)."""
     model: ModelConfig

@@ -59,7 +59,7 @@ def _hiro(config: Config) -> Config:
     """A model-free hierarchy.
 
     The numbers are those of HIRO's released code in every preset, but for what makes it the
-    stronger baseline (docs/hiro.md).
+    stronger baseline (docs/paper/hiro.md).
     """
     schedule = replace(config.schedule, pretrain=0)
     replay = ReplayConfig(batch=100, length=20, capacity=200_000)

@@ -20,7 +20,7 @@ from lsp.config.settings import (
 
 
 def _paper() -> Config:
-    """Appendix A.3 on top of Dreamer v1; docs/deviations.md says what the two leave open."""
+    """Appendix A.3 on top of Dreamer v1; docs/paper/deviations.md says what the two leave open."""
     return Config(
         preset="paper",
         model=ModelConfig(),
@@ -44,18 +44,18 @@ def _fast() -> Config:
         preset="fast",
         model=ModelConfig(
             # Sizes: two thirds of the time of 128 units everywhere, which end higher on walker_walk
-            # (docs/deviations.md).
+            # (docs/paper/deviations.md).
             deter=96,
             stoch=24,
             hidden=64,
             encoder=(128, 96),
             decoder=(128, 128),
             cnn_depth=8,  # pixels: an eighth of the time of 32, most of which is convolutions
-            decoded_images=128,  # of 512: half the time, nearly the same gain (docs/performance.md)
+            decoded_images=128,  # of 512: half the time, nearly the same gain
             reward=(64,),
             layer_norm=True,  # steadier at the higher learning rates below
             obs_transform="symlog",  # quadruped's imu reaches 249; raw, it swamps the loss
-            decoder_std=None,  # at 1.5 goals are hardly learned (docs/findings.md)
+            decoder_std=None,  # at 1.5 goals are hardly learned (docs/notebook/quadrupeds.md)
             learning_rate=2e-3,  # 20k updates instead of a million env steps
         ),
         policy=PolicyConfig(
@@ -64,16 +64,16 @@ def _fast() -> Config:
             init_std=1.0,  # at 5 the tanh saturates: actions are coin flips whatever the skill
             mode_samples=0,  # tanh(mean) is as good and needs no density
             # As above, but slower than the model learns: otherwise it is soon where the model has
-            # seen little (docs/findings.md).
+            # seen little (docs/notebook/cheetah_run.md).
             learning_rate=4e-4,
             prior_share=0.1,  # and other skills in the replay, for the model
         ),
         value=ValueConfig(
             layers=(64,),
             layer_norm=True,
-            covers="task",  # v would pay for skills sooner than they can end (docs/findings.md)
+            covers="task",  # r_i would be valued too soon (docs/notebook/critic.md)
             # In imagined states nothing but v itself says what v promises, and a fallen quadruped
-            # believes that it gets up; a walker that believes it does (docs/findings.md).
+            # believes that it gets up; a walker that believes it does (docs/notebook/critic.md).
             states=None,
             slow_rate=0.02,  # without it, values diverge at this learning rate
             learning_rate=6e-4,
@@ -88,7 +88,7 @@ def _fast() -> Config:
             num_starts=32,  # planning from all 512 states would be nine tenths of the time
             rollouts_per_start=4,
             # One of the four: a policy that meets planned skills alone forgets all others, which a
-            # new task needs (docs/findings.md).
+            # new task needs (docs/notebook/skills.md).
             prior_share=0.25,
         ),
         optimizer=OptimizerConfig(epsilon=1e-5),  # steadier at small gradients

@@ -1,7 +1,7 @@
 """Every setting of a run, as frozen dataclasses.
 
 Sources: "A.3" is the appendix of the LSP paper, "Dreamer v1" its released code, "ours" a decision
-explained in docs/deviations.md. Defaults are those of the `paper` preset.
+explained in docs/paper/deviations.md. Defaults are those of the `paper` preset.
 """
 
 from dataclasses import dataclass
@@ -198,7 +198,7 @@ class HiroConfig:
     """The manager is paid a segment's sum of task rewards times this (HIRO)."""
     worker_reward: float = 0.0
     """The worker is paid the task's reward times this beside the intrinsic one. HIRO, and the paper
-    to the letter: 0; `fast`: 10, as LSP's policy is paid for both (ours, docs/hiro.md)."""
+    to the letter: 0; `fast`: 10, as LSP's policy is paid for both (ours, docs/paper/hiro.md)."""
     candidates: int = 8
     """Gaussian draws among the goals that relabelling chooses from (HIRO)."""
     candidate_std: float = 0.5
@@ -287,7 +287,7 @@ class TransferConfig:
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What is reset besides the optimisers: the reward head, the critic's output for the task.
     The paper names neither. Keeping them served `lsp` in four transfers of four, `dreamer` in one
-    (docs/findings.md)."""
+    (docs/notebook/transfer.md)."""
     relabel: bool = False
     """Start from the source's replay, relabelled with this task's rewards (section 4.3)."""
     updates: int = 1000

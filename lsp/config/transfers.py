@@ -10,7 +10,7 @@ from lsp.errors import UserError
 
 PRIOR_WEIGHT = 0.05
 """`planner.prior_weight` on a new task. A plan meets a reward there that the policy was not trained
-on, and without it CEM walks out to skills that nobody has learned (docs/findings.md)."""
+on, and without it CEM walks out to skills that nobody has learned (docs/notebook/skills.md)."""
 ANCHORED_STD = 0.1
 """Least standard deviation of a policy that is held to another: between two that are nearly sure of
 what they do the KL has no end."""

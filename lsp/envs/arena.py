@@ -125,7 +125,7 @@ class ArenaTask(base.Task):  # type: ignore[misc]  # dm_control has no types
         """Distance, and how far ahead and to the left of the robot's heading: metres on the ground.
 
         What a reward reads stands by itself, and neither rolling nor pitching moves it, so that a
-        model can tell where the goal will be (docs/findings.md).
+        model can tell where the goal will be (docs/notebook/quadrupeds.md).
         """
         now = Measurements(self.state(physics))
         x, y, _ = now.goal - now.position

@@ -127,7 +127,7 @@ def reach(states: States, controls: Controls) -> PerStep:
     """Upright, and near the goal: 1 inside its radius, falling linearly outside.
 
     A long tail would pay next to nothing where the robot starts, for standing and for coming nearer
-    alike (docs/findings.md).
+    alike (docs/notebook/quadrupeds.md).
     """
     now = Measurements(states)
     near = tolerance(

@@ -31,7 +31,7 @@ COLORS = {
     "hiro": "#56B4E9",
     "cem": "#7F3C8D",
 }
-# Returns that show no locomotion (docs/tasks.md): on its feet at the start, a whole episode.
+# Returns that show no locomotion (docs/guide/tasks.md): on its feet at the start, a whole episode.
 STANDING_STILL = {
     "quadruped_walk": 500,
     "quadruped_run": 500,

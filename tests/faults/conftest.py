@@ -22,7 +22,7 @@ def count() -> Any:
 
 @pytest.fixture
 def figure(record_property: Any) -> Any:
-    """`figure(row, text)`: what docs/reliability.md reports of a row of its table."""
+    """`figure(row, text)`: what docs/developer/reliability.md reports of a row of its table."""
     return lambda row, text: record_property("figure", f"row {row:>2}: {text}")
 
 

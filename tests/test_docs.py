@@ -1,0 +1,82 @@
+"""Links and names of pages resolve: in the documentation, in comments and in messages."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SITES = r"[a-z]+:"
+FENCED = re.compile(r"^( *)```.*?^\1```", flags=re.DOTALL | re.MULTILINE)
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    return [
+        *(root / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *(
+            page
+            for name in ("docs", "results", "benchmarks")
+            for page in root.glob(f"{name}/**/*.md")
+        ),
+    ]
+
+
+def links(page: Path) -> list[str]:
+    """Targets of a page's links and pictures, but for those of other sites and those in code."""
+    text = re.sub(r"`[^`\n]*`", "", FENCED.sub("", page.read_text()))
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    return [target for target in found if not re.match(SITES, target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub, and the site by the same rule, give to a page's headings."""
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading in re.findall(
+        r"^#{1,6} +(.+?)\s*$", FENCED.sub("", page.read_text()), re.MULTILINE
+    ):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    path, _, anchor = target.partition("#")
+    there = page.parent / path if path else page
+    return there.exists() and (not anchor or anchor in anchors(there))
+
+
+def broken(page: Path) -> list[str]:
+    return [target for target in links(page) if not leads_somewhere(page, target)]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    assert broken(page) == []
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    there = "# One `two`, χ [three](x)\n\n```\n# no heading\n```\n\n## A\n## A\n"
+    (tmp_path / "there.md").write_text(there)
+    page = tmp_path / "page.md"
+    page.write_text("""# Here
+[1](there.md) [2](there.md#one-two-χ-three) ![3](none.png) [4](there.md#no-heading)
+[5](#here) [6](there.md#a-1) [7](https://a.org/b) `[8](none)` <img src="none.gif">""")
+    assert broken(page) == ["none.png", "there.md#no-heading", "none.gif"]
+
+
+def named_files(text: str) -> list[str]:
+    return re.findall(r"\b(?:docs|results|examples)/[\w./-]*\.(?:md|png|csv|py|ipynb)\b", text)
+
+
+def test_files_that_comments_and_messages_name_exist() -> None:
+    folders = ("lsp", "benchmarks", "tests", "docs", "examples")
+    code = [ROOT / "Makefile", *(file for name in folders for file in (ROOT / name).rglob("*.py"))]
+    named = [(file, name) for file in code for name in named_files(file.read_text())]
+    assert ("settings.py", "docs/paper/deviations.md") in {
+        (file.name, name) for file, name in named
+    }
+    assert [(file, name) for file, name in named if not (ROOT / name).exists()] == []
