@@ -14,7 +14,7 @@ from lsp.runs.metrics import MetricsLogger
 
 HEADER = (
     "obs,preset,seed,env_steps,eval_return,eval_std,success,episodes,prior_return,wall_hours,"
-    "threads,commit"
+    "threads,precision,commit"
 )
 EVAL = {"eval/return": 400.256, "eval/std": 20.0, "eval/success": None, "eval/episodes": 10}
 
@@ -54,8 +54,8 @@ def test_the_table_has_the_agreed_header_and_one_row_an_evaluation(tmp_path: Any
     collect([run], tmp_path / "out")
     assert (tmp_path / "out" / "walker_walk" / "lsp.csv").read_text().splitlines() == [
         HEADER,
-        "proprio,fast,0,10000,400.26,20.00,,10,,0.2500,1,abc123",
-        "proprio,fast,0,20000,450.00,20.00,,10,,0.2500,1,abc123",
+        "proprio,fast,0,10000,400.26,20.00,,10,,0.2500,1,float32,abc123",
+        "proprio,fast,0,20000,450.00,20.00,,10,,0.2500,1,float32,abc123",
     ]
 
 
@@ -144,11 +144,11 @@ def test_transfers_have_tables_of_their_own(tmp_path: Any) -> None:
     assert sorted(path.stem for path in folder.glob("*.csv")) == tables
     assert (folder / "lsp-frozen.csv").read_text().splitlines() == [
         HEADER + ",source_steps,skill_length,horizon",
-        "proprio,fast,0,100,1.00,20.00,,10,,0.2500,1,abc123,250000,10,40",
+        "proprio,fast,0,100,1.00,20.00,,10,,0.2500,1,float32,abc123,250000,10,40",
     ]
     commands = (folder / "commands.md").read_text()
     heading = "## lsp-frozen, proprio, fast, seed 0, after 250000 env steps of quadruped_walk"
-    assert f"{heading}, K 10, H 40\n" in commands
+    assert f"{heading}, K 10, H 40, float32\n" in commands
 
 
 def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path: Any) -> None:
@@ -166,7 +166,7 @@ def test_what_a_method_does_not_plan_is_left_out(tmp_path: Any, method: Any, not
     (table,) = tmp_path.glob("quadruped_reach/*/*.csv")
     (row,) = read_table(table)
     assert (row["skill_length"], row["horizon"]) == noted
-    heading = f"after 250000 env steps of quadruped_walk{', H 12' if noted[1] else ''}\n"
+    heading = f"after 250000 env steps of quadruped_walk{', H 12' if noted[1] else ''}, float32\n"
     assert heading in table.with_name("commands.md").read_text()
 
 
@@ -199,7 +199,17 @@ def test_runs_of_several_settings_stand_side_by_side(tmp_path: Any) -> None:
     ]
     commands = table.with_name("commands.md").read_text()
     assert commands.count("\n## ") == 4
-    assert f"## lsp, proprio, fast, seed 0, policy.layers 64 32, {own}\n" in commands
+    assert f"## lsp, proprio, fast, seed 0, policy.layers 64 32, {own}, float32\n" in commands
+
+
+def test_runs_of_two_precisions_stand_side_by_side(tmp_path: Any) -> None:
+    runs = [make_run(tmp_path / name, [(1, 1)]) for name in ("float32", "bfloat16")]
+    info = json.loads((runs[1] / "run.json").read_text()) | {"precision": "bfloat16"}
+    (runs[1] / "run.json").write_text(json.dumps(info))
+    for run in [*runs, runs[0]]:
+        collect([run], tmp_path / "out")
+    table = tmp_path / "out" / "walker_walk" / "lsp.csv"
+    assert [row["precision"] for row in read_table(table)] == ["bfloat16", "float32"]
 
 
 def test_a_table_from_before_is_read_as_of_the_methods_own_settings(tmp_path: Any) -> None:
@@ -330,17 +340,17 @@ def test_a_foreign_table_is_not_overwritten(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ("proprio,fast,0,10000,much,20.00,,10,,0.2500,1,abc", "'much' is no number"),
-        ("proprio,fast,first,10000,400,20.00,,10,,0.2500,1,abc", "'first' is no number"),
-        ("proprio,fast,0,1e4,400,20.00,,10,,0.2500,1,abc", "'1e4' is no number"),
+        ("proprio,fast,0,10000,much,20.00,,10,,0.2500,1,float32,abc", "'much' is no number"),
+        ("proprio,fast,first,10000,400,20.00,,10,,0.2500,1,float32,abc", "'first' is no number"),
+        ("proprio,fast,0,1e4,400,20.00,,10,,0.2500,1,float32,abc", "'1e4' is no number"),
         ("proprio,fast,0,10000,400", "more or fewer columns"),
-        ("proprio,fast,0,10000,400,20.00,,10,,0.2500,1,abc,more", "more or fewer columns"),
+        ("proprio,fast,0,10000,400,20.00,,10,,0.2500,1,float32,abc,more", "more or fewer columns"),
     ],
 )
 def test_a_row_that_was_edited_badly_is_named(tmp_path: Any, row: Any, complaint: Any) -> None:
     table = tmp_path / "walker_walk" / "lsp.csv"
     table.parent.mkdir()
-    table.write_text(f"{HEADER}\nproprio,fast,3,20000,,,,10,,0.2500,1,abc\n{row}\n")
+    table.write_text(f"{HEADER}\nproprio,fast,3,20000,,,,10,,0.2500,1,float32,abc\n{row}\n")
     with pytest.raises(UserError, match=complaint) as error:
         read_table(table)
     assert "lsp.csv, proprio seed" in str(error.value)
@@ -353,7 +363,7 @@ def test_a_row_that_was_edited_badly_is_named(tmp_path: Any, row: Any, complaint
 def test_a_table_that_is_no_text_is_left_alone(tmp_path: Any) -> None:
     table = tmp_path / "walker_walk" / "lsp.csv"
     table.parent.mkdir()
-    table.write_bytes(f"{HEADER}\nproprio,fast,0,1,1,1,,1,1,1,\xff\n".encode("latin-1"))
+    table.write_bytes(f"{HEADER}\nproprio,fast,0,1,1,1,,1,1,1,,\xff\n".encode("latin-1"))
     before = table.read_bytes()
     with pytest.raises(UserError, match="not UTF-8"):
         collect([make_run(tmp_path / "run", [(1, 1)])], tmp_path)

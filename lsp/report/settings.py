@@ -69,7 +69,7 @@ def differing(groups: Iterable[Mapping[str, str]]) -> set[str]:
 
 def flag(name: str) -> str:
     """A setting's name on the command line, without the dashes before it."""
-    return name.replace("_", "-")
+    return name.rstrip("_").replace("_", "-") + "_" * name.endswith("_")
 
 
 def _method_settings(config: Mapping[str, Any]) -> dict[str, str]:

@@ -34,6 +34,7 @@ HEADER = (
     "prior_return",
     "wall_hours",
     "threads",
+    "precision",
     "commit",
 )
 START = ("source_steps", "skill_length", "horizon")
@@ -170,8 +171,8 @@ def _read_source(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def collect(runs: Sequence[Path], out: Path) -> list[Path]:
     """Write the evaluations of `runs` into the tables under `out`; return the files written.
 
-    A table's rows of the same observations, preset, seed and settings (and start, of a transfer)
-    are replaced by the run's, all others stay. Nothing is written unless every run can be read.
+    A table's rows of the same observations, preset, seed, settings and precision of products (and
+    start, of a transfer) are replaced by the run's, all others stay. Nothing is written unless every run can be read.
 
     Raises:
         UserError: a folder is not a run's, has no evaluation, or two runs claim the same rows.
@@ -242,6 +243,7 @@ def _row(run: RecordedRun, line: dict[str, Any]) -> Row:
         "prior_return": _number(line.get("eval/prior_return"), 2),
         "wall_hours": _number(line.get("wall_hours"), 4),
         "threads": str(run.info["threads"]),
+        "precision": str(run.info.get("precision") or ""),
         "commit": _commit(run),
         SETTINGS: run.settings,
     } | run.start
@@ -305,12 +307,12 @@ def _check(row: Row, where: str) -> None:
 
 def _run_key(row: Row) -> tuple[str, ...]:
     start = (row.get(key, "") for key in START)
-    return row["obs"], row["preset"], row["seed"], row[SETTINGS], *start
+    return row["obs"], row["preset"], row["seed"], row[SETTINGS], row["precision"], *start
 
 
 def _sort_key(row: Row) -> tuple[Any, ...]:
     start = (int(row.get(key) or 0) for key in START)
-    run = row["obs"], row["preset"], row[SETTINGS], int(row["seed"])
+    run = row["obs"], row["preset"], row[SETTINGS], row["precision"], int(row["seed"])
     return *run, *start, int(row["env_steps"])
 
 
@@ -318,12 +320,13 @@ def _heading(run: RecordedRun) -> str:
     config = run.config
     heading = f"{run.table.stem}, {config['obs']}, {config['preset']}, seed {config['seed']}"
     settings = joined(own_settings(config), ", ")
-    settings = f", {settings}" if settings else ""
+    precision = str(run.info.get("precision") or "")
+    apart = "".join(f", {each}" for each in (settings, precision) if each)
     if not run.source:
-        return heading + settings
+        return heading + apart
     steps, length, horizon = run.start.values()
     planned = (f", K {length}" if length else "") + (f", H {horizon}" if horizon else "")
-    return f"{heading}, after {steps} env steps of {run.source['task']}{planned}{settings}"
+    return f"{heading}, after {steps} env steps of {run.source['task']}{planned}{apart}"
 
 
 def _with_command(path: Path, text: str | None, run: RecordedRun) -> str:
