@@ -13,7 +13,7 @@ from lsp.api import load_networks
 from lsp.envs import make_env, rendering_problem
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
-from lsp.experiments.figures.curves import partial_note, write_rows
+from lsp.experiments.figures.curves import write_rows
 from lsp.experiments.figures.definitions import Curve, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.models.networks import Networks
@@ -86,7 +86,7 @@ def draw_skills(target: Target, records: Records, out: Path) -> None:
     for part, curve in zip(parts, target.curves):
         over, within = _draw_run(part, curve, records.storage, out)
         rows.append((curve.label, over, within))
-    figure.suptitle(f"{target.title}{partial_note(target, records.of_folders)}")
+    figure.suptitle(target.title)
     plots.save_figure(figure, out)
     write_rows(rows, out.with_suffix(".csv"))
 
