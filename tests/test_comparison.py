@@ -42,11 +42,18 @@ def test_a_method_is_looked_at_over_all_its_tasks(target: Any, tmp_path: Any) ->
     write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: 400}, {100_000: 300}])
     found = standing(target, "lsp", Records(tmp_path))
     assert (found.tasks, found.runs) == (2, 4)
-    assert found.middle is not None
-    assert found.middle.value == 600  # the middle two of four
-    assert found.middle.low >= 550  # drawn anew within each task, not across them
-    assert found.middle.high <= 650
+    assert found.middle == (600, 300, 900, 4)
     assert found.ours_better is None
+
+
+def test_from_five_runs_on_intervals_are_stratified(target: Any, tmp_path: Any) -> None:
+    write_runs(target, tmp_path, "walker_walk", "lsp", [{100_000: x} for x in (900, 800, 850)])
+    write_runs(target, tmp_path, "cheetah_run", "lsp", [{100_000: x} for x in (400, 300, 350)])
+    middle = standing(target, "lsp", Records(tmp_path)).middle
+    assert middle is not None
+    assert (middle.statistic, middle.value) == ("IQM", (350 + 400 + 800 + 850) / 4)
+    assert middle.low >= 550  # drawn anew within each task, not across them
+    assert middle.high <= 650
 
 
 def test_ours_is_compared_task_by_task_by_finished_runs(target: Any, tmp_path: Any) -> None:
@@ -82,9 +89,10 @@ def test_the_table_has_every_method(target: Any, tmp_path: Any) -> None:
     with (tmp_path / "out.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert set(rows) == {x.label for x in target.curves}
-    assert (rows["cem"]["runs"], rows["cem"]["iqm"], rows["cem"]["low"]) == ("1", "500.0", "")
+    cem = [rows["cem"][key] for key in ("runs", "statistic", "value", "low")]
+    assert cem == ["1", "mean", "500.0", ""]
     assert rows["cem"]["lsp_better"] == "1.00"
-    assert rows["hiro"]["iqm"] == ""
+    assert rows["hiro"]["value"] == ""
     assert (tmp_path / "out.png").stat().st_size > 5000
     assert "partial: 4 of" in (tmp_path / "out.md").read_text()
 

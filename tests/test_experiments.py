@@ -573,6 +573,24 @@ def test_a_figure_without_runs_says_so(tmp_path: Any) -> None:
         assert picture.stat().st_size > 5000
 
 
+def test_titles_say_what_is_seen_and_the_terminal_what_is_missing(
+    tmp_path: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, out: figures.append(figure))
+    for target in find_targets("all", SCALES["debug"]):
+        draw([target], Records(tmp_path), tmp_path / "figures")
+    titles = [figure.get_suptitle() for figure in figures]
+    assert {title for title, _ in TARGETS.values()} <= set(titles)
+    assert not any("partial" in title or "finished" in title for title in titles)
+    call(f"reproduce fig6b --scale debug --no-run --storage {tmp_path}")
+    said = capsys.readouterr().out
+    assert "partial: 0 of 3 runs finished" in said
+    assert "| quadruped_getup_walk | lsp | 0/1 |" in said
+    call(f"reproduce fig10 --scale debug --no-run --storage {tmp_path}")
+    assert "partial: 0 of 2 runs finished" in capsys.readouterr().out
+
+
 def test_panels_reach_as_far_as_their_runs_are_to_go(tmp_path: Any, monkeypatch: Any) -> None:
     (target,) = find_targets("fig6b", SCALES["small"])
     figures = []
@@ -601,7 +619,9 @@ def test_seeds_without_a_common_step_are_drawn_alone(tmp_path: Any) -> None:
     (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")
     with picture.with_suffix(".csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["seeds"].startswith("2/")]
-    assert [(row["curve"], row["env_steps"], row["iqm"]) for row in rows] == [(line.label, "0", "")]
+    assert [(row["curve"], row["env_steps"], row["value"]) for row in rows] == [
+        (line.label, "0", "")
+    ]
 
 
 # As `debug`, where `short_episodes` are 25 agent steps: sources hold whole ones to relabel.

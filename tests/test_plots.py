@@ -151,12 +151,83 @@ def test_results_show_the_mean_over_seeds_where_all_have_values(tmp_path: Any, d
         (1, 200, 0),
     ]
     table(folder, "lsp", points)
-    plots.plot_results(folder, tmp_path / "out.png")
-    (line,) = drawn[0].axes[0].get_lines()
+    (end,) = plots.plot_results(folder, tmp_path / "out.png")
+    line, beyond = drawn[0].axes[0].get_lines()
     assert line.get_xydata().tolist() == [[100, 200], [150, 250], [200, 100]]
     assert line.get_label() == "lsp (proprio, fast, 2 seeds)"
+    assert beyond.get_xydata().tolist() == [[200, 200], [300, 300]]
+    assert end == f"{line.get_label()}, after 200 env steps: " + (
+        "mean of 2 100.0, lowest to highest 0.0 to 200.0"
+    )
+    assert legend_note(drawn[0].axes[0]) == "line: mean, band: lowest to highest"
     low_high = drawn[0].axes[0].collections[0].get_paths()[0].get_extents()
     assert (low_high.y0, low_high.y1) == (0, 350)
+
+
+def legend_note(axes: Any) -> str:
+    text: str = axes.get_legend().get_title().get_text()
+    return text
+
+
+def test_bands_are_labelled_as_what_they_are(tmp_path: Any, drawn: Any) -> None:
+    folder = tmp_path / "walker_walk"
+    scores = [0.0, 100, 110, 120, 1000]
+    table(folder, "lsp", [(seed, 100, value) for seed, value in enumerate(scores)])
+    table(folder, "dreamer", [(seed, 100, value) for seed, value in enumerate(scores[:4])])
+    table(folder, "cem", [(0, 100, 5)])
+    plots.plot_results(folder, tmp_path / "out.png")
+    axes = drawn[0].axes[0]
+    assert legend_note(axes) == (
+        "below 5 runs: mean, lowest to highest\nfrom 5 runs: IQM, 95 % bootstrap interval"
+    )
+    ends = {name.split()[0]: line.get_ydata()[-1] for name, line in curves(axes).items()}
+    assert ends == {"lsp": 110, "dreamer": 82.5, "cem": 5}
+
+
+def test_returns_are_drawn_against_hours(tmp_path: Any, drawn: Any) -> None:
+    folder = tmp_path / "walker_walk"
+    rows = [("proprio", "fast", 0, 100 * h, 7.0 * h, 1, "", 10, "", h, 1, "abc") for h in (1, 2)]
+    write_csv(folder / "lsp.csv", HEADER, rows)
+    (end,) = plots.plot_results(folder, tmp_path / "out.png", unit="hours")
+    (axes,) = drawn[0].axes
+    assert axes.get_lines()[0].get_xydata().tolist() == [[1, 7], [2, 14]]
+    assert axes.get_xlabel() == "hours of training"
+    assert end.endswith("after 2.00 hours: 14.0, one run")
+    write_csv(folder / "lsp.csv", HEADER, [(*rows[0][:9], "", *rows[0][10:])])
+    with pytest.raises(UserError, match="no returns against hours"):
+        plots.plot_results(folder, tmp_path / "out.png", unit="hours")
+
+
+def test_runs_are_drawn_against_hours_too(tmp_path: Any, drawn: Any) -> None:
+    run = make_run(tmp_path / "run")
+    with pytest.raises(UserError, match="nothing to plot"):
+        plots.plot_runs([run], tmp_path / "curve.png", "hours")
+    logger = MetricsLogger(run)
+    logger.write("eval", 20_000, {"eval/return": 9.0, "eval/std": 1.0, "wall_hours": 0.5})
+    logger.close()
+    (end,) = plots.plot_runs([run], tmp_path / "curve.png", "hours")
+    (line,) = drawn[0].axes[0].get_lines()
+    assert line.get_xydata().tolist() == [[0.5, 9]]
+    assert end == "lsp, after 0.50 hours: 9.0, one run"
+
+
+def test_a_published_grid_of_100k_is_drawn_as_points(tmp_path: Any, drawn: Any) -> None:
+    folder = tmp_path / "walker_walk"
+    table(folder, "lsp", [(0, 10_000, 50), (0, 150_000, 80)])
+    header = ("algorithm", "task", "obs", "env_steps", "seed", "score", "source")
+    rows = [
+        ("tdmpc2", "walker_walk", "proprio", 100_000 * k, seed, 10 * k + seed, "coarse")
+        for k in range(4)
+        for seed in (1, 3)
+    ]
+    rows += [("sac", "walker_walk", "proprio", 50_000 * k, 0, k, "fine") for k in range(5)]
+    reference = write_csv(tmp_path / "published.csv", header, rows)
+    plots.plot_results(folder, tmp_path / "out.png", reference)
+    lines = curves(drawn[0].axes[0])
+    points = lines["tdmpc2, published (proprio, coarse, 2 seeds)"]
+    assert points.get_linestyle() == "None"
+    assert points.get_xydata().tolist() == [[0, 2], [100_000, 12]]  # none beyond our steps
+    assert lines["sac, published (proprio, fine, 1 seed)"].get_linestyle() != "None"
 
 
 def test_the_kind_of_run_that_most_curves_are_of_is_solid(tmp_path: Any, drawn: Any) -> None:

@@ -6,7 +6,13 @@ import scipy.stats
 
 import lsp
 from lsp.report import statistics
-from lsp.report.statistics import iqm, permutation_test, probability_of_improvement
+from lsp.report.statistics import (
+    Summary,
+    iqm,
+    permutation_test,
+    probability_of_improvement,
+    summary,
+)
 
 
 def test_the_middle_half_is_averaged() -> None:
@@ -139,3 +145,31 @@ def test_a_test_of_nothing_is_refused(tasks: tuple[list[np.ndarray], list[np.nda
 
 def test_statistics_are_reached_from_lsp() -> None:
     assert lsp.statistics.permutation_test is permutation_test
+
+
+def test_below_five_runs_their_mean_stands_for_them_and_the_ends() -> None:
+    # An interquartile mean of four would leave out the one that failed.
+    found = summary([np.array([170.0, 600, 740, 870])])
+    assert found == Summary(595.0, 170.0, 870.0, 4)
+    assert found.text() == "mean of 4 595.0, lowest to highest 170.0 to 870.0"
+    assert summary([np.array([170.0, 600]), np.array([740.0, 870])]) == found  # over tasks too
+
+
+def test_from_five_runs_on_it_is_the_interquartile_mean() -> None:
+    scores = np.array([0.0, 100, 110, 120, 1000])
+    found = summary([scores])
+    assert found == Summary(*iqm([scores]), 5)
+    assert found.value == 110
+    assert found.text().startswith("IQM of 5 110.0, 95 % bootstrap interval ")
+
+
+def test_one_run_stands_for_itself() -> None:
+    found = summary([np.array([7.0])])
+    assert found.value == 7
+    assert np.isnan([found.low, found.high]).all()
+    assert found.text(2) == "7.00, one run"
+
+
+def test_env_steps_are_summed_up_one_by_one() -> None:
+    found = summary([np.array([[1.0, 3], [5, 5]])])
+    assert [x.tolist() for x in found[:3]] == [[2, 5], [1, 5], [3, 5]]

@@ -51,7 +51,9 @@ class Sweep:
 class Reproduce:
     """A figure of the paper: train what is missing of its runs, then draw it and write its table.
 
-    Figures share their runs. What is not finished is drawn as far as it is, and says so.
+    Figures share their runs. What is not finished is drawn as far as it is, and said here. Below
+    five seeds curves are their mean, lowest and highest; from five on the interquartile mean (IQM)
+    and its 95 % bootstrap interval.
     """
 
     target: Positional[str] = ""
@@ -71,7 +73,13 @@ class Reproduce:
 
     def main(self) -> None:
         from lsp.experiments.figures.evaluations import Records
-        from lsp.experiments.figures.reproduce import draw, find_scale, find_targets, runs_of
+        from lsp.experiments.figures.reproduce import (
+            draw,
+            find_scale,
+            find_targets,
+            report,
+            runs_of,
+        )
         from lsp.experiments.sweep.planned_run import listing, parse_seeds
 
         scale, execution = find_scale(self.scale), self.execution
@@ -90,8 +98,8 @@ class Reproduce:
         if self.run:
             outcome = execution.carry_out(runs, self.runtime)
         if not outcome.stopped:
-            for picture in draw(targets, records, out):
-                print(picture)
+            for each, picture in zip(targets, draw(targets, records, out)):
+                print("\n".join(report(each, records, picture)))
         _exit_unless_done(outcome)
 
 

@@ -16,8 +16,9 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tyro.conf import subcommand
 
-from lsp.cli.commands import Bench, Collect, Doctor, Eval, Plot, Tasks, Train, Transfer
+from lsp.cli.commands import Bench, Doctor, Eval, Tasks, Train, Transfer
 from lsp.cli.experiments import Reproduce, Skills, Sweep
+from lsp.cli.reports import Collect, Plot
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.errors import RunWarning, UserError, said
 

@@ -1,4 +1,4 @@
-"""What a few seeds say: interquartile means with bootstrap intervals, probability of improvement.
+"""What a few seeds say: the one summary of tables and pictures, and comparisons of methods.
 
 Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
 """
@@ -17,6 +17,11 @@ RESAMPLES = 2000
 MOST_RELABELLINGS = 200_000
 """Of a permutation test: it is exact up to here, and draws so many beyond."""
 
+FEW = 5
+"""From so many runs on the interquartile mean and its bootstrap interval stand for them. Of fewer,
+trimming would leave out a run that failed, and so few can be told one by one: their mean, and the
+lowest and the highest."""
+
 Scores = Float[np.ndarray, "*_batch _runs"]
 """Of the runs of one task, or of one env step of it; the batch is of independent questions."""
 
@@ -27,6 +32,54 @@ class Estimate(NamedTuple):
     value: Any
     low: Any
     high: Any
+
+
+class Summary(NamedTuple):
+    """What stands for some runs, in text, tables and pictures alike.
+
+    Attributes:
+        value: their mean, or from FEW runs on their interquartile mean.
+        low: the lowest, or the lower end of the 95 % bootstrap interval; NaN for one run.
+        high: the highest, or the upper end.
+        runs: how many they are.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    runs: int
+
+    @property
+    def statistic(self) -> str:
+        """What `value` is."""
+        return "mean" if self.runs < FEW else "IQM"
+
+    @property
+    def interval(self) -> str:
+        """What `low` and `high` are."""
+        return "lowest to highest" if self.runs < FEW else "95 % bootstrap interval"
+
+    def text(self, digits: int = 1) -> str:
+        """`mean of 4 595.2, lowest to highest 170.1 to 869.1`, of a single question."""
+        value, low, high = (f"{float(x):.{digits}f}" for x in self[:3])
+        if self.runs == 1:
+            return f"{value}, one run"
+        return f"{self.statistic} of {self.runs} {value}, {self.interval} {low} to {high}"
+
+
+def summary(tasks: Sequence[Scores]) -> Summary:
+    """What stands for all runs of some tasks.
+
+    Below FEW runs, those of all tasks counted, it is their mean, lowest and highest; from there on
+    their interquartile mean and its interval (`iqm`).
+    """
+    scores = np.concatenate([np.asarray(x, float) for x in tasks], axis=-1)
+    runs = scores.shape[-1]
+    if runs >= FEW:
+        return Summary(*iqm(tasks), runs)
+    alone = np.full(scores.shape[:-1], np.nan)
+    low, high = (alone, alone) if runs == 1 else (scores.min(-1), scores.max(-1))
+    return Summary(scores.mean(-1), low, high, runs)
 
 
 def iqm(tasks: Sequence[Scores]) -> Estimate:

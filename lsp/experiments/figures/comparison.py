@@ -1,6 +1,6 @@
 """Methods over several tasks: where each stands, and how probably ours beats it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -9,23 +9,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lsp.experiments.figures.curves import STATISTICS, evaluations, partial_note, write_rows
+from lsp.experiments.figures.curves import (
+    BETTER,
+    STATISTICS,
+    evaluations,
+    number,
+    partial_note,
+    statistics_of,
+    write_rows,
+)
 from lsp.experiments.figures.definitions import Curve, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.report import plots
-from lsp.report.statistics import Estimate, iqm, probability_of_improvement
+from lsp.report.seeds import bands
+from lsp.report.statistics import Estimate, Summary, probability_of_improvement, summary
 
 OURS = "lsp"
-HEADER = ("method", "tasks", "runs", *STATISTICS)
+HEADER = ("method", "tasks", "runs", *STATISTICS, *BETTER)
 
 
 class Standing(NamedTuple):
-    """Of a method: its finished runs and their tasks, the interquartile mean of their last
-    returns, and the probability that a run of ours beats one of them; None without any."""
+    """Of a method: its finished runs and their tasks, what stands for their last returns, and the
+    probability that a run of ours beats one of them; None without any."""
 
     tasks: int
     runs: int
-    middle: Estimate | None
+    middle: Summary | None
     ours_better: Estimate | None
 
 
@@ -33,18 +42,20 @@ def write_comparison(target: Target, records: Records, out: Path) -> None:
     """A row for each line's label, over all panels, as CSV in `out` and Markdown beside it; and a
     picture of both, as PNG beside it. Intervals are stratified by task."""
     standings = {label: standing(target, label, records) for label in _labels(target)}
-    note = partial_note(target, records).strip()
+    note = partial_note(target, records)
     rows = [HEADER, *(_row(label, each) for label, each in standings.items())]
     write_rows(rows, out, note)
     figure = Figure(figsize=(10, 0.45 * len(standings) + 1.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _draw_intervals(left, {k: x.middle for k, x in standings.items()}, "return, IQM over tasks")
+    _draw_intervals(left, {k: x.middle for k, x in standings.items()}, "return, over all tasks")
     better = {label: x.ours_better for label, x in standings.items()}
-    _draw_intervals(right, better, f"probability that {OURS} is better")
+    _draw_intervals(right, better, f"probability that {OURS} is better, 95 % interval")
     right.axvline(0.5, color="#999999", linewidth=0.8, zorder=0)
     right.set_xlim(0, 1)
     left.set_ylim(len(standings) - 0.5, -0.5)
-    figure.suptitle(note)
+    what = f"Where runs end, and how often {OURS} ends higher"
+    note = bands(each.runs for each in standings.values())
+    figure.suptitle(f"{what}\n{note}" if note else what, fontsize="medium")
     plots.save_figure(figure, out.with_suffix(".png"))
 
 
@@ -62,7 +73,7 @@ def standing(target: Target, label: str, records: Records) -> Standing:
     return Standing(
         len(last),
         sum(len(x) for x in last),
-        iqm(last) if last else None,
+        summary(last) if last else None,
         probability_of_improvement(ours, theirs) if ours else None,
     )
 
@@ -79,17 +90,14 @@ def _labels(target: Target) -> Sequence[str]:
 
 
 def _row(label: str, each: Standing) -> tuple[str, ...]:
-    middle, better = _texts(each.middle, 1), _texts(each.ours_better, 2)
+    middle = statistics_of(each.middle) if each.middle else [""] * len(STATISTICS)
+    better = [number(float(x), 2) for x in each.ours_better or [np.nan] * len(BETTER)]
     return (label, str(each.tasks), str(each.runs), *middle, *better)
 
 
-def _texts(estimate: Estimate | None, digits: int) -> list[str]:
-    if estimate is None:
-        return [""] * 3
-    return ["" if np.isnan(x) else f"{float(x):.{digits}f}" for x in estimate]
-
-
-def _draw_intervals(axes: Axes, estimates: dict[str, Estimate | None], title: str) -> None:
+def _draw_intervals(
+    axes: Axes, estimates: Mapping[str, Estimate | Summary | None], title: str
+) -> None:
     for place, (label, estimate) in enumerate(estimates.items()):
         if estimate is None:
             continue

@@ -248,13 +248,13 @@ def _figure10(scale: Scale) -> list[Curve]:
 
 
 TARGETS: dict[str, tuple[str, Callable[[Scale], list[Curve]]]] = {
-    "methods": ("All methods", _methods),
-    "fig1": ("Around a line of obstacles, after random ones: the last ten episodes", _figure1),
-    "fig4": ("Single tasks", _figure4),
-    "fig5": ("Transfer", _figure5),
-    "fig6b": ("Without the mutual information reward", _figure6b),
+    "methods": ("Evaluation returns of all methods", _methods),
+    "fig1": ("Ways around a line of obstacles, after random ones: the last ten episodes", _figure1),
+    "fig4": ("Evaluation returns on single tasks", _figure4),
+    "fig5": ("Evaluation returns after a transfer", _figure5),
+    "fig6b": ("Returns with and without the MI reward", _figure6b),
     "fig7": ("Skills after a transfer, held for 40 agent steps", _figure7),
-    "fig8": ("The first 40,000 env steps on the cove", _cove),
-    "fig9": ("Transfer to the cove", _cove),
+    "fig8": ("Ways in the first 40,000 env steps on the cove", _cove),
+    "fig9": ("Evaluation returns after a transfer to the cove", _cove),
     "fig10": ("Skills with and without noise on the skill predictor's input", _figure10),
 }

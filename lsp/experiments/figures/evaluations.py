@@ -9,6 +9,7 @@ from lsp.config import to_dict
 from lsp.errors import UserError
 from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report import plots
+from lsp.report.seeds import Curve, curve
 from lsp.report.settings import joined, own_settings
 from lsp.report.tables import SETTINGS, Row, read_table, start, table_path
 from lsp.runs.metrics import read_metrics
@@ -40,7 +41,7 @@ class Records:
         """For what only the folders of runs have."""
         return Records(self.storage)
 
-    def evaluations(self, run: PlannedRun) -> plots.Curve | None:
+    def evaluations(self, run: PlannedRun) -> Curve | None:
         """Env steps and returns; None of a run that has not been evaluated. Of its folder and its
         table the one that has got further."""
         found = [self._of_folder(run), self._of_table(run)]
@@ -60,14 +61,14 @@ class Records:
         still = plots.STANDING_STILL.get(run.source.config.task, -np.inf)
         return learned is None or bool(learned[1][-1] > still)
 
-    def _of_folder(self, run: PlannedRun) -> plots.Curve:
+    def _of_folder(self, run: PlannedRun) -> Curve:
         folder = run.folder(self.storage)
         lines = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
-        steps, values = plots.curve((x for x in lines if x["kind"] == "eval"), "eval/return")
+        steps, values = curve((x for x in lines if x["kind"] == "eval"), "eval/return")
         kept = steps <= run.steps * TOO_FAR
         return steps[kept], values[kept]
 
-    def _of_table(self, run: PlannedRun) -> plots.Curve:
+    def _of_table(self, run: PlannedRun) -> Curve:
         rows = [] if self.tables is None else _rows(self.tables, run)
         points = sorted((float(x["env_steps"]), float(x["eval_return"])) for x in rows)
         steps, values = np.array(points).reshape(-1, 2).T

@@ -37,6 +37,17 @@ def draw(targets: Sequence[Target], records: Records, out: Path) -> list[Path]:
     return [out / f"{each.name}.png" for each in targets]
 
 
+def report(target: Target, records: Records, picture: Path) -> list[str]:
+    """What is said of a figure that was drawn: its table, what is missing, and where it is."""
+    from lsp.experiments.figures.curves import partial_note
+
+    table = picture.with_suffix(".md")
+    text = table.read_text(encoding="utf-8").rstrip() if table.exists() else ""
+    note = partial_note(target, records)
+    said = [] if not note or note in text else [note]
+    return [*([text] if text else []), *said, str(picture)]
+
+
 Product = Callable[[Target, Records, Path], None]
 """Of (target, records of its runs, file to write)."""
 

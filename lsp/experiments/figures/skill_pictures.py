@@ -6,7 +6,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from lsp.api import load_networks
 from lsp.envs import make_env, rendering_problem
-from lsp.experiments.figures.curves import partial_note, write_rows
+from lsp.experiments.figures.curves import write_rows
 from lsp.experiments.figures.definitions import Curve, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.skills.held import Held, hold, skill_grid
@@ -28,7 +28,7 @@ def draw_held_skills(target: Target, records: Records, out: Path) -> None:
         held = _draw_run(part, curve, records.storage, out)
         distances = (held.between_skills(), held.between_repeats()) if held else ()
         rows.append((curve.label, *(f"{x:.3f}" for x in distances), *[""] * (2 - len(distances))))
-    figure.suptitle(f"{target.title}{partial_note(target, records.of_folders)}")
+    figure.suptitle(target.title)
     plots.save_figure(figure, out)
     write_rows(rows, out.with_suffix(".csv"))
 

@@ -69,7 +69,7 @@ def draw_ways(target: Target, records: Records, out: Path, ways: Ways) -> None:
             if every:
                 _draw_arena(axes, every[0])
     figure.legend(handles=_legend(target), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{target.title}{partial_note(target, records.of_folders)}")
+    figure.suptitle(target.title)
     plots.save_figure(figure, out)
 
 
@@ -81,7 +81,7 @@ def write_arrivals(target: Target, records: Records, out: Path, ways: Ways) -> N
             reached = [way.reached for way in ways(run, records.storage)]
             counts = (run.config.seed, len(reached), sum(reached))
             rows.append((curve.label, *map(str, counts)))
-    write_rows(rows, out, partial_note(target, records.of_folders).strip())
+    write_rows(rows, out, partial_note(target, records.of_folders))
 
 
 def episode_states(

@@ -8,8 +8,9 @@ import numpy as np
 from lsp.experiments.figures.curves import evaluations, partial_note, write_rows
 from lsp.experiments.figures.definitions import Curve, Target
 from lsp.experiments.figures.evaluations import TOO_FAR, Records
-from lsp.report.plots import STANDING_STILL, over_seeds
-from lsp.report.statistics import iqm
+from lsp.report.plots import STANDING_STILL
+from lsp.report.seeds import over_seeds
+from lsp.report.statistics import summary
 from lsp.runs.metrics import read_metrics
 
 PAPERS_RETURN = 500.0  # that figure 5 compares steps to: 70k for LSP, 130k for Dreamer
@@ -40,18 +41,18 @@ def write_speeds(target: Target, records: Records, out: Path) -> None:
                 _text(steps_to(steps, values, half)),
             )
         )
-    write_rows(rows, out, partial_note(target, records).strip())
+    write_rows(rows, out, partial_note(target, records))
 
 
 def _line(curve: Curve, records: Records) -> tuple[int, np.ndarray, np.ndarray]:
-    """Seeds that there are, and env steps and returns of their IQM; empty where there is none."""
+    """Seeds that there are, and env steps and returns of their summary; empty without any."""
     seeds = evaluations(curve, records)
     if not seeds:
         return 0, np.empty(0), np.empty(0)
     steps, values = over_seeds(seeds)
     if not steps.size:  # none that all of them have
         return len(seeds), steps, steps
-    return len(seeds), steps, np.asarray(iqm([values.T]).value)
+    return len(seeds), steps, np.asarray(summary([values.T]).value)
 
 
 def half_of_the_gain(task: str, values: np.ndarray) -> float | None:
@@ -81,7 +82,7 @@ def write_successes(target: Target, records: Records, out: Path) -> None:
     for curve, share in zip(target.curves, shares):
         texts = ["" if np.isnan(x) else f"{x:.2f}" for x in share]
         rows.append((curve.panel, curve.label, *texts, *[""] * (len(windows) - len(share))))
-    write_rows(rows, out, partial_note(target, records.of_folders).strip())
+    write_rows(rows, out, partial_note(target, records.of_folders))
 
 
 def success_shares(curve: Curve, records: Records) -> Sequence[float]:
