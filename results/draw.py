@@ -1,20 +1,20 @@
 """Draw the pictures of the results from the tables beside this file, into docs/pictures.
 
-    python results/draw.py
+python results/draw.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from recompute import ROOT, Runs, best_published, published, ratio, rows, runs
 
-from lsp.report.plots import COLORS, finish, save_figure
-from lsp.report.seeds import over_seeds
+from lsp.report.plots import COLORS, STANDING_STILL, finish, save_figure
+from lsp.report.seeds import bands, draw_seeds
 
 PICTURES = ROOT / "docs" / "pictures"
 GREY = "#555555"
@@ -25,6 +25,7 @@ COMPARED = {
     "cheetah_run": "cheetah_run",
     "quadruped_getup_walk": "quadruped_walk",
 }
+TASKS = (*COMPARED, "quadruped_upright_walk", "quadruped_reach", "quadruped_obstacles_reach")
 GETUP = "quadruped_getup_reach/transfer_from_quadruped_getup_walk/"
 REACH = "quadruped_reach/transfer_from_quadruped_upright_walk/"
 IN_IMAGINATION = "bfloat16 in imagination"  # precision of those that can be compared in hours
@@ -41,7 +42,7 @@ def draw_returns(out: Path) -> None:
         axes.fill_between(STEPS, low, high, color=COLORS[method], alpha=0.15, linewidth=0)
     best = np.mean([best_published(task, 100_000)[1] for task in COMPARED.values()])
     v3 = [np.mean([*published("dreamerv3", x, 100_000).values()]) for x in COMPARED.values()]
-    marks: dict[str, object] = {"color": GREY, "linestyle": "", "markersize": 9}
+    marks: dict[str, Any] = {"color": GREY, "linestyle": "", "markersize": 9}
     axes.plot(100_000, best, marker="*", label="best published of each task", **marks)
     axes.plot(100_000, np.mean(v3), marker="D", label="DreamerV3, published", **marks)
     axes.set_ylim(0, 900)
@@ -59,6 +60,30 @@ def _mean_over_tasks(tasks: list[Runs], resamples: int = 2000) -> list[np.ndarra
     ]
     middle = np.mean([x.mean(0) for x in values], axis=0)
     return [middle, *np.quantile(drawn, [0.025, 0.975], axis=0)]
+
+
+def draw_single_tasks(out: Path) -> None:
+    """A panel a task: lsp and dreamer, and published agents as points."""
+    figure = Figure(figsize=(14, 6.4), layout="constrained")
+    panels = figure.subplots(2, 4, sharex=True).ravel()
+    panels[-1].remove()
+    figure.suptitle(f"Return of evaluations; {bands([3, 9])}", fontsize="medium")
+    for axes, task in zip(panels, TASKS):
+        for method in ("lsp", "dreamer"):
+            seeds = [
+                (x[x <= STEPS[-1]], y[x <= STEPS[-1]]) for x, y in runs(f"{task}/{method}").curves
+            ]
+            draw_seeds(axes, seeds, method, COLORS[method])
+        for name, marker in (("tdmpc2", "*"), ("dreamerv3", "D")):
+            found = published(name, COMPARED.get(task, task), STEPS[-1]).values()
+            axes.plot([STEPS[-1]] * len(found), list(found), marker, color=GREY, label=name)
+        if task in STANDING_STILL:
+            axes.axhline(STANDING_STILL[task], color="#BBBBBB", linestyle=(0, (2, 2)))
+        axes.set_ylim(0, 1020)
+        finish(axes, f"{task}", loc="upper left")
+        if task != TASKS[0]:
+            axes.get_legend().remove()
+    save_figure(figure, out)
 
 
 def draw_hours(out: Path) -> None:
@@ -80,13 +105,24 @@ def draw_transfer_ratio(out: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = {
         "quadruped_getup_walk → quadruped_getup_reach": (GETUP + "lsp", GETUP + "dreamer"),
-        "quadruped_upright_walk → quadruped_reach": (REACH + "lsp-relabel", REACH + "dreamer-relabel"),
+        "quadruped_upright_walk → quadruped_reach": (
+            REACH + "lsp-relabel",
+            REACH + "dreamer-relabel",
+        ),
     }
-    levels = np.arange(150, 751, 10)
+    levels = range(150, 751, 10)
     for axes, (title, (ours, theirs)) in zip(figure.subplots(1, 2, sharey=True), panels.items()):
         middle, low, high = np.array([ratio(runs(ours), runs(theirs), x) for x in levels]).T
         top = 3.0
-        axes.fill_between(levels, np.minimum(low, top), np.minimum(high, top), color=COLORS["lsp"], alpha=0.15, linewidth=0, label="95 % bootstrap interval, 3 seeds")
+        axes.fill_between(
+            levels,
+            np.minimum(low, top),
+            np.minimum(high, top),
+            color=COLORS["lsp"],
+            alpha=0.15,
+            linewidth=0,
+            label="95 % bootstrap interval, 3 seeds",
+        )
         axes.plot(levels, np.minimum(middle, top), color=COLORS["lsp"], label="here")
         axes.axhline(1, color="#999999", linewidth=0.8)
         axes.plot(500, 70 / 130, "*", color=GREY, markersize=10, label="the paper: 70k / 130k")
@@ -102,19 +138,17 @@ def draw_transfer(out: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     styles = {"lsp": "-", "lsp-frozen": "--", "dreamer": "-"}
     names = {"lsp": "lsp", "lsp-frozen": "lsp, frozen policy", "dreamer": "dreamer"}
-    panels = (("quadruped_getup_walk → quadruped_getup_reach", GETUP, "", 107), ("quadruped_upright_walk → quadruped_reach", REACH, "-relabel", 312))
+    panels = (
+        ("quadruped_getup_walk → quadruped_getup_reach", GETUP, "", 107),
+        ("quadruped_upright_walk → quadruped_reach", REACH, "-relabel", 312),
+    )
     for axes, (title, table, ending, still) in zip(figure.subplots(1, 2, sharey=True), panels):
         for kind, style in styles.items():
-            steps, values = over_seeds(list(runs(f"{table}{kind}{ending}").curves))
-            _band(axes, steps, values, COLORS[kind], names[kind], style)
+            curves = runs(f"{table}{kind}{ending}").curves
+            draw_seeds(axes, curves, names[kind], COLORS[kind], linestyle=style)
         axes.axhline(still, color="#BBBBBB", linestyle=(0, (2, 2)), label="standing still")
-        finish(axes, title, loc="lower right")
+        finish(axes, f"{title}\n{bands([3])}", loc="lower right")
     save_figure(figure, out)
-
-
-def _band(axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, label: str, style: str = "-") -> None:
-    axes.plot(steps, values.mean(0), style, color=color, marker="o", markersize=3, label=f"{label} ({len(values)} seeds)")
-    axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.12, linewidth=0)
 
 
 def draw_planned(out: Path) -> None:
@@ -129,11 +163,27 @@ def draw_planned(out: Path) -> None:
     for (method, task), group in kinds.items():
         ticks[place + (len(group) - 1) / 2] = f"{method}\n{task}"
         for row in group:
-            for column, shift, color, label in (("planned", -0.2, COLORS["lsp"], "planned"), ("prior", 0.2, "#BBBBBB", "from N(0, I)")):
-                axes.bar(place + shift, float(row[f"{column}_return"]), 0.4, yerr=float(row[f"{column}_std"]), color=color, ecolor="#777777", error_kw={"linewidth": 0.7}, label=label)
+            for column, shift, color, label in (
+                ("planned", -0.2, COLORS["lsp"], "planned"),
+                ("prior", 0.2, "#BBBBBB", "from N(0, I)"),
+            ):
+                axes.bar(
+                    place + shift,
+                    float(row[f"{column}_return"]),
+                    0.4,
+                    yerr=float(row[f"{column}_std"]),
+                    color=color,
+                    ecolor="#777777",
+                    error_kw={"linewidth": 0.7},
+                    label=label,
+                )
             place += 1
         place += 0.8
-    finish(axes, "One set of weights, two ways to choose skills: every pair is a run", loc="upper right")
+    finish(
+        axes,
+        "One set of weights, two ways to choose skills: every pair is a run",
+        loc="upper right",
+    )
     axes.set_xticks(list(ticks), list(ticks.values()), rotation=40, ha="right", fontsize=8)
     axes.set_xlabel("")
     axes.grid(axis="x", visible=False)
@@ -142,6 +192,7 @@ def draw_planned(out: Path) -> None:
 
 PICTURE: dict[str, Callable[[Path], None]] = {
     "returns.png": draw_returns,
+    "single_tasks.png": draw_single_tasks,
     "hours.png": draw_hours,
     "transfer_ratio.png": draw_transfer_ratio,
     "transfer.png": draw_transfer,

@@ -56,7 +56,9 @@ class Runs:
         if found.runs == 1:
             return f"{found.value:.0f}"
         low, high = f"{found.low:.0f}", f"{found.high:.0f}"
-        return f"{found.value:.0f} " + (f"({low}–{high})" if found.runs < FEW else f"[{low}, {high}]")
+        return f"{found.value:.0f} " + (
+            f"({low}–{high})" if found.runs < FEW else f"[{low}, {high}]"
+        )
 
     def each(self, steps: int) -> str:
         """The return of every run."""
@@ -78,9 +80,7 @@ def rows(table: str) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def runs(
-    *tables: str, obs: str = "proprio", against: str = "env_steps", **columns: object
-) -> Runs:
+def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **columns: object) -> Runs:
     """The runs of tables such as "walker_walk/lsp" whose `columns` have these values.
 
     Raises:
@@ -97,7 +97,9 @@ def runs(
                 point = float(row[against]), float(row["eval_return"])
                 found.setdefault(key, []).append(point)
     if len(settings) != 1:
-        raise LookupError(f"{tables} with {columns} have rows of {len(settings)} settings: name one")
+        raise LookupError(
+            f"{tables} with {columns} have rows of {len(settings)} settings: name one"
+        )
     curves = [np.array(sorted(points)).T for points in found.values()]
     return Runs([(steps, values) for steps, values in curves])
 
@@ -106,9 +108,9 @@ def published(algorithm: str, task: str, steps: int, obs: str = "proprio") -> di
     """Mean over seeds of a published agent after `steps` env steps, for each of its sources."""
     scores: dict[str, list[float]] = {}
     for row in rows("reference/published"):
-        if (row["algorithm"], row["task"], row["obs"]) == (algorithm, task, obs):
-            if int(row["env_steps"]) == steps:
-                scores.setdefault(row["source"], []).append(float(row["score"]))
+        wanted = (algorithm, task, obs, str(steps))
+        if (row["algorithm"], row["task"], row["obs"], row["env_steps"]) == wanted:
+            scores.setdefault(row["source"], []).append(float(row["score"]))
     return {source: float(np.mean(values)) for source, values in sorted(scores.items())}
 
 
@@ -127,7 +129,8 @@ def best_published(task: str, steps: int) -> tuple[str, float]:
 
 def better(ours: Sequence[Runs], theirs: Sequence[Runs], *steps: int) -> str:
     """Probability that a run of ours beats one of theirs, averaged over tasks, with its 95 %
-    interval; `steps` are one number for all tasks, or one a task."""
+    interval; `steps` are one number for all tasks, or one a task.
+    """
     found = probability_of_improvement(_scores(ours, *steps), _scores(theirs, *steps))
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
@@ -144,7 +147,8 @@ def _scores(kinds: Sequence[Runs], *steps: int) -> list[np.ndarray]:
 
 def ratio(ours: Runs, theirs: Runs, level: float) -> tuple[float, float, float]:
     """Env steps of ours over theirs to a mean return of `level`, and the bootstrap interval over
-    seeds; 0 where only ours get there, infinite where only theirs do."""
+    seeds; 0 where only ours get there, infinite where only theirs do.
+    """
     (steps, a), (others, b) = over_seeds(list(ours.curves)), over_seeds(list(theirs.curves))
     rng = np.random.default_rng(0)
     resampled = [
@@ -212,7 +216,9 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
     texts = pages()

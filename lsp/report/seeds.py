@@ -34,15 +34,18 @@ def curve(lines: Iterable[Mapping[str, Any]], key: str, unit: Unit = "steps") ->
 def seed_curves(
     rows: Iterable[Mapping[str, str]], keys: Sequence[str], value: str, unit: Unit = "steps"
 ) -> dict[tuple[str, ...], list[Curve]]:
-    """The rows of a table grouped by `keys`, one curve a seed."""
+    """The rows of a table grouped by `keys`, one curve a seed and precision: rounding makes two
+    runs of one seed.
+    """
     column = COLUMNS[unit]
-    seeds: dict[tuple[tuple[str, ...], str], list[tuple[float, float]]] = defaultdict(list)
+    seeds: dict[tuple[tuple[str, ...], str, str], list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         if row[value] and row[column]:
             group = tuple(row[key] for key in keys)
-            seeds[group, row["seed"]].append((float(row[column]), float(row[value])))
+            run = group, row["seed"], row.get("precision", "")
+            seeds[run].append((float(row[column]), float(row[value])))
     curves: dict[tuple[str, ...], list[Curve]] = defaultdict(list)
-    for (group, _), points in sorted(seeds.items()):
+    for (group, _, _), points in sorted(seeds.items()):
         steps, values = np.array(sorted(points)).T
         curves[group].append((steps, values))
     return dict(curves)

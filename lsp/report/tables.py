@@ -172,7 +172,8 @@ def collect(runs: Sequence[Path], out: Path) -> list[Path]:
     """Write the evaluations of `runs` into the tables under `out`; return the files written.
 
     A table's rows of the same observations, preset, seed, settings and precision of products (and
-    start, of a transfer) are replaced by the run's, all others stay. Nothing is written unless every run can be read.
+    start, of a transfer) are replaced by the run's, all others stay. Nothing is written unless
+    every run can be read.
 
     Raises:
         UserError: a folder is not a run's, has no evaluation, or two runs claim the same rows.

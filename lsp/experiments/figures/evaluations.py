@@ -88,4 +88,6 @@ def _rows(tables: Path, run: PlannedRun) -> list[Row]:
     if run.source is not None:
         wanted |= start(settings, run.source.steps)
     rows = read_table(path) if path.is_file() else []
-    return [x for x in rows if x["eval_return"] and wanted.items() <= x.items()]
+    found = [x for x in rows if x["eval_return"] and wanted.items() <= x.items()]
+    # Of one seed in two precisions, which are two runs, the one that comes first.
+    return [x for x in found if x["precision"] == found[0]["precision"]]
