@@ -34,8 +34,9 @@ def curve(lines: Iterable[Mapping[str, Any]], key: str, unit: Unit = "steps") ->
 def seed_curves(
     rows: Iterable[Mapping[str, str]], keys: Sequence[str], value: str, unit: Unit = "steps"
 ) -> dict[tuple[str, ...], list[Curve]]:
-    """The rows of a table grouped by `keys`, one curve a seed and precision: rounding makes two
-    runs of one seed.
+    """The rows of a table grouped by `keys`, one curve a seed and precision.
+
+    Rounding makes runs of one seed diverge, so that two precisions are two runs.
     """
     column = COLUMNS[unit]
     seeds: dict[tuple[tuple[str, ...], str, str], list[tuple[float, float]]] = defaultdict(list)
