@@ -186,6 +186,16 @@ def total(table: str, column: str, **columns: object) -> int:
     )
 
 
+def speed(precision: str) -> str:
+    """Env steps a second of `lsp` on one thread, of all machines that compute so: "68 to 88"."""
+    found = sorted(
+        int(row["env_steps_per_s"])
+        for row in rows("recorded/speed")
+        if (row["products"], row["threads"], row["preset"]) == (precision, "1", "fast")
+    )
+    return " to ".join(str(x) for x in dict.fromkeys((found[0], found[-1])))
+
+
 def render(template: str) -> str:
     """A page from its template."""
     environment = Environment(
@@ -198,7 +208,7 @@ def render(template: str) -> str:
     )
     environment.globals |= {
         function.__name__: function
-        for function in (rows, runs, published_text, best_published, better, p_value, total)
+        for function in (rows, runs, published_text, best_published, better, p_value, speed, total)
     } | {"ratio": ratio_text}
     return environment.get_template(template).render()
 
