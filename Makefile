@@ -1,11 +1,12 @@
 # Needs git, make and Python 3.11 or 3.12; everything else is installed into .venv on first use.
 
 .DEFAULT_GOAL := help
-.PHONY: help install train quick test test-all faults soak lint clean
+.PHONY: help install train quick test test-all faults soak lint docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs
 PIP := $(BIN)/python -m pip
 
 # Name an interpreter with `make PYTHON=/path/to/python3.12`; otherwise the first that works.
@@ -51,6 +52,10 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_STAMP) ## build the site of the documentation in build/docs; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "The site: build/docs/index.html"
+
 clean: ## remove .venv, caches and build outputs; runs/ and results/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find lsp tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -90,3 +95,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt --config-settings editable_mode=compat -e '.[ray,dev]'
 	@rm -f $(VENV)/.unfinished
 	@touch $(STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(PIP) install -c constraints.txt --config-settings editable_mode=compat -e '.[docs]'
+	@touch $(DOCS_STAMP)

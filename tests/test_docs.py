@@ -2,24 +2,24 @@
 
 import re
 from collections import Counter
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+
+import lsp
+from lsp.config import Config, RuntimeConfig
 
 ROOT = Path(__file__).parents[1]
 SITES = r"[a-z]+:"
 FENCED = re.compile(r"^( *)```.*?^\1```", flags=re.DOTALL | re.MULTILINE)
 
 
-def pages(root: Path = ROOT) -> list[Path]:
-    return [
-        *(root / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-        *(
-            page
-            for name in ("docs", "results", "benchmarks")
-            for page in root.glob(f"{name}/**/*.md")
-        ),
-    ]
+def pages() -> list[Path]:
+    front = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    folders = [ROOT / name for name in ("docs", "results", "benchmarks", "examples")]
+    return front + [page for folder in folders for page in folder.rglob("*.md")]
 
 
 def links(page: Path) -> list[str]:
@@ -80,3 +80,26 @@ def test_files_that_comments_and_messages_name_exist() -> None:
         (file.name, name) for file, name in named
     }
     assert [(file, name) for file, name in named if not (ROOT / name).exists()] == []
+
+
+def documented(page: str) -> set[str]:
+    """The names that a page of the reference has generated from docstrings."""
+    text = (ROOT / "docs" / "reference" / page).read_text()
+    return set(re.findall(r"^\.\. auto\w+:: ([\w.]+)$", text, flags=re.MULTILINE))
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = documented("api.md") | documented("settings.md")
+    assert {f"lsp.{name}" for name in lsp.__all__} - shown == set()
+
+
+def test_every_section_of_the_settings_is_in_the_reference() -> None:
+    kinds = [get_type_hints(Config)[field.name] for field in fields(Config)]
+    sections = {kind.__name__ for kind in [Config, RuntimeConfig, *kinds] if is_dataclass(kind)}
+    assert sections - {name.split(".")[-1] for name in documented("settings.md")} == set()
+
+
+def test_every_page_is_on_the_front_page() -> None:
+    docs = ROOT / "docs"
+    listed = set(re.findall(r"\]\(([\w/]+\.md)\)", (docs / "index.md").read_text()))
+    assert {str(page.relative_to(docs)) for page in docs.rglob("*.md")} == listed | {"index.md"}
