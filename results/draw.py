@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from recompute import ROOT, Runs, best_published, published, ratio, rows, runs
 
-from lsp.report.plots import COLORS, STANDING_STILL, finish, save_figure
+from lsp.report.labels import COLORS
+from lsp.report.plots import STANDING_STILL, finish, save_figure
 from lsp.report.seeds import bands, draw_seeds
 
 PICTURES = ROOT / "docs" / "pictures"

@@ -21,8 +21,10 @@ from lsp.config import (
     METHODS,
     RuntimeConfig,
     TransferConfig,
+    flattened,
     make_config,
     on_another_task,
+    to_dict,
     validated,
 )
 from lsp.envs import arena
@@ -47,7 +49,7 @@ from lsp.training.transfer import transferred
 RUNTIME = RuntimeConfig(threads=1, compile=False)
 
 
-def debug_run(steps: int = 1000, method: str = "lsp", **changes: Any) -> PlannedRun:
+def debug_run(steps: Any = 1000, method: Any = "lsp", **changes: Any) -> PlannedRun:
     return PlannedRun(make_config(method, "debug", task="walker_walk", **changes), steps)
 
 
@@ -77,6 +79,27 @@ def test_the_name_of_a_run_stays() -> None:
     assert debug_run().name == "walker_walk-lsp-debug-s0-99341206"
     fast = make_config("dreamer", "fast", task="walker_walk")
     assert PlannedRun(fast, 1).name == "walker_walk-dreamer-fast-s0-47e85372"
+
+
+def test_a_name_says_which_settings_are_not_the_methods_own(tmp_path: Any) -> None:
+    settings: dict[str, Any] = {"planner.horizon": 5, "policy.layers": (8, 4)}
+    run = debug_run(**settings, seed=3)
+    own = "policy.layers_8x4-planner.horizon_5"
+    assert run.name == f"walker_walk-lsp-debug-s3-{own}-{run._key}"
+    every = {f"optimizer.{name}": 0.123 for name in ("epsilon", "clip")}
+    many = debug_run(**every, **{f"{part}.learning_rate": 1e-9 for part in ("model", "skills")})
+    assert len(many.name) < 200
+    odd = debug_run(**{"model.untransformed": ("goal/../x", "y z")}).name
+    assert Path(odd).name == odd
+
+
+def test_a_folder_that_was_named_before_is_taken(tmp_path: Any) -> None:
+    run = debug_run(**{"planner.horizon": 5})
+    assert run.folder(tmp_path) == tmp_path / run.name
+    former = tmp_path / f"walker_walk-lsp-debug-s0-{run._key}"
+    former.mkdir()
+    assert run.folder(tmp_path) == former
+    assert debug_run().folder(tmp_path) != former
 
 
 def test_the_length_is_no_part_of_the_name() -> None:
@@ -151,6 +174,52 @@ def test_flags_change_each_methods_own_settings() -> None:
     lsp, dreamer = sweep.configs
     assert (lsp.skills.dim, dreamer.skills.dim) == (3, 0)
     assert lsp.skills.layers == dreamer.skills.layers == (8,)
+
+
+def settings_of(command: str, *names: str) -> list[Any]:
+    """Some settings of each of a sweep's configs."""
+    sweep: Any = _parse(shlex.split(command))
+    found = []
+    for config in sweep.configs:
+        flat = flattened(to_dict(config))
+        found.append(tuple(flat[name] for name in names))
+    return found
+
+
+def test_lists_of_settings_are_crossed_with_each_other_and_with_methods() -> None:
+    command = "sweep --preset debug --method lsp,dreamer --planner.horizon 5,10 --skills.dim=2,4"
+    found = settings_of(command, "method", "planner.horizon", "skills.dim")
+    assert found == [
+        *(("lsp", 5, 2), ("dreamer", 5, 2), ("lsp", 5, 4), ("dreamer", 5, 4)),
+        *(("lsp", 10, 2), ("dreamer", 10, 2), ("lsp", 10, 4), ("dreamer", 10, 4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "values"),
+    [
+        ("--policy.layers 64 64,32", "policy.layers", [(64, 64), (32,)]),
+        ("--policy.layers '64 64, 32'", "policy.layers", [(64, 64), (32,)]),
+        ("--policy.layers 64 64", "policy.layers", [(64, 64)]),
+        ("--model.decoder-std 0.1 0.5,0.2 1", "model.decoder_std", [(0.1, 0.5), (0.2, 1.0)]),
+        ("--value.layer-norm true,false", "value.layer_norm", [True, False]),
+        ("--value.layer-norm", "value.layer_norm", [True]),
+        ("--model.termination None,False", "model.termination", [None, False]),
+        (r"--model.untransformed 'a\,b c,d'", "model.untransformed", [("a,b", "c"), ("d",)]),
+        ("--planner.skill-length 3,4", "planner.skill_length", [3, 4]),
+        ("--planner.skill_length 3", "planner.skill_length", [3]),
+    ],
+)
+def test_commas_separate_and_spaces_belong_together(flags: Any, name: Any, values: Any) -> None:
+    found = [each for (each,) in settings_of(f"sweep --preset debug {flags}", name)]
+    assert found == values
+
+
+def test_a_sweep_of_settings_lists_folders_named_after_them(tmp_path: Any, capsys: Any) -> None:
+    call(f"sweep --preset debug --planner.horizon 5,7 --seeds 0-1 --storage {tmp_path} --dry-run")
+    lines = [x for x in capsys.readouterr().out.splitlines() if "env steps  walker" in x]
+    assert len(lines) == 4
+    assert [sum(f"planner.horizon_{h}-" in x for x in lines) for h in (5, 7)] == [2, 2]
 
 
 def test_a_grid_is_tasks_times_methods_times_seeds() -> None:
@@ -292,6 +361,11 @@ def test_a_dry_run_lists_and_does_nothing(tmp_path: Any, capsys: Any) -> None:
         ("sweep --seeds x --dry-run", "--seeds x"),
         ("sweep --seed 3 --dry-run", "--seeds, such as 0-4"),
         ("sweep --steps -5 --dry-run", "steps must be at least 0"),
+        ("sweep --planner.horizon 5,,10 --dry-run", "--planner.horizon 5,,10: a list has no empty"),
+        ("sweep --planner.horizon 5,far --dry-run", "far"),
+        ("sweep --planner.horizon 5,0 --dry-run", "horizon (H) must be at least 1"),
+        ("sweep --value.layer-norm on,off --dry-run", "give true,false"),
+        ("sweep --preset debug,fast --dry-run", "unknown preset 'debug,fast'"),
         ("sweep --task walker_walk, --dry-run", "Unknown task ''"),
         ("sweep --task walker_wlak --dry-run", "Did you mean"),
         ("reproduce fig6b --scale debug --tables nosuch", "no folder of tables"),

@@ -6,9 +6,11 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from lsp.config import make_config, to_dict
 from lsp.errors import UserError
 from lsp.report import plots
-from lsp.report.tables import HEADER, TRANSFER_HEADER
+from lsp.report.labels import COLORS, colors_of
+from lsp.report.tables import HEADER, TRANSFER_HEADER, collect
 from lsp.runs.metrics import MetricsLogger
 
 
@@ -112,9 +114,93 @@ def test_methods_have_their_own_colours_and_tasks_their_own_panels(
     other, walker = drawn[0].axes
     assert other.get_title() == "cheetah_run"
     labels = [text.get_text() for text in walker.get_legend().get_texts()]
-    assert sorted(labels) == ["dreamer", "lsp", "lsp-frozen", "training episodes"]
+    assert sorted(labels) == ["dreamer", "lsp (2 runs)", "lsp-frozen", "training episodes"]
     colors = {line.get_label(): line.get_color() for line in walker.get_lines()}
-    assert len({colors[name] for name in ("lsp", "lsp-frozen", "dreamer")}) == 3
+    assert len({colors[name] for name in ("lsp (2 runs)", "lsp-frozen", "dreamer")}) == 3
+
+
+def settled(folder: Any, method: Any = "lsp", seed: Any = 0, **settings: Any) -> Any:
+    """A run with all of its settings, some of them its own."""
+    run = make_run(folder, method)
+    config = make_config(method, "fast", task="walker_walk", seed=seed, **settings)
+    (run / "config.json").write_text(json.dumps(to_dict(config.resolved())))
+    return run
+
+
+def labels_of(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()][:-1]  # but the episodes
+
+
+def test_runs_are_labelled_by_the_settings_in_which_they_differ(tmp_path: Any, drawn: Any) -> None:
+    runs = [
+        settled(tmp_path / "a"),
+        settled(tmp_path / "b", **{"planner.horizon": 20}),
+        settled(tmp_path / "c", seed=1, **{"planner.horizon": 20, "schedule.eval_every": 7}),
+        settled(tmp_path / "d", **{"planner.horizon": 20, "policy.layers": (64, 64)}),
+        settled(tmp_path / "e", "dreamer"),
+    ]
+    ends = plots.plot_runs(runs, tmp_path / "curve.png")
+    (axes,) = drawn[0].axes
+    before = "policy.layers " + " ".join(map(str, make_config().policy.layers))
+    assert labels_of(axes) == [
+        f"lsp, {before}, planner.horizon 10",
+        f"lsp, {before}, planner.horizon 20 (2 runs)",
+        "lsp, policy.layers 64 64, planner.horizon 20",
+        "dreamer",
+    ]
+    lines = curves(axes)
+    assert len({lines[label].get_color() for label in labels_of(axes)}) == 4
+    assert lines["dreamer"].get_color() == COLORS["dreamer"]
+    assert len(ends) == 4
+    note = "one run: mean ± std over episodes\nline: mean, band: lowest to highest"
+    assert legend_note(axes) == note
+
+
+def test_settings_that_are_the_methods_own_are_no_part_of_its_label(
+    tmp_path: Any, drawn: Any
+) -> None:
+    runs = [settled(tmp_path / "a"), settled(tmp_path / "b", "dreamer")]
+    runs += [settled(tmp_path / "c", "cem", **{"planner.horizon": 20})]
+    plots.plot_runs(runs, tmp_path / "curve.png")
+    assert labels_of(drawn[0].axes[0]) == ["lsp", "dreamer", "cem, planner.horizon 20"]
+    paper = make_config("lsp", "paper", task="walker_walk").resolved()
+    (runs[0] / "config.json").write_text(json.dumps(to_dict(paper)))
+    plots.plot_runs([runs[0], settled(tmp_path / "d")], tmp_path / "curve.png")
+    assert labels_of(drawn[1].axes[0]) == ["lsp, preset paper", "lsp, preset fast"]
+
+
+def test_one_run_alone_is_called_by_its_method(tmp_path: Any, drawn: Any) -> None:
+    plots.plot_runs([settled(tmp_path / "a", **{"planner.horizon": 20})], tmp_path / "curve.png")
+    assert labels_of(drawn[0].axes[0]) == ["lsp"]
+
+
+def test_tables_are_labelled_by_settings_too(tmp_path: Any, drawn: Any) -> None:
+    own = {"planner.horizon": 20, "skills.dim": 5}
+    runs = [
+        settled(tmp_path / "a", **{"skills.dim": 5}),
+        settled(tmp_path / "b", **own),
+        settled(tmp_path / "c", seed=1, **own),
+        settled(tmp_path / "d", "dreamer"),
+    ]
+    collect(runs, tmp_path / "out")
+    plots.plot_results(tmp_path / "out" / "walker_walk", tmp_path / "out.png")
+    lines = curves(drawn[0].axes[0])
+    assert list(lines) == [
+        "dreamer (proprio, fast, 1 seed)",
+        "lsp, skills.dim 5 (proprio, fast, 1 seed)",
+        "lsp, skills.dim 5, planner.horizon 20 (proprio, fast, 2 seeds)",
+    ]
+    assert len({line.get_color() for line in lines.values()}) == 3
+    collect(runs[:1], tmp_path / "alike")
+    plots.plot_results(tmp_path / "alike" / "walker_walk", tmp_path / "out.png")
+    assert list(curves(drawn[1].axes[0])) == ["lsp (proprio, fast, 1 seed)"]
+
+
+def test_colours_are_distinct_and_a_method_keeps_its_own() -> None:
+    labels = ["lsp, planner.horizon 5", "lsp", "mine", "yours", "lsp, skills.dim 1", "dreamer"]
+    colors = colors_of(labels)
+    assert len(set(colors.values())) == len(labels)
+    assert (colors["lsp"], colors["dreamer"]) == (COLORS["lsp"], COLORS["dreamer"])
 
 
 def test_a_run_without_an_episode_has_no_curve(tmp_path: Any) -> None:

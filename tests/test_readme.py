@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def test_numbers_of_results_are_those_of_the_tables() -> None:
 @pytest.fixture
 def reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_episodes: Any
-) -> Iterator[pytest.MonkeyPatch]:
+) -> pytest.MonkeyPatch:
     """Somebody with code of their own, and a walker in runs/walk."""
     (tmp_path / "my_rewards.py").write_text(REWARD)
     (tmp_path / "my_package").mkdir()

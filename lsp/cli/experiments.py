@@ -16,8 +16,10 @@ from lsp.experiments.sweep.planned_run import Outcome
 class Sweep:
     """Train every task with every method and seed; the same command again does what is missing.
 
-    `--task` and `--method` take lists, `walker_walk,cheetah_run`; all other settings are those of
-    `lsp train`, for every run.
+    `--task` and `--method` take lists, `walker_walk,cheetah_run`, and so does every other setting
+    of `lsp train` but the preset: `--planner.horizon 5,10`. All lists are crossed. A comma
+    separates alternatives and a space the members of one, `--policy.layers 400 400,64 64`; a
+    switch takes true,false; `\\,` is a comma inside a value.
     """
 
     config: Annotated[Config, arg(name="")]
@@ -28,7 +30,7 @@ class Sweep:
     execution: Annotated[Execution, arg(name="")] = field(default_factory=Execution)
     runtime: Annotated[RuntimeConfig, arg(name="")] = field(default_factory=RuntimeConfig)
     configs: Suppress[tuple[Config, ...]] = ()
-    """The settings once for each method."""
+    """The settings once for each method and combination of settings."""
 
     def main(self) -> None:
         from lsp.envs.dmc import split_task

@@ -18,6 +18,7 @@ from tyro.conf import subcommand
 
 from lsp.cli.commands import Bench, Doctor, Eval, Tasks, Train, Transfer
 from lsp.cli.experiments import Reproduce, Skills, Sweep
+from lsp.cli.lists import combinations
 from lsp.cli.reports import Collect, Plot
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.errors import RunWarning, UserError, said
@@ -39,7 +40,19 @@ def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Confi
     return make_config(method or chosen.method, chosen.preset)
 
 
-def _parse(
+def _parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments give; a sweep's settings once for each that it trains."""
+    if arguments[:1] != ["sweep"]:
+        return _parse_one(arguments)
+    every = combinations(arguments)
+    sweep = _parse_one(every[0])
+    assert isinstance(sweep, Sweep)
+    methods = sweep.config.method.split(",")
+    configs = tuple(_with_method(each, method) for each in every for method in methods)
+    return replace(sweep, configs=configs)
+
+
+def _parse_one(
     arguments: Sequence[str], method: str | None = None, transfer: Transfer | None = None
 ) -> Command:
     """`method` instead of the one that the flags name: for each of those of a sweep. `transfer` is
@@ -70,10 +83,8 @@ def _parse(
         | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
     )
     command: Command = tyro.cli(commands, prog="lsp", description=__doc__, args=arguments)
-    if isinstance(command, Sweep) and method is None:
-        return replace(command, configs=tuple(_for_each_method(command, arguments)))
     if isinstance(command, Transfer) and transfer is None:
-        return _parse(arguments, transfer=_as_its_source(command))
+        return _parse_one(arguments, transfer=_as_its_source(command))
     return command
 
 
@@ -85,12 +96,11 @@ def _as_its_source(transfer: Transfer) -> Transfer:
     return replace(transfer, runtime=default_runtime(preset))
 
 
-def _for_each_method(sweep: Sweep, arguments: Sequence[str]) -> Iterator[Config]:
-    """The settings of each of its methods: the flags change each one's own."""
-    for method in sweep.config.method.split(","):
-        parsed = _parse(arguments, method)
-        assert isinstance(parsed, Sweep)
-        yield replace(parsed.config, method=method)
+def _with_method(arguments: Sequence[str], method: str) -> Config:
+    """The settings of one method of a sweep: the flags change its own."""
+    parsed = _parse_one(arguments, method)
+    assert isinstance(parsed, Sweep)
+    return replace(parsed.config, method=method)
 
 
 def _chosen_scale(arguments: Sequence[str]) -> RuntimeConfig:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from lsp.errors import UserError
+from lsp.report.labels import COLORS, colors_of, label_rows, label_runs
 from lsp.report.published import DASHES, draw_published, read_published
 from lsp.report.seeds import Curve, Unit, bands, curve, draw_seeds, seed_curves, standing
 from lsp.report.tables import TRANSFERS, RecordedRun, read_run, read_table
 from lsp.runs.files import write_bytes
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLORS = {
-    "lsp": "#0072B2",
-    "lsp-frozen": "#004C73",
-    "dreamer": "#D55E00",
-    "random_skills": "#009E73",
-    "no_mi": "#CC79A7",
-    "rand_skills_init": "#E69F00",
-    "hiro": "#56B4E9",
-    "cem": "#7F3C8D",
-}
 # Returns that show no locomotion (docs/guide/tasks.md): on its feet at the start, a whole episode.
 STANDING_STILL = {
     "quadruped_walk": 500,
@@ -48,9 +37,10 @@ _OTHER_COLOR = "#000000"
 
 
 def plot_runs(runs: Sequence[Path], out: Path, unit: Unit = "steps") -> list[str]:
-    """Draw evaluation returns (mean ± std over episodes) over faint training episodes.
+    """Draw evaluation returns over faint training episodes.
 
-    One panel a task, one colour a method.
+    One panel a task; one curve and colour for runs of the same settings, whatever their seeds: of
+    one run its mean ± std over episodes, of several the summary of their means.
 
     Args:
         runs: run folders.
@@ -70,13 +60,8 @@ def plot_runs(runs: Sequence[Path], out: Path, unit: Unit = "steps") -> list[str
     figure = Figure(figsize=(6 * len(tasks), 4), layout="constrained")
     ends = []
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks):
-        for run in read:
-            if run.task == task:
-                ends += _draw_run(axes, run, unit)
-        if unit == "steps":
-            axes.plot([], [], color="#999999", linewidth=0.8, label="training episodes")
+        ends += _draw_runs(axes, [run for run in read if run.task == task], unit)
         mark_standing_still(axes, task)
-        finish(axes, task, unit=unit, note="line: mean, band: ± std over episodes")
     save_figure(figure, out)
     return ends
 
@@ -135,10 +120,10 @@ def plot_results(
         UserError: `folder` holds no table, or a file is not what it should be, or has no hours.
     """
     tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.csv"))}
+    named = [(method, row) for method, table in tables.items() for row in table]
     rows = [
-        row | {"method": method, "variant": _variant(row)}
-        for method, table in tables.items()
-        for row in table
+        row | {"label": label, "variant": _variant(row)}
+        for label, (_, row) in zip(label_rows(named), named)
     ]
     if not rows:
         below = sorted(str(each) for each in folder.glob(f"{TRANSFERS}*"))
@@ -150,7 +135,7 @@ def plot_results(
     if task.startswith(TRANSFERS):
         task = folder.parent.name
         title = f"{folder.name.removeprefix(TRANSFERS)} → {task}"
-    ours = seed_curves(rows, ("method", "variant"), "eval_return", unit)
+    ours = seed_curves(rows, ("label", "variant"), "eval_return", unit)
     if not ours:
         raise UserError(f"the tables in {folder} have no returns against {unit}")
     figure = Figure(figsize=(10, 4.5), layout="constrained")
@@ -171,13 +156,15 @@ def plot_results(
 
 
 def _draw_tables(axes: Axes, curves: dict[tuple[str, ...], list[Curve]], unit: Unit) -> list[str]:
-    """One colour a method, one kind of dashes a variant; returns where each curve ends."""
+    """One colour a method and its settings, one kind of dashes a variant; returns where each curve
+    ends."""
+    colors = colors_of(label for label, _ in curves)
     variants = Counter(variant for _, variant in sorted(curves)).most_common()
     dashes = dict(zip((variant for variant, _ in variants), itertools.cycle(("-", *DASHES))))
     ends = []
-    for (method, variant), seeds in curves.items():
-        label = f"{method} ({variant}, {_count(len(seeds), 'seed')})"
-        draw_seeds(axes, seeds, label, color_of(method), linestyle=dashes[variant], zorder=3)
+    for (name, variant), seeds in curves.items():
+        label = f"{name} ({variant}, {_count(len(seeds), 'seed')})"
+        draw_seeds(axes, seeds, label, colors[name], linestyle=dashes[variant], zorder=3)
         ends.append(standing(label, seeds, unit))
     return ends
 
@@ -197,18 +184,47 @@ def _has_points(run: RecordedRun, unit: Unit) -> bool:
     return episodes or curve(run.lines("eval"), "eval/return", unit)[0].size > 0
 
 
-def _draw_run(axes: Axes, run: RecordedRun, unit: Unit) -> list[str]:
-    name = run.table.stem  # lsp-frozen
-    color = color_of(name)
+def _draw_runs(axes: Axes, runs: Sequence[RecordedRun], unit: Unit) -> list[str]:
+    """The panel of a task; returns where each curve ends."""
+    groups: dict[str, list[RecordedRun]] = defaultdict(list)
+    for label, run in zip(label_runs(runs), runs):
+        groups[label].append(run)
+    colors, ends, counts = colors_of(groups), [], []
+    for label, group in groups.items():
+        if unit == "steps":
+            for run in group:
+                _draw_episodes(axes, run, colors[label])
+        seeds = [curve(run.lines("eval"), "eval/return", unit) for run in group]
+        seeds = [each for each in seeds if each[0].size]
+        counts.append(len(seeds))
+        if seeds:
+            called = label if len(seeds) == 1 else f"{label} ({len(seeds)} runs)"
+            draw_seeds(axes, seeds, called, colors[label], zorder=3)
+            ends.append(standing(label, seeds, unit))
+        if len(seeds) == 1:
+            _draw_spread(axes, seeds[0], group, colors[label], unit)
     if unit == "steps":
-        episodes = curve(run.lines("episode"), "episode/return")
-        axes.plot(*episodes, color=color, alpha=0.25, linewidth=0.8, zorder=1)
-    evaluations = run.lines("eval")
-    steps, mean = curve(evaluations, "eval/return", unit)
-    std = np.nan_to_num(curve(evaluations, "eval/std", unit)[1])
-    axes.plot(steps, mean, color=color, marker="o", markersize=4, label=name, zorder=3)
-    axes.fill_between(steps, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
-    return [standing(name, [(steps, mean)], unit)] if steps.size else []
+        axes.plot([], [], color="#999999", linewidth=0.8, label="training episodes")
+    alone = ["one run: mean ± std over episodes"] if 1 in counts else []
+    note = "\n".join([*alone, *([bands(counts)] if bands(counts) else [])])
+    finish(axes, runs[0].task, unit=unit, note=note)
+    return ends
+
+
+def _draw_episodes(axes: Axes, run: RecordedRun, color: str) -> None:
+    episodes = curve(run.lines("episode"), "episode/return")
+    axes.plot(*episodes, color=color, alpha=0.25, linewidth=0.8, zorder=1)
+
+
+def _draw_spread(
+    axes: Axes, mean: Curve, group: Sequence[RecordedRun], color: str, unit: Unit
+) -> None:
+    """The standard deviation over episodes of a lone run."""
+    steps, returns = mean
+    lines = [line for run in group for line in run.lines("eval")]
+    std = np.interp(steps, *curve(lines, "eval/std", unit))
+    ends = returns - std, returns + std
+    axes.fill_between(steps, *ends, color=color, alpha=0.15, linewidth=0)
 
 
 def _draw_metrics(axes: Axes, lines: list[dict[str, Any]], labels: dict[str, str]) -> None:
@@ -217,11 +233,6 @@ def _draw_metrics(axes: Axes, lines: list[dict[str, Any]], labels: dict[str, str
     for (key, label), color in zip(measured.items(), colors):
         axes.plot(*curve(lines, key), color=color, linewidth=1.3, label=label)
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
-
-
-def color_of(method: str) -> str:
-    """Of a method, whatever else its table's name says of a transfer."""
-    return COLORS.get(re.sub("-(relabel|reset|paid-by).*", "", method), _OTHER_COLOR)
 
 
 def _count(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ VARIANTS = {
     for name in ("freeze_policy", "relabel", "keep_replay", "anchor", "anchor_steps", "reset")
 }
 """Of a transfer, in the names of tables: "lsp-frozen"."""
-LENGTHS = {"planner.skill_length", "planner.horizon"}
+_LENGTHS = {"planner.skill-length", "planner.horizon"}
 """Of a transfer, in columns of its table."""
 MEASURING = "schedule.", {"prefill", "pretrain", "update_every"}
 """The rest of the schedule says when a run is measured and saved, which it does not learn from."""
@@ -30,11 +30,11 @@ def own_settings(config: Mapping[str, Any]) -> dict[str, str]:
         config: all settings as nested dictionaries (config.json). Those of another version are
             compared as far as the two have the same.
     """
-    base = _method_settings(config)
+    base, told = _method_settings(config), _LENGTHS if _is_transfer(config) else set()
     return {
         name: text
         for name, text in all_settings(config).items()
-        if name in base and text != base[name]
+        if name in base and text != base[name] and name not in told
     }
 
 
@@ -45,7 +45,7 @@ def all_settings(config: Mapping[str, Any]) -> dict[str, str]:
         flag(name): _text(value)
         for name, value in flattened(dict(config)).items()
         if name not in NAMED_ELSEWHERE and not _is_measuring(name)
-        if not (name in VARIANTS | LENGTHS if transferred else name.startswith("transfer."))
+        if not (name in VARIANTS if transferred else name.startswith("transfer."))
     }
 
 

@@ -21,6 +21,7 @@ from lsp.experiments.figures.curves import (
 from lsp.experiments.figures.definitions import Curve, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.report import plots
+from lsp.report.labels import color_of
 from lsp.report.seeds import bands
 from lsp.report.statistics import Estimate, Summary, probability_of_improvement, summary
 
@@ -101,7 +102,7 @@ def _draw_intervals(
     for place, (label, estimate) in enumerate(estimates.items()):
         if estimate is None:
             continue
-        color = plots.color_of(label)
+        color = color_of(label)
         axes.plot([estimate.low, estimate.high], [place] * 2, color=color, linewidth=6, alpha=0.3)
         axes.plot(estimate.value, place, "o", color=color)
     axes.set_yticks(range(len(estimates)), list(estimates))

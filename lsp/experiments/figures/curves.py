@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lsp.experiments.figures.definitions import Curve, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.report import plots
+from lsp.report.labels import COLORS, color_of
 from lsp.report.seeds import Curve as SeedCurve
 from lsp.report.seeds import bands, draw_seeds, over_seeds
 from lsp.report.statistics import Summary, probability_of_improvement, summary
@@ -25,7 +26,7 @@ _COLUMNS = 3
 _MOST = 1000  # a thousand control steps that pay at most 1, in all of the paper's tasks
 # Below the axes: many curves leave no empty corner.
 _LEGEND: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2}
-_STYLES = {"lsp, policy fixed": {"color": plots.COLORS["lsp-frozen"], "linestyle": "--"}}
+_STYLES = {"lsp, policy fixed": {"color": COLORS["lsp-frozen"], "linestyle": "--"}}
 
 
 def draw_curves(target: Target, records: Records, out: Path) -> None:
@@ -90,7 +91,7 @@ def evaluations(curve: Curve, records: Records) -> list[SeedCurve]:
 def draw_line(axes: Axes, curve: Curve, records: Records) -> None:
     """One line of a panel."""
     seeds = evaluations(curve, records)
-    style: dict[str, Any] = {"color": plots.color_of(curve.label)} | _STYLES.get(curve.label, {})
+    style: dict[str, Any] = {"color": color_of(curve.label)} | _STYLES.get(curve.label, {})
     apart = [x for run in curve.runs if not records.counts(run) and (x := records.evaluations(run))]
     dotted = style | {"linewidth": 0.8, "alpha": 0.6, "linestyle": ":"}
     idle = [f"{curve.label}, not counted: its source learned nothing", *[None] * len(apart)]

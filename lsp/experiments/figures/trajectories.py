@@ -20,6 +20,7 @@ from lsp.experiments.figures.definitions import COVE_SHOWN, LINE_SHOWN, Target
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report import plots
+from lsp.report.labels import color_of
 from lsp.runs.files import read_arrays
 
 HEADER = ("curve", "seed", "episodes", "reached")
@@ -147,7 +148,7 @@ def _draw_arena(axes: Axes, way: Way) -> None:
 
 
 def _line(run: PlannedRun) -> dict[str, Any]:
-    return {"color": plots.color_of(run.config.method), "linewidth": 1.2, "alpha": 0.6}
+    return {"color": color_of(run.config.method), "linewidth": 1.2, "alpha": 0.6}
 
 
 def _title(name: str, run: PlannedRun, ways: Sequence[Way], records: Records) -> str:

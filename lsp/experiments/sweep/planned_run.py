@@ -8,8 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from lsp.config import Config, differences, from_dict, make_config, to_dict, validated
+from lsp.config import (
+    Config,
+    TransferConfig,
+    differences,
+    from_dict,
+    make_config,
+    to_dict,
+    validated,
+)
 from lsp.errors import UserError
+from lsp.report.settings import own_settings
 from lsp.tasks import plain_name
 
 SPEEDS = {"lsp": 60.0, "no_mi": 60.0, "cem": 60.0}
@@ -19,6 +28,7 @@ OTHER_SPEED = 110.0
 IMAGINING = 0.4
 """Share of a step's time that is rollouts of the planner, at preset fast and H = 10."""
 MOST_SEEDS = 10_000
+_LONGEST = 120  # of what a name says of settings; a file system takes 255 in all
 _PLAIN = replace(make_config(preset="paper"), preset="fast")
 """What a run's name counts its settings from."""
 SPEED_NOTE = (
@@ -39,15 +49,39 @@ class PlannedRun:
 
     @cached_property
     def name(self) -> str:
-        """Of its folder: readable, and one for one with the settings. The length is no part of it,
-        but that of the source is."""
-        config, text = self.config, ""
-        if self.source is not None:
-            text = f"{self.source.name} after {self.source.steps}"
-        text += "\n".join(differences(_PLAIN, config))
-        key = hashlib.sha256(text.encode()).hexdigest()[:8]
+        """Of its folder: readable, and one for one with the settings, of which it says those that
+        are not its method's own. The length is no part of it, but that of the source is."""
+        return "-".join([self._kind, *self._own_settings, self._key])
+
+    @property
+    def _former_name(self) -> str:
+        """Of folders from before names said what differs."""
+        return f"{self._kind}-{self._key}"
+
+    @property
+    def _kind(self) -> str:
+        config = self.config
         task = plain_name(config.task) + ("-pixels" if config.obs == "pixels" else "")
-        return f"{task}-{config.method}-{config.preset}-s{config.seed}-{key}"
+        return f"{task}-{config.method}-{config.preset}-s{config.seed}"
+
+    @cached_property
+    def _key(self) -> str:
+        text = ""
+        if self.source is not None:
+            text = f"{self.source._former_name} after {self.source.steps}"
+        text += "\n".join(differences(_PLAIN, self.config))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def _own_settings(self) -> list[str]:
+        """`planner.horizon_5-policy.layers_64x64`, as far as names go; of a transfer, whose source
+        the key stands for, nothing."""
+        if self.source is not None:
+            return []
+        alone = replace(self.config, transfer=TransferConfig()).resolved()
+        own = own_settings(to_dict(alone)).items()
+        text = "-".join(f"{name}_{value.replace(' ', 'x')}" for name, value in own)
+        return [re.sub(r"[^\w.,=-]", "-", text)[:_LONGEST]] if text else []
 
     @property
     def hours(self) -> float:
@@ -59,7 +93,8 @@ class PlannedRun:
         return longer * self.steps / SPEEDS[method] / 3600
 
     def folder(self, storage: Path) -> Path:
-        return storage / self.name
+        named, former = storage / self.name, storage / self._former_name
+        return former if former.is_dir() and not named.is_dir() else named
 
     def log(self, storage: Path) -> Path:
         """What its process says."""
