@@ -159,6 +159,12 @@ def ratio(ours: Runs, theirs: Runs, level: float) -> tuple[float, float, float]:
     return _ratio(steps, a, others, b, level), float(low), float(high)
 
 
+def ratio_at(ours: Runs, theirs: Runs, level: float) -> float:
+    """`ratio` without its interval."""
+    (steps, a), (others, b) = over_seeds(list(ours.curves)), over_seeds(list(theirs.curves))
+    return _ratio(steps, a, others, b, level)
+
+
 def _redrawn(rng: np.random.Generator, seeds: np.ndarray) -> np.ndarray:
     return rng.integers(len(seeds), size=len(seeds))
 
@@ -175,6 +181,13 @@ def _ratio(
 def ratio_text(ours: Runs, theirs: Runs, level: float) -> str:
     middle, low, high = (f"{x:.2f}" if np.isfinite(x) else "∞" for x in ratio(ours, theirs, level))
     return f"{middle} [{low}, {high}]"
+
+
+def ratio_range(ours: Runs, theirs: Runs, lowest: int, highest: int) -> str:
+    """Least and greatest ratio over all returns between two that both reach: "0.51 to 1.21"."""
+    levels = range(lowest, highest + 1, 10)
+    found = [ratio_at(ours, theirs, level) for level in levels]
+    return f"{min(found):.2f} to {max(found):.2f}"
 
 
 def total(table: str, column: str, **columns: object) -> int:
@@ -208,7 +221,17 @@ def render(template: str) -> str:
     )
     environment.globals |= {
         function.__name__: function
-        for function in (rows, runs, published_text, best_published, better, p_value, speed, total)
+        for function in (
+            rows,
+            runs,
+            published_text,
+            best_published,
+            better,
+            p_value,
+            ratio_range,
+            speed,
+            total,
+        )
     } | {"ratio": ratio_text}
     return environment.get_template(template).render()
 
