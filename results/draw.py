@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from recompute import ROOT, Runs, best_published, published, ratio, rows, runs
+from recompute import PLANNED_ALONE, ROOT, Runs, best_published, published, ratio, rows, runs
 
 from lsp.report.labels import COLORS
 from lsp.report.plots import STANDING_STILL, finish, save_figure
@@ -33,12 +33,17 @@ IN_IMAGINATION = "bfloat16 in imagination"  # precision of those that can be com
 STEPS = np.arange(10_000, 100_001, 10_000)
 
 
+def _of(method: str, task: str) -> Runs:
+    """Those of lsp that trained under planned skills alone, as all of them did on most tasks."""
+    return runs(f"{task}/{method}", **({"settings": PLANNED_ALONE} if method == "lsp" else {}))
+
+
 def draw_returns(out: Path) -> None:
     """The mean over four tasks of lsp, dreamer and the best published agent."""
     figure = Figure(figsize=(7.2, 4), layout="constrained")
     axes = figure.subplots()
     for method in ("lsp", "dreamer"):
-        middle, low, high = _mean_over_tasks([runs(f"{task}/{method}") for task in COMPARED])
+        middle, low, high = _mean_over_tasks([_of(method, task) for task in COMPARED])
         axes.plot(STEPS, middle, color=COLORS[method], marker="o", markersize=4, label=method)
         axes.fill_between(STEPS, low, high, color=COLORS[method], alpha=0.15, linewidth=0)
     best = np.mean([best_published(task, 100_000)[1] for task in COMPARED.values()])
@@ -71,9 +76,7 @@ def draw_single_tasks(out: Path) -> None:
     figure.suptitle(f"Return of evaluations; {bands([3, 9])}", fontsize="medium")
     for axes, task in zip(panels, TASKS):
         for method in ("lsp", "dreamer"):
-            seeds = [
-                (x[x <= STEPS[-1]], y[x <= STEPS[-1]]) for x, y in runs(f"{task}/{method}").curves
-            ]
+            seeds = [(x[x <= STEPS[-1]], y[x <= STEPS[-1]]) for x, y in _of(method, task).curves]
             draw_seeds(axes, seeds, method, COLORS[method])
         for name, marker in (("tdmpc2", "*"), ("dreamerv3", "D")):
             found = published(name, COMPARED.get(task, task), STEPS[-1]).values()
@@ -84,6 +87,17 @@ def draw_single_tasks(out: Path) -> None:
         finish(axes, f"{task}", loc="upper left")
         if task != TASKS[0]:
             axes.get_legend().remove()
+    save_figure(figure, out)
+
+
+def draw_getup(out: Path) -> None:
+    """Learning to get up: lsp, without its intrinsic reward, and dreamer (figure 6b)."""
+    figure = Figure(figsize=(7.2, 4), layout="constrained")
+    axes = figure.subplots()
+    for method in ("lsp", "no_mi", "dreamer"):
+        draw_seeds(axes, runs(f"quadruped_getup_walk/{method}").curves, method, COLORS[method])
+    axes.axhline(500, color="#BBBBBB", linestyle=(0, (2, 2)), label="standing still")
+    finish(axes, f"quadruped_getup_walk\n{bands([3])}", loc="upper left")
     save_figure(figure, out)
 
 
@@ -194,6 +208,7 @@ def draw_planned(out: Path) -> None:
 PICTURE: dict[str, Callable[[Path], None]] = {
     "returns.png": draw_returns,
     "single_tasks.png": draw_single_tasks,
+    "getup_walk.png": draw_getup,
     "hours.png": draw_hours,
     "transfer_ratio.png": draw_transfer_ratio,
     "transfer.png": draw_transfer,

@@ -28,6 +28,8 @@ RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
 BEGIN, END = "<!-- results: written by results/recompute.py -->\n", "<!-- end of results -->"
 RESAMPLES = 2000
+PLANNED_ALONE = "policy.prior-share 0; behavior.prior-share 0"
+"""Settings of runs that trained under planned skills alone, as `fast` did before commit f5ced39."""
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -232,7 +234,7 @@ def render(template: str) -> str:
             speed,
             total,
         )
-    } | {"ratio": ratio_text}
+    } | {"ratio": ratio_text, "PLANNED_ALONE": PLANNED_ALONE}
     return environment.get_template(template).render()
 
 
