@@ -44,6 +44,9 @@ class Config:
     """Environments to collect from at once; more than one run in processes of their own (ours)."""
     reward: str | None = None
     """Your own reward for a dm_control task, `package.module:function` (docs/guide/tasks.md)."""
+    images: tuple[str, ...] | None = None
+    """Of your own task, the observations that are images, by key; without it those whose spaces are
+    a picture's (docs/guide/tasks.md). Empty: none."""
     render_quality: str = "fast"
     """From pixels: `fast` (no shadows, reflections, multisampling) or `faithful` (dm_control's)."""
     model: ModelConfig

@@ -3,6 +3,7 @@
 They speak Gymnasium, and only numpy: nothing here imports torch.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import gymnasium
@@ -29,6 +30,7 @@ def make_env(
     action_repeat: int = 2,
     render_quality: str = "fast",
     reward: str | None = None,
+    images: Collection[str] | None = None,
 ) -> gymnasium.Env[Any, Any]:
     """Builds the environment that agents act in: one step is one decision.
 
@@ -39,6 +41,8 @@ def make_env(
       action_repeat: control steps per decision; their rewards are summed.
       render_quality: ``fast`` leaves out shadows, reflections and multisampling; ``faithful``
         renders as dm_control does.
+      images: keys of a user's observations that are images, in place of those whose spaces are a
+        picture's; an empty one makes all of them vectors.
       reward: a function ``package.module:function`` of (states, actions) that pays instead of the
         task's own; not for users' tasks, whose states are not known.
 
@@ -53,5 +57,5 @@ def make_env(
     elif reward is not None:
         raise UserError(f"{task}: a reward of your own needs a dm_control task or one of ours.")
     else:
-        env = make_user_env(task, obs)
+        env = make_user_env(task, obs, images)
     return ActionRepeat(env, action_repeat)

@@ -23,7 +23,8 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
     ``info["env_steps"]`` is the number of control steps taken to arrive (0 at reset). Where the
     wrapped environment reports ``info["sim_state"]`` of shape [S], it becomes [repeat, S]: one row
     per control step, the last row repeated when the episode ended early, and the initial state in
-    every row at reset. All other entries of ``info`` are those of the last control step.
+    every row at reset. ``info["success"]`` is true if it was at any of them. All other entries of
+    ``info`` are those of the last control step.
 
     Raises:
       ValueError: ``repeat`` is less than 1.
@@ -66,6 +67,8 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
         self, last: dict[str, Any], infos: list[dict[str, Any]], env_steps: int
     ) -> dict[str, Any]:
         info = dict(last, env_steps=env_steps)
+        if "success" in last:
+            info["success"] = any(each.get("success") for each in infos)
         if "sim_state" in last:
             padded = infos + [last] * (self.repeat - len(infos))
             info["sim_state"] = np.array([each["sim_state"] for each in padded])

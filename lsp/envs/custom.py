@@ -3,27 +3,27 @@
 Agents act with numbers in [-1, 1] and observe float32 vectors and 64x64 images.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 
 from lsp.envs.lookup import Env, Task, _make, _said, _short, task_name
-from lsp.errors import UserError
+from lsp.envs.observed import Part, leaves, part_of
+from lsp.errors import UserError, warn
 
-IMAGE_SIZE = 64  # pixels a side that the agent sees
-CHANNELS = (1, 3, 4)
-MIN_GREY_SIZE = 16  # pixels a side; a smaller matrix of bytes is no image
 MAX_OPEN_STEPS = 10_000  # control steps of an episode that nothing is known to limit
+SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics call it
 LARGEST_REWARD = 1e15  # sums of squares of smaller ones are still float32
 _UNLIMITED = 1e10  # an action's bound from here on is none
 
 
-def make_user_env(task: Task, obs: str = "proprio") -> "UserEnv":
+def make_user_env(
+    task: Task, obs: str = "proprio", images: Collection[str] | None = None
+) -> "UserEnv":
     """Makes a user's task: ``gymnasium:ID``, ``package.module:name``, an environment or a function.
 
     The current working directory is importable. A task of Gymnasium's is made to render pictures
@@ -39,7 +39,7 @@ def make_user_env(task: Task, obs: str = "proprio") -> "UserEnv":
             f"{name}: obs must be proprio, not '{obs}': the task's observation space says what is "
             "seen, images included."
         )
-    return UserEnv(_make(task, name), name)
+    return UserEnv(_make(task, name), name, images)
 
 
 class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -48,23 +48,23 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     Actions are float32 [A] in [-1, 1]; they are clipped, mapped affinely to the bounds of the
     environment's Box, rounded where it holds integers, and get its shape and dtype. Observations
     are a dict, nested keys joined with "/", a lone Box as ``image`` or ``observation``: uint8
-    images [64, 64, C], everything else as float32 vectors [n].
+    images [64, 64, C], everything else as float32 vectors [n]. Which are images is decided by
+    their spaces (``lsp.envs.observed``), or by ``images``, their keys.
 
-    An image is a uint8 Box [H, W, C] or [C, H, W] with 1, 3 or 4 channels, or [H, W] of at least
-    16x16; other sizes are averaged to 64x64.
+    ``info["success"]``, or ``"is_success"``, is a bool where the environment tells it.
 
     Raises:
       UserError: the actions are no bounded Box, or the observations no Box or Dict of Boxes; later,
-        if an observation does not fit its space, or something is not finite.
+        if what a reset or a step gives does not fit, or is not finite.
     """
 
-    def __init__(self, env: Env, task: str):
+    def __init__(self, env: Env, task: str, images: Collection[str] | None = None):
         super().__init__(env)
         self.task = task
         actions = _action_box(env, task)
         self._low, self._high = (np.asarray(x, np.float64) for x in (actions.low, actions.high))
         self._dtype = actions.dtype
-        self._parts = _parts(env, task)
+        self._parts = _parts(env, task, images)
         self._limited = _has_time_limit(env)
         self._steps = 0
         self.action_space = Box(-1.0, 1.0, (self._low.size,), np.float32)
@@ -76,8 +76,14 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Starts an episode; ``seed`` and ``options`` are the environment's."""
         self._steps = 0
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._observe(observation), _without_state(info)
+        given: Any = self.env.reset(seed=seed, options=options)
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise UserError(
+                f"{self.task}: reset must return an observation and a dict (info), as Gymnasium's "
+                f"do, not {_short(given)}."
+            )
+        observation, info = given
+        return self._observe(observation), told(info, self.task)
 
     def step(
         self, action: Float[np.ndarray, " action"]
@@ -88,21 +94,40 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
           UserError: the action has the wrong shape or holds a NaN; an observation or the reward is
             not finite; or the episode goes on without end.
         """
-        observation, paid, terminated, truncated, info = self.env.step(self._to_control(action))
-        reward, ended = float(paid), bool(terminated or truncated)
+        given: Any = self.env.step(self._to_control(action))
         self._steps += 1
-        if not abs(reward) < LARGEST_REWARD:  # NaN neither
+        if not isinstance(given, tuple) or len(given) != 5:
+            values = f"{len(given)} values" if isinstance(given, tuple) else _short(given)
             raise UserError(
-                f"{self.task}: the reward is {reward} at step {self._steps} of an episode: mend "
-                "the environment."
+                f"{self.task}: step must return five values (observation, reward, terminated, "
+                f"truncated, info), as Gymnasium's do, not {values}."
             )
-        if self._steps >= MAX_OPEN_STEPS and not (ended or self._limited):
+        observation, paid, *ends, info = given
+        reward = self._reward(paid)
+        terminated, truncated = (
+            truth(end, f"{self.task}: {name}")
+            for end, name in zip(ends, ("terminated", "truncated"))
+        )
+        if self._steps >= MAX_OPEN_STEPS and not (terminated or truncated or self._limited):
             raise UserError(
                 f"{self.task}: an episode has not ended after {self._steps} steps: wrap the "
                 "environment in gymnasium.wrappers.TimeLimit."
             )
-        seen = self._observe(observation)
-        return seen, reward, bool(terminated), bool(truncated), _without_state(info)
+        return self._observe(observation), reward, terminated, truncated, told(info, self.task)
+
+    def _reward(self, paid: Any) -> float:
+        if np.ndim(paid) or not isinstance(paid, SupportsFloat) or isinstance(paid, str):
+            raise UserError(
+                f"{self.task}: a reward must be one number, not {_short(repr(paid))}, at step "
+                f"{self._steps} of an episode."
+            )
+        reward = float(paid)
+        if not abs(reward) < LARGEST_REWARD:  # NaN neither
+            raise UserError(
+                f"{self.task}: the reward is {reward} at step {self._steps} of an episode: fix "
+                "the environment."
+            )
+        return reward
 
     def render(self) -> np.ndarray:
         """The present state as a picture.
@@ -137,88 +162,55 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _observe(self, observation: Any) -> dict[str, np.ndarray]:
         return {key: self._read(key, part, observation) for key, part in self._parts.items()}
 
-    def _read(self, key: str, part: "_Part", observation: Any) -> np.ndarray:
-        """A copy, as the environment may write its next observation over this one."""
+    def _read(self, key: str, part: Part, observation: Any) -> np.ndarray:
         value = observation
         for step in part.path:
-            if step not in value:
+            if not isinstance(value, Mapping) or step not in value:
                 raise UserError(
                     f"{self.task}: an observation lacks '{key}', which its observation space has."
                 )
             value = value[step]
-        value = np.asarray(value)
-        wrong_kind = value.dtype != np.uint8 if part.image else value.dtype.kind not in "fiub"
-        if value.shape != part.shape or wrong_kind:
+        value, space = np.asarray(value), part.space
+        wrong_kind = value.dtype.kind not in "fiub"
+        if part.sides is not None and space.dtype == np.uint8:
+            wrong_kind = value.dtype != np.uint8
+        if value.shape != space.shape or wrong_kind:
             raise UserError(
                 f"{self.task}: observation '{key}' is {value.dtype} of shape {value.shape}, not "
-                f"{part.dtype} of shape {part.shape} as its observation space says."
+                f"{space.dtype} of shape {space.shape} as its observation space says."
             )
-        if part.image:
-            return _to_image(value)
-        vector = _to_vector(value)
-        if not np.isfinite(vector).all():
+        seen = part.vector(value)
+        if not np.isfinite(seen).all():
             raise UserError(
                 f"{self.task}: observation '{key}' is not finite at step {self._steps} of an "
                 f"episode: {_short(value)}: fix the environment, or leave that key out."
             )
-        return vector
+        return seen if part.sides is None else part.image(value)
 
 
-class _Part(NamedTuple):
-    """One Box of an observation space: the keys that lead to it, and what it holds."""
+def told(info: Any, task: str) -> dict[str, Any]:
+    """What an environment tells, with its success as a bool.
 
-    path: tuple[Any, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def image(self) -> bool:
-        if self.dtype != np.uint8:
-            return False
-        if len(self.shape) == 2:
-            return min(self.shape) >= MIN_GREY_SIZE
-        return len(self.shape) == 3 and (self.shape[-1] in CHANNELS or self.shape[0] in CHANNELS)
-
-    @property
-    def key(self) -> str:
-        if self.path:
-            return "/".join(str(step) for step in self.path)
-        return "image" if self.image else "observation"
-
-    def seen(self) -> Box:
-        """The space of what the agent sees of it."""
-        if not self.image:
-            return Box(-np.inf, np.inf, (int(np.prod(self.shape)),), np.float32)
-        channels = 1
-        if len(self.shape) == 3:
-            channels = self.shape[-1] if self.shape[-1] in CHANNELS else self.shape[0]
-        return Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, channels), np.uint8)
-
-
-def _to_vector(value: np.ndarray) -> Float[np.ndarray, " n"]:
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is found later
-        return np.array(value, np.float32).reshape(-1)
-
-
-def _to_image(value: np.ndarray) -> UInt8[np.ndarray, "64 64 channels"]:
-    if value.ndim == 2:
-        value = value[..., None]
-    elif value.shape[-1] not in CHANNELS:
-        value = np.moveaxis(value, 0, -1)
-    if value.shape[:2] == (IMAGE_SIZE, IMAGE_SIZE):
-        return np.array(value, order="C")
-    # One by one: of four channels Pillow would take the last for transparency.
-    return np.stack([_resized(channel) for channel in np.moveaxis(value, -1, 0)], -1)
-
-
-def _resized(channel: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "64 64"]:
-    picture = Image.fromarray(np.ascontiguousarray(channel))
-    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.HAMMING))
-
-
-def _without_state(info: dict[str, Any]) -> dict[str, Any]:
+    Raises UserError where it is no dict, or the success no single truth value.
+    """
+    if not isinstance(info, Mapping):
+        raise UserError(f"{task}: info must be a dict, not {_short(repr(info))}.")
     # Replay files keep `sim_state` to relabel old episodes, which users' tasks cannot.
-    return {key: value for key, value in info.items() if key != "sim_state"}
+    kept = {key: value for key, value in info.items() if key != "sim_state"}
+    name = next((key for key in SUCCESS if kept.get(key) is not None), None)
+    kept.pop("success", None)
+    if name is not None:
+        kept["success"] = truth(info[name], f"{task}: info['{name}']")
+    return kept
+
+
+def truth(value: Any, what: str) -> bool:
+    """A single truth value: a bool, or 0 or 1. Raises UserError for anything else."""
+    if np.size(value) == 1 and np.asarray(value).dtype.kind in "biuf":
+        number = np.asarray(value).reshape(()).item()
+        if number in (0, 1):
+            return bool(number)
+    raise UserError(f"{what} must be true or false, not {_short(repr(value))}.")
 
 
 def _action_box(env: Env, task: str) -> Box:
@@ -235,29 +227,46 @@ def _action_box(env: Env, task: str) -> Box:
     return space
 
 
-def _parts(env: Env, task: str) -> dict[str, _Part]:
+def _parts(env: Env, task: str, images: Collection[str] | None) -> dict[str, Part]:
     """What is observed, by the agent's key; empty Boxes are left out."""
-    parts: dict[str, _Part] = {}
-    for path, space in _leaves(getattr(env, "observation_space", None)):
+    parts: dict[str, Part] = {}
+    for path, space in leaves(getattr(env, "observation_space", None)):
         if not isinstance(space, Box) or space.dtype is None:
             raise _refusal(env, task, "its observations must be a Box or a Dict of Boxes")
-        part = _Part(path, space.shape, np.dtype(space.dtype))
+        part = part_of(path, space, images)
         if part.key in parts:
             raise _refusal(env, task, f"two of its observations are called '{part.key}'")
         if np.prod(space.shape) > 0:
             parts[part.key] = part
     if not parts:
         raise _refusal(env, task, "it observes nothing")
+    _check_images(parts, task, images or ())
     return parts
 
 
-def _leaves(space: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """The spaces inside nested Dicts, and the keys that lead there."""
-    if not isinstance(space, Dict):
-        yield path, space
-        return
-    for key, inner in space.spaces.items():
-        yield from _leaves(inner, (*path, key))
+def _check_images(parts: dict[str, Part], task: str, images: Collection[str]) -> None:
+    shown = {key for key, part in parts.items() if part.sides is not None}
+    for key in images:
+        there = key in shown or (not parts[next(iter(parts))].path and bool(shown))
+        if not there:
+            raise UserError(
+                f"{task}: images names '{key}', which is no observation with the shape of a "
+                f"picture: there are {', '.join(sorted(parts))}."
+            )
+    for key in shown:
+        space = parts[key].space
+        if space.dtype != np.uint8 and not (np.isfinite(space.high).all() and space.high.max() > 0):
+            raise UserError(
+                f"{task}: observation '{key}' is to be an image, and its space does not say how "
+                "bright it may become: give the Box its bounds, such as 0 and 1."
+            )
+    for key, part in parts.items():
+        if part.doubtful:
+            warn(
+                f"{task}: observation '{key}' of shape {part.space.shape} looks like a picture and "
+                f"is seen as a vector of {np.prod(part.space.shape)} numbers: --images "
+                f"{key} makes it an image, --images '' says that it is none."
+            )
 
 
 def _refusal(env: Env, task: str, problem: str) -> UserError:

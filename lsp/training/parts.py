@@ -41,8 +41,15 @@ EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 
 def env_maker(config: Config, source: Task) -> EnvMaker:
     """Makes environments for a run's agents; it can be sent to other processes if `source` can."""
-    settings = config.obs, config.action_repeat, config.render_quality, config.reward
-    return partial(make_env, source, *settings)
+    return partial(
+        make_env,
+        source,
+        obs=config.obs,
+        action_repeat=config.action_repeat,
+        render_quality=config.render_quality,
+        reward=config.reward,
+        images=config.images,
+    )
 
 
 @dataclass
