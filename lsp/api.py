@@ -21,6 +21,7 @@ from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
 from lsp.training.parts import EnvMaker, env_maker, open_run
 from lsp.training.schedule import Progress
+from lsp.training.skill_controls import SkillChoice
 from lsp.training.trainer import Trainer
 from lsp.training.transfer import begin, check, transferred
 
@@ -151,7 +152,7 @@ def evaluate(
     device: str = "cpu",
     env: Task | None = None,
     trust: bool = False,
-    skills: Literal["planned", "prior"] | None = None,
+    skills: SkillChoice | None = None,
 ) -> Evaluation:
     """Evaluate a run's newest checkpoint, without exploration.
 
@@ -162,15 +163,17 @@ def evaluate(
         device: `cpu` or `cuda`.
         env: the task, where it was passed to `train` from Python.
         trust: as for `load`.
-        skills: planned, or drawn from N(0, I), whatever the run was trained with: what planning is
-            worth to one set of weights.
+        skills: where they come from, whatever the run was trained with; it shows what planning is
+            worth to one set of weights. `planned`; `prior`, from N(0, I); `constant`, all at the
+            mean of what is planned in the same episodes; `shuffled`, what is planned in another
+            episode at the same time. The last two plan first, and take twice as long.
 
     Returns:
         Return, length in env steps and success of each episode.
 
     Raises:
         UserError: there is no checkpoint, `env` is lacking or another task, nothing can be
-            rendered, or the method has no skills to choose from.
+            rendered, the method has no skills to choose from, or one episode is to be shuffled.
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")

@@ -97,6 +97,16 @@ def test_eval_can_draw_skills_instead_of_planning_them(trained: Any, monkeypatch
         lsp.evaluate(trained, 1)
 
 
+@pytest.mark.parametrize("skills", ["constant", "shuffled"])
+def test_eval_has_controls_beside_planned_skills(skills: Any, trained: Any, capsys: Any) -> None:
+    run(f"eval {trained} --episodes 2 --skills {skills}")
+    said = capsys.readouterr().out
+    planned = lsp.evaluate(trained, 2).returns
+    controlled = lsp.evaluate(trained, 2, skills=skills).returns
+    assert (controlled != planned).any()
+    assert f"return {controlled.mean():.1f} ±" in said
+
+
 @pytest.mark.parametrize("method", ["dreamer", "cem", "hiro"])
 def test_eval_has_no_skills_to_choose_without_skills(
     method: Any, tmp_path: Any, capsys: Any

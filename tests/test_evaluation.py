@@ -4,9 +4,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 from builders import make_networks
 
+from lsp.algorithm.agent import Agent
+from lsp.errors import UserError
 from lsp.training.evaluation import evaluate
 
 
@@ -40,6 +43,112 @@ class Target(gymnasium.Env):
 
     def close(self) -> None:
         self.closed = True
+
+
+class Sides(gymnasium.Env):
+    """Episode i has a side of 1, 2 or 4, its number, and lasts as many steps; the reward is the
+    action where it has the side's sign, and costs as much elsewhere."""
+
+    made: list["Sides"] = []  # noqa: RUF012
+    observation_space = Target.observation_space
+    action_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    sides = (1, -2, 4)
+
+    def __init__(self) -> None:
+        self.side = self.sides[len(Sides.made) % 3]
+        Sides.made.append(self)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self.time = 0
+        return {"position": np.array([self.side], np.float32)}, {"env_steps": 0}
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        reward = float(np.sign(self.side) * action[0])
+        observation = {"position": np.array([self.side], np.float32)}
+        return observation, reward, False, self.time == abs(self.side), {"env_steps": 1}
+
+
+class SideAgent:
+    """Plans its episode's side times 10, plus the time, as a skill; and does what its skill is."""
+
+    def __init__(self, count: int):
+        self.skill, self.time, self.planned = torch.zeros(count, 1), 0, 0
+
+    def act(self, observation: Any, skill: Any = None) -> Any:
+        if skill is None:
+            self.planned += 1
+            skill = 10 * observation["position"] + self.time
+        self.skill = torch.as_tensor(np.array(skill))
+        self.time += 1
+        return self.skill.numpy()
+
+
+def side_returns(monkeypatch: Any, skills: Any, at_once: int = 100) -> tuple[Any, Any]:
+    """Returns of three episodes, and the agents that acted in them."""
+    agents: list[SideAgent] = []
+
+    def build(networks: Any, mode: Any, count: int, *rest: Any) -> SideAgent:
+        agents.append(SideAgent(count))
+        return agents[-1]
+
+    monkeypatch.setattr("lsp.training.evaluation.build_agent", build)
+    monkeypatch.setattr("lsp.training.evaluation.MOST_AT_ONCE", at_once)
+    Sides.made = []
+    return evaluate(make_pointed(), Sides, 3, skills=skills).returns.tolist(), agents
+
+
+# What is planned: [10], [-20, -19], [40, 41, 42, 43].
+PLANNED = [10, 20 + 19, 40 + 41 + 42 + 43]
+MEAN = (10 - 20 - 19 + 166) / 7
+
+
+def test_planned_skills_are_those_of_each_episode(monkeypatch: Any) -> None:
+    assert side_returns(monkeypatch, "planned")[0] == PLANNED
+
+
+@pytest.mark.parametrize("at_once", [100, 2])
+def test_constant_skills_are_the_mean_of_what_is_planned(monkeypatch: Any, at_once: Any) -> None:
+    found, agents = side_returns(monkeypatch, "constant", at_once)
+    np.testing.assert_allclose(found, [MEAN, -2 * MEAN, 4 * MEAN], rtol=1e-6)
+    half = len(agents) // 2
+    assert all(agent.planned > 0 for agent in agents[:half])
+    assert all(agent.planned == 0 for agent in agents[half:])
+
+
+@pytest.mark.parametrize("at_once", [100, 2])
+def test_shuffled_skills_are_planned_in_another_episode(monkeypatch: Any, at_once: Any) -> None:
+    # The first holds what the second plans, the second what the third does, and the third what the
+    # first planned, then the second, which holds its last one on when it has ended.
+    found, _ = side_returns(monkeypatch, "shuffled", at_once)
+    assert found == [-20, -(40 + 41), 10 - 19 - 19 - 19]
+
+
+def test_a_lone_episode_cannot_be_shuffled() -> None:
+    with pytest.raises(UserError, match="other episodes"):
+        evaluate(make_pointed(), Target, 1, skills="shuffled")
+
+
+def test_an_agent_holds_the_mean_of_what_it_planned() -> None:
+    networks = make_pointed()
+    Target.made = []
+    held: list[Any] = []
+    act = Agent.act
+
+    def watch(self: Any, observation: Any, skill: Any = None) -> Any:
+        held.append((skill, act(self, observation, skill), self.skill.clone()))
+        return held[-1][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Agent, "act", watch)
+        evaluate(networks, Target, 2, skills="constant")
+    planned = [state for skill, _, state in held if skill is None]
+    given = np.stack([skill for skill, *_ in held if skill is not None])
+    assert len(planned) > 0
+    assert np.ptp(given, axis=(0, 1)).max() == 0
+    lengths = [3, 4]  # of the first two that were made
+    skills = torch.cat([torch.stack(planned)[:n, i] for i, n in enumerate(lengths)])
+    np.testing.assert_allclose(given[0, 0], skills.mean(0), atol=1e-6)
 
 
 def make_pointed(method: Any = "lsp", **parts: Any) -> Any:

@@ -53,6 +53,10 @@ def debug_run(steps: Any = 1000, method: Any = "lsp", **changes: Any) -> Planned
     return PlannedRun(make_config(method, "debug", task="walker_walk", **changes), steps)
 
 
+def settled_run(settings: dict[str, Any]) -> PlannedRun:
+    return debug_run(**settings)
+
+
 def brief(steps: int, task: str = "walker_walk", source: Any = None, **changes: Any) -> PlannedRun:
     """Of 50 agent steps an episode, also in a process of its own, and evaluated once."""
     settings = {"action_repeat": 20, "schedule.prior_episodes": 0} | changes
@@ -82,19 +86,18 @@ def test_the_name_of_a_run_stays() -> None:
 
 
 def test_a_name_says_which_settings_are_not_the_methods_own(tmp_path: Any) -> None:
-    settings: dict[str, Any] = {"planner.horizon": 5, "policy.layers": (8, 4)}
-    run = debug_run(**settings, seed=3)
+    run = settled_run({"planner.horizon": 5, "policy.layers": (8, 4), "seed": 3})
     own = "policy.layers_8x4-planner.horizon_5"
     assert run.name == f"walker_walk-lsp-debug-s3-{own}-{run._key}"
-    every = {f"optimizer.{name}": 0.123 for name in ("epsilon", "clip")}
-    many = debug_run(**every, **{f"{part}.learning_rate": 1e-9 for part in ("model", "skills")})
+    every = {f"{part}.learning_rate": 1e-9 for part in ("model", "policy", "value", "skills")}
+    many = settled_run(every | {"optimizer.epsilon": 0.1, "optimizer.clip": 0.123})
     assert len(many.name) < 200
-    odd = debug_run(**{"model.untransformed": ("goal/../x", "y z")}).name
+    odd = settled_run({"model.untransformed": ("goal/../x", "y z")}).name
     assert Path(odd).name == odd
 
 
 def test_a_folder_that_was_named_before_is_taken(tmp_path: Any) -> None:
-    run = debug_run(**{"planner.horizon": 5})
+    run = settled_run({"planner.horizon": 5})
     assert run.folder(tmp_path) == tmp_path / run.name
     former = tmp_path / f"walker_walk-lsp-debug-s0-{run._key}"
     former.mkdir()

@@ -190,8 +190,9 @@ class Eval:
     """`cpu` or `cuda`."""
     trust: bool = False
     """Run the code that the run's settings name: a task or reward of your own."""
-    skills: Literal["planned", "prior"] | None = None
-    """Plan skills, or draw them from N(0, I), whatever the run was trained with."""
+    skills: Literal["planned", "prior", "constant", "shuffled"] | None = None
+    """Where skills come from, whatever the run was trained with: planned; from N(0, I); constant at
+    the mean of what is planned; or what is planned in another episode at the same time."""
 
     def main(self) -> None:
         from lsp import api
