@@ -1,5 +1,6 @@
 """What a user is meant to see when something is wrong: an exception, and a warning."""
 
+import traceback
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,8 @@ def warn(message: str) -> None:
 
 
 def said(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """What an exception says, in one line; of one that says nothing, where it was raised."""
     message = " ".join(str(error).split())
+    if not message and (frames := traceback.extract_tb(error.__traceback__)):
+        message = f"{frames[-1].filename}, line {frames[-1].lineno}"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

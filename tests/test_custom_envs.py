@@ -136,7 +136,7 @@ BITS = Box(np.zeros(2, bool), np.ones(2, bool), dtype=np.bool_)  # type: ignore[
         (BITS, np.array([True, False]), [1, 0]),
         (Box(0, 255, (3,), np.uint8), np.array([0, 1, 255], np.uint8), [0, 1, 255]),
         (Box(0, 255, (2, 20), np.uint8), np.full((2, 20), 9, np.uint8), [9] * 40),
-        (Box(0, 1, (20, 20, 3), np.float32), np.ones((20, 20, 3), np.float32), [1] * 1200),
+        (Box(0, 1, (9, 20, 3), np.float32), np.ones((9, 20, 3), np.float32), [1] * 540),
     ],
 )
 def test_all_but_images_is_a_vector_of_float32(space: Any, value: Any, expected: Any) -> None:

@@ -64,7 +64,7 @@ class Train:
 
         folder = RunFolder(logdir)
         lines = read_metrics(logdir)
-        evaluations = [line for line in lines if line["kind"] == "eval"]
+        evaluations = [line for line in lines if line.get("eval/return") is not None]
         if evaluations:
             last = evaluations[-1]
             print(

@@ -3,6 +3,7 @@ where an error comes from."""
 
 import argparse
 import io
+import logging
 import re
 import sys
 import traceback
@@ -138,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     try:
         with _warnings_in_one_line():
+            _print_what_is_logged()
             _parse_in_one_line([each for each in arguments if each != "--debug"]).main()
     except BrokenPipeError:  # of a reader that has seen enough, such as head
         sys.stderr.close()
@@ -150,6 +152,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, f"{where}{error.strerror or said(error)}", 2, debug)
     except Exception as error:
         _fail(error, f"{said(error)} (an error of lsp: --debug shows where)", 1, debug)
+
+
+def _print_what_is_logged() -> None:
+    """A line for each message of the package's logger, once however often this is called."""
+    from lsp.training.progress import say
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(self.format(record))
+
+    log = logging.getLogger("lsp")
+    log.setLevel(logging.INFO)
+    log.propagate, log.handlers = False, [Lines()]
 
 
 def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:

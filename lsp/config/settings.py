@@ -323,6 +323,9 @@ class RuntimeConfig:
     torch.compile. Otherwise eagerly."""
     bf16: bool = True
     """Learn, imagine and plan in bfloat16, where the hardware multiplies it."""
+    only_env: bool = False
+    """There can be only one environment (a robot, a port, a licence): evaluations are made in the
+    one that is trained in, between its episodes. It is found out where making another one fails."""
     patience: float = 300.0
     """With --num-envs: seconds that a step of an environment may take before it is given up."""
     cuda_graphs: bool = True

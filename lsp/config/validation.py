@@ -146,8 +146,8 @@ def _replay(config: Config) -> list[str]:
 
 def _schedule(config: Config) -> list[str]:
     schedule = config.schedule
-    ones = "update_every log_every eval_episodes final_episodes save_every"
-    zeros = "prefill pretrain eval_every prior_episodes"
+    ones = "update_every log_every final_episodes save_every"
+    zeros = "prefill pretrain eval_every eval_episodes prior_episodes"
     return _below(1, ones, schedule, "schedule.") + _below(0, zeros, schedule, "schedule.")
 
 

@@ -11,10 +11,15 @@ from typing import Any, TypeAlias
 
 import gymnasium
 
-from lsp.errors import UserError
+from lsp.errors import UserError, said
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
+
+_VECTOR = (
+    "it is a vector of environments: give a single one, and say by the setting num_envs how many "
+    "of it are collected from."
+)
 
 Task: TypeAlias = str | Env | Callable[[], Env]
 """A task's name, an environment, or a function that makes one."""
@@ -71,6 +76,8 @@ def task_name(task: Env | Callable[[], Env]) -> str:
 def _make(task: Task, name: str) -> Env:
     if isinstance(task, gymnasium.Env):
         return task
+    if isinstance(task, gymnasium.vector.VectorEnv):
+        raise UserError(f"{name}: {_VECTOR}")
     if not isinstance(task, str):
         return _call(task, name)
     first, _, rest = task.partition(":")
@@ -146,6 +153,8 @@ def _call(make: Callable[[], Env], task: str) -> Env:
         raise
     except Exception as error:
         raise UserError(f"{task}: making it failed: {_said(error)}") from error
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise UserError(f"{task}: {_VECTOR}")
     if not isinstance(env, gymnasium.Env):
         raise UserError(f"{task}: it must return a gymnasium.Env, not {_short(repr(env))}.")
     return env
@@ -167,7 +176,7 @@ def _copy(env: Env, task: str) -> Env:
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {_short(error)}"
+    return _short(said(error))
 
 
 def _short(thing: Any) -> str:

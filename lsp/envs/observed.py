@@ -6,6 +6,7 @@ stacked frames, become channels. It is seen as an image where it holds bytes, or
 """
 
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ def _sides(shape: tuple[int, ...]) -> int | None:
     """Of the neighbouring axes with the largest area that could be a picture's, the first."""
     pairs = [
         (rows * columns, -axis)
-        for axis, (rows, columns) in enumerate(zip(shape, shape[1:]))
+        for axis, (rows, columns) in enumerate(pairwise(shape))
         if min(rows, columns) >= MIN_SIDE
     ]
     return -max(pairs)[1] if pairs else None

@@ -17,6 +17,7 @@ from lsp.errors import UserError, said, warn
 
 Env = gymnasium.Env[Any, Any]
 
+SEED = 0
 STEPS = 5  # agent steps of a tried episode
 TOLERANCE = 1e-4  # relative, of readings that are called the same
 
@@ -68,39 +69,51 @@ def second_environment(make_env: Callable[[], Env]) -> tuple[Env | None, str]:
         return None, str(error) if isinstance(error, UserError) else _said(error)
 
 
-def warn_of_memory(env: Env, other: Env | None, task: str, seed: int) -> None:
-    """Warn where one seed gives two different episodes, in `env` again or in the `other` one."""
-    first, again = _episode(env, seed), _episode(env, seed)
-    fresh = None if other is None else _episode(other, seed)
+def warn_of_memory(make_env: Callable[[], Env], other: Env | None, env: Env, task: str) -> None:
+    """Warn where one seed gives two different episodes.
+
+    `other` is a new environment; None where there is only `env`, which has been tried already.
+    """
+    tried = env if other is None else other
+    first, again = _episode(tried), _episode(tried)
     if first is None or again is None:  # it fails now and then, which a run survives
         return
-    elsewhere = None if fresh is None else first.difference(fresh)
-    if elsewhere is not None and first.difference(again) is not None:
+    later = first.difference(again)
+    if later is None:
+        return
+    what = f"{task}: two episodes of one seed are not the same ({later})"
+    keeps = "leave out wrappers that keep statistics, such as NormalizeObservation"
+    if other is None:
+        warn(f"{what}: it ignores the seed of reset, or remembers earlier episodes; {keeps}")
+    elif _alike(first, make_env):
         warn(
-            f"{task}: two episodes of one seed are not the same ({elsewhere}): it ignores the seed "
-            "of reset, so that runs cannot be repeated; draw all random numbers from "
-            "self.np_random, after super().reset(seed=seed)"
+            f"{what}: it remembers earlier episodes, so that evaluation, in environments of its "
+            f"own, sees other numbers than training: {keeps} (readings are scaled by symlog "
+            "already), and let curricula depend on the seed"
         )
-    elif elsewhere is not None:
+    else:
         warn(
-            f"{task}: another one with the same seed is not the same ({elsewhere}): evaluation, in "
-            "environments of its own, is of something else; make all of them alike"
-        )
-    elif (later := first.difference(again)) is not None:
-        warn(
-            f"{task}: it remembers earlier episodes ({later} where a seed is used again), and "
-            "evaluation, in environments of its own, sees other numbers: leave out wrappers that "
-            "keep statistics, such as NormalizeObservation and NormalizeReward (readings are "
-            "scaled by symlog already), and let curricula depend on the seed alone"
+            f"{what}: it ignores the seed of reset, so that runs cannot be repeated: draw all "
+            "random numbers from self.np_random, after super().reset(seed=seed)"
         )
 
 
-def _episode(env: Env, seed: int) -> Shown | None:
-    """A few steps with the same actions every time; None where it fails."""
+def _alike(first: Shown, make_env: Callable[[], Env]) -> bool:
+    """Whether the first episode of one more environment is that of another."""
+    third, _ = second_environment(make_env)
+    if third is None:
+        return False
+    shown = _episode(third)
+    third.close()
+    return shown is not None and first.difference(shown) is None
+
+
+def _episode(env: Env) -> Shown | None:
+    """A few steps, of the same seed and with the same actions every time; None where it fails."""
     rng = np.random.default_rng(0)
     assert env.action_space.shape is not None
     try:
-        observation, _ = env.reset(seed=seed)
+        observation, _ = env.reset(seed=SEED)
         shown = [dict(observation)]
         for _ in range(STEPS):
             action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)

@@ -70,7 +70,12 @@ class Collector:
     @property
     def can_resume(self) -> bool:
         """Whether a run could resume from a checkpoint of now exactly here."""
-        return self.envs.repeatable or not any(self.rows)
+        return self.envs.repeatable or self.between_episodes
+
+    @property
+    def between_episodes(self) -> bool:
+        """Whether no episode is under way."""
+        return not any(self.rows)
 
     def step(self) -> list[EpisodeSummary]:
         """One agent step in every env; begins episodes where none is under way.

@@ -1,7 +1,12 @@
-"""Evaluation: plan mean, policy mode, no noise; up to 100 episodes side by side in one batch."""
+"""Evaluation: plan mean, policy mode, no noise; up to 100 episodes side by side in one batch.
+
+An episode whose environment fails is begun again with another seed, a few times, and then left
+out and counted: an evaluation must not end a training.
+"""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -10,11 +15,14 @@ import numpy as np
 
 from lsp.config import RuntimeConfig
 from lsp.envs.vector import Failure, InProcess, Step
-from lsp.errors import UserError
+from lsp.errors import UserError, warn
 from lsp.training.build import AnyNetworks, build_agent
 from lsp.training.skill_controls import Act, Now, SkillChoice, SkillRecorder, check_shuffled
 
 MOST_AT_ONCE = 100  # each has a simulator of its own, of 10 MiB and more
+RETRIES = 3  # of an episode whose environment failed
+
+Env = gymnasium.Env[Any, Any]
 
 
 class Evaluation(NamedTuple):
@@ -24,15 +32,17 @@ class Evaluation(NamedTuple):
         returns: sums of rewards, `[episodes]`.
         lengths: env steps, `[episodes]`.
         success: 1 where a goal was reached, else 0, `[episodes]`; None for tasks without one.
+        failed: episodes that are left out, because their environment failed each time.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     success: np.ndarray | None
+    failed: int = 0
 
     def metrics(self) -> dict[str, Any]:
         """What an `eval` line of metrics.jsonl holds."""
-        return {
+        values = {
             "eval/return": float(self.returns.mean()),
             "eval/std": float(self.returns.std()),
             "eval/success": None if self.success is None else float(self.success.mean()),
@@ -40,22 +50,37 @@ class Evaluation(NamedTuple):
             "eval/returns": [float(x) for x in self.returns],
             "eval/length": float(self.lengths.mean()),
         }
+        return values | ({"eval/failed": self.failed} if self.failed else {})
 
 
-def episode_seeds(count: int) -> list[int]:
-    """The same for every method and seed, so that all are asked the same questions."""
-    return [int(x) for x in np.random.SeedSequence(2021).generate_state(count) >> 1]
+class _Outcome(NamedTuple):
+    """Of one episode; `problem` is why its environment failed."""
+
+    total: float = 0.0
+    env_steps: int = 0
+    success: bool | None = None
+    problem: str | None = None
+
+
+def episode_seeds(count: int, attempt: int = 0) -> list[int]:
+    """The same for every method and seed, so that all are asked the same questions.
+
+    Each further attempt has others.
+    """
+    words = 2021 if attempt == 0 else [2021, attempt]
+    return [int(x) for x in np.random.SeedSequence(words).generate_state(count) >> 1]
 
 
 def evaluate(
     networks: AnyNetworks,
-    make_env: Callable[[], gymnasium.Env[Any, Any]],
+    make_env: Callable[[], Env],
     episodes: int,
     seed: int = 0,
     runtime: RuntimeConfig | None = None,
     on_frame: Callable[[np.ndarray], None] | None = None,
     on_step: Callable[[], None] = lambda: None,
     skills: SkillChoice | None = None,
+    env: Env | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes with agents of their own, which `seed` seeds and `runtime` speeds up.
 
@@ -63,85 +88,160 @@ def evaluate(
     planned skills first, in the same episodes, and then hold theirs (`PlannedSkills`).
 
     `on_frame` is given a picture of the first episode at every agent step. `on_step` is
-    called there too, and may raise to end the evaluation.
+    called there too, and may raise to end the evaluation. With `env`, of which there can be only
+    one, all episodes are run in it, one after the other, and it stays open.
 
-    Raises UserError where an environment fails, or one episode is to be shuffled.
+    Raises UserError where no environment can be made, every episode fails, or a single one is to be
+    shuffled.
     """
-    asked = partial(_evaluate, networks, make_env, episodes, seed, runtime, on_step)
-    if skills != "constant" and skills != "shuffled":
-        return asked(skills, lambda agent, seen, now: agent.act(seen), on_frame)
-    check_shuffled(skills, episodes)
-    recorder = SkillRecorder()
-    asked("planned", recorder.act, None)
-    return asked("planned", recorder.planned().holding(skills), on_frame)
+    place = _Place(make_env, env)
+    asked = partial(_evaluate, networks, place, seed, runtime, on_step)
+    seeds = episode_seeds(episodes)
+    if skills == "constant" or skills == "shuffled":
+        check_shuffled(skills, episodes)
+        recorder = SkillRecorder()
+        asked("planned", recorder.act, seeds, None)
+        outcomes = asked("planned", recorder.planned().holding(skills), seeds, on_frame)
+        return _summary(networks.config.task, outcomes)
+    ask = partial(asked, skills, lambda agent, seen, now: agent.act(seen))
+    outcomes = ask(seeds, on_frame)
+    for attempt in range(1, RETRIES + 1):
+        failed = [i for i, outcome in enumerate(outcomes) if outcome.problem is not None]
+        if not failed:
+            break
+        for i, outcome in zip(failed, ask(episode_seeds(len(failed), attempt), None)):
+            outcomes[i] = outcome
+    return _summary(networks.config.task, outcomes)
+
+
+class _Place(NamedTuple):
+    """Where episodes are run: in environments that are made for it, or in the only one."""
+
+    make: Callable[[], Env]
+    only: Env | None
+
+    @property
+    def at_once(self) -> int:
+        return MOST_AT_ONCE if self.only is None else 1
+
+    def open(self, count: int) -> list[Env]:
+        if self.only is not None:
+            return [self.only]
+        envs: list[Env] = []
+        try:
+            for _ in range(count):
+                envs.append(self.make())
+        except BaseException:
+            self.close(envs)
+            raise
+        return envs
+
+    def close(self, envs: list[Env]) -> None:
+        for env in envs if self.only is None else ():
+            with suppress(Exception):  # one that failed may not close either
+                env.close()
+
+
+def _summary(task: str, outcomes: Sequence[_Outcome]) -> Evaluation:
+    """Of the episodes that did not fail. Raises UserError where all did."""
+    done = [outcome for outcome in outcomes if outcome.problem is None]
+    problems = [outcome.problem for outcome in outcomes if outcome.problem is not None]
+    if not done:
+        raise UserError(f"{task}: every episode of an evaluation failed ({problems[-1]})")
+    if problems:
+        warn(
+            f"{task}: {len(problems)} of {len(outcomes)} episodes of an evaluation failed "
+            f"{RETRIES + 1} times each and are left out ({problems[-1]})"
+        )
+    success = [outcome.success for outcome in done]
+    return Evaluation(
+        np.array([outcome.total for outcome in done]),
+        np.array([outcome.env_steps for outcome in done]),
+        None if None in success else np.array(success, float),
+        len(problems),
+    )
 
 
 def _evaluate(
     networks: AnyNetworks,
-    make_env: Callable[[], gymnasium.Env[Any, Any]],
-    episodes: int,
+    place: _Place,
     seed: int,
     runtime: RuntimeConfig | None,
     on_step: Callable[[], None],
     skills: Literal["planned", "prior"] | None,
     act: Act,
+    seeds: list[int],
     on_frame: Callable[[np.ndarray], None] | None,
-) -> Evaluation:
-    """As many episodes at once as MOST_AT_ONCE."""
-    seeds, parts = episode_seeds(episodes), []
-    for first in range(0, episodes, MOST_AT_ONCE):
-        part = slice(first, min(first + MOST_AT_ONCE, episodes))
-        envs = [make_env() for _ in seeds[part]]
+) -> list[_Outcome]:
+    """An episode for each of `seeds`, as many of them at once as there is room for."""
+    outcomes: list[_Outcome] = []
+    for first in range(0, len(seeds), place.at_once):
+        part = slice(first, min(first + place.at_once, len(seeds)))
+        envs = place.open(len(seeds[part]))
         try:
             agent = build_agent(networks, "evaluate", len(envs), seed, runtime, skills)
             film = on_frame if first == 0 else None
-            parts.append(_run(partial(act, agent), envs, seeds, part, film, on_step))
+            outcomes += _run(partial(act, agent), envs, seeds, part, film, on_step)
         finally:
-            for env in envs:
-                env.close()
-    returns, lengths = (np.concatenate([part[i] for part in parts]) for i in range(2))
-    success = [part.success for part in parts if part.success is not None]
-    known = len(success) == len(parts)
-    return Evaluation(returns, lengths, np.concatenate(success) if known else None)
+            place.close(envs)
+    return outcomes
 
 
 def _run(
     act: Callable[[dict[str, np.ndarray], Now], np.ndarray],
-    envs: list[gymnasium.Env[Any, Any]],
+    envs: list[Env],
     seeds: list[int],
     part: slice,
     on_frame: Callable[[np.ndarray], None] | None,
     on_step: Callable[[], None],
-) -> Evaluation:
-    count = len(envs)
-    alone = [InProcess(env) for env in envs]
-    begun = [_given(env.reset({0: s})[0]) for env, s in zip(alone, seeds[part], strict=True)]
-    observations = [step.observation for step in begun]
-    returns, lengths, running = np.zeros(count), np.zeros(count, int), np.ones(count, bool)
-    success: list[bool | None] = [None] * count
+) -> list[_Outcome]:
+    episodes = [_Episode(env, seed) for env, seed in zip(envs, seeds[part], strict=True)]
     for step_number in itertools.count():
+        running = np.array([episode.running for episode in episodes])
         if not running.any():
             break
         on_step()
         if on_frame is not None and running[0]:
             on_frame(np.asarray(envs[0].render()))
-        batch = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+        seen = [episode.observation for episode in episodes]
+        shown = next(x for x in seen if x is not None)
+        batch = {
+            key: np.stack([np.zeros_like(x) if each is None else each[key] for each in seen])
+            for key, x in shown.items()
+        }
         actions = act(batch, Now(step_number, part, running))
         for i in np.flatnonzero(running):
-            step = _given(alone[i].step(actions[i][None])[0])
-            observations[i] = step.observation
-            returns[i] += step.reward
-            lengths[i] += step.info["env_steps"]
-            if "success" in step.info:
-                success[i] = bool(success[i]) or bool(step.info["success"])
-            running[i] = not (step.terminated or step.truncated)
-    reached = None if None in success else np.array(success, float)
-    return Evaluation(returns, lengths, reached)
+            episodes[i].step(actions[i])
+    return [episode.outcome for episode in episodes]
 
 
-def _given(outcome: Step | Failure) -> Step:
-    if isinstance(outcome, Failure):
-        raise UserError(
-            f"an environment failed in evaluation ({outcome.reason})"
-        ) from outcome.cause
-    return outcome
+class _Episode:
+    """One episode under way, and what it came to."""
+
+    def __init__(self, env: Env, seed: int) -> None:
+        self._env, self.outcome, self.running = InProcess(env), _Outcome(), True
+        self.observation: dict[str, np.ndarray] | None = None
+        self._take(lambda: self._env.reset({0: seed})[0])
+
+    def step(self, action: np.ndarray) -> None:
+        given = self._take(lambda: self._env.step(action[None])[0])
+        if given is None:
+            return
+        before, success = self.outcome, self.outcome.success
+        if "success" in given.info:
+            success = bool(success) or bool(given.info["success"])
+        env_steps = before.env_steps + int(given.info["env_steps"])
+        self.outcome = _Outcome(before.total + given.reward, env_steps, success)
+        self.running = not (given.terminated or given.truncated)
+
+    def _take(self, act: Callable[[], Step | Failure]) -> Step | None:
+        """What the environment gives; None where it fails, which ends the episode."""
+        try:
+            given = act()
+        except UserError as error:
+            given = Failure(str(error), error)
+        if isinstance(given, Failure):
+            self.outcome, self.running = _Outcome(problem=given.reason), False
+            return None
+        self.observation = given.observation
+        return given

@@ -4,6 +4,7 @@ The order matters. What cannot be learned from leaves no folder behind; nothing 
 folder that another process holds, or that holds another run.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,11 +18,12 @@ import torch
 from lsp.config import Config, RuntimeConfig
 from lsp.envs import make_env
 from lsp.envs.lookup import Task
-from lsp.envs.vector import Environments, Failure, InProcess, Workers
+from lsp.envs.probe import is_users, second_environment, try_first_step, warn_of_memory
+from lsp.envs.vector import Environments, Failure, InProcess, Workers, is_repeatable
 from lsp.errors import UserError
 from lsp.runs.checkpoint import Checkpoint, load_newest
 from lsp.runs.folder import RunFolder
-from lsp.runs.metrics import MetricsLogger
+from lsp.runs.metrics import MetricsLogger, read_metrics
 from lsp.runs.spaces import spaces_of
 from lsp.training.build import (
     AnyAgent,
@@ -35,6 +37,9 @@ from lsp.training.collector import Collector
 from lsp.training.replay import Replay
 from lsp.training.run_state import Counters, RunState
 from lsp.training.running_means import RunningMeans
+
+LOG = logging.getLogger("lsp")
+"""What a user may want to know and need not act on; the command line prints it."""
 
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 
@@ -60,6 +65,7 @@ class Parts:
         config: its settings, with what the task decides filled in.
         make_env: makes environments like `env`, for evaluation.
         env: what is collected from, where it is not done in worker processes.
+        only_env: whether there can be no other beside it, so that it serves evaluations too.
         source_replay: a transfer's episodes of its source, where they are kept.
         resumed: whether a checkpoint was loaded.
         state: what a checkpoint keeps of the parts above.
@@ -71,6 +77,7 @@ class Parts:
     runtime: RuntimeConfig
     make_env: EnvMaker
     env: gymnasium.Env[Any, Any]
+    only_env: bool
     networks: AnyNetworks
     learner: AnyLearner
     agent: AnyAgent
@@ -132,8 +139,7 @@ def _open(
     env = make_env()
     opened.callback(env.close)
     _check_first_observation(env, config)
-    if config.reward is not None:
-        _check_first_reward(env)
+    only_env = _try(env, make_env, config, runtime)
     networks = build_networks(spaces_of(env), config, runtime.device)
     opened.callback(folder.close)
     folder.open(config, runtime, force)
@@ -154,6 +160,7 @@ def _open(
         runtime=runtime,
         make_env=make_env,
         env=env,
+        only_env=only_env,
         networks=networks,
         learner=learner,
         agent=agent,
@@ -170,9 +177,23 @@ def _open(
     if checkpoint is not None:
         parts.state.restore(checkpoint, folder.checkpoints, force)
     metrics.truncate(collector.env_steps)
+    _forget_paid_evaluation(parts)
     folder.record(config, runtime)
+    symlogged = config.method != "hiro" and config.model.obs_transform == "symlog"
+    LOG.info(f"{config.task}: {spaces_of(env).told(symlogged, config.model.untransformed)}")
     folder.write_spaces(spaces_of(env))
     return parts
+
+
+def _forget_paid_evaluation(parts: Parts) -> None:
+    """Where the evaluation that a checkpoint owes was made after all: its line is there."""
+    if not parts.counters.owes_evaluation:
+        return
+    here = parts.collector.env_steps
+    for line in read_metrics(parts.folder.path):
+        if line["kind"] == "eval" and line["env_steps"] == here:
+            parts.counters.owes_evaluation = False
+            parts.counters.eval_return = line.get("eval/return") or parts.counters.eval_return
 
 
 def _newest_checkpoint(folder: RunFolder, force: bool) -> Checkpoint | None:
@@ -222,7 +243,28 @@ def _check_first_observation(env: gymnasium.Env[Any, Any], config: Config) -> No
         raise UserError(f"{config.task}: reset failed ({begun.reason})") from begun.cause
 
 
-def _check_first_reward(env: gymnasium.Env[Any, Any]) -> None:
-    """Raises UserError where a reward of the user's own does not pay the step after a reset."""
-    assert env.action_space.shape is not None
-    env.step(np.full(env.action_space.shape, 0.5, np.float32))
+def _try(
+    env: gymnasium.Env[Any, Any], make_env: EnvMaker, config: Config, runtime: RuntimeConfig
+) -> bool:
+    """Try a user's environment or reward for some steps; whether there is only one environment.
+
+    Raises UserError where nothing can be learned from what a step gives, or where there is only one
+    environment and several are to be collected from.
+    """
+    users = is_users(env)
+    if users or config.reward is not None:
+        try_first_step(env, config.task, config.seed)
+    if not users:
+        return runtime.only_env
+    one_by_nature = runtime.only_env or not is_repeatable(env)
+    other, problem = (None, "") if one_by_nature else second_environment(make_env)
+    if is_repeatable(env):
+        warn_of_memory(make_env, other, env, config.task)
+    if other is not None:
+        other.close()
+        return False
+    if config.num_envs > 1:
+        raise UserError(f"{config.task}: there is only one environment: train with num_envs = 1")
+    why = f" (another one cannot be made: {problem})" if problem else ""
+    LOG.info(f"{config.task}: evaluated in its only environment, between episodes{why}")
+    return True

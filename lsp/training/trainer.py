@@ -1,7 +1,7 @@
 """The outer loop of Algorithm 1: learn, interact, and now and then log, evaluate and save."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from lsp.backends import malloc
 from lsp.errors import NotFinite, UserError, warn
+from lsp.rows import observations
 from lsp.runs.checkpoint import save
 from lsp.runs.files import write_arrays
 from lsp.training.collector import EpisodeSummary
@@ -18,6 +19,7 @@ from lsp.training.parts import Parts
 from lsp.training.replay import Replay
 from lsp.training.schedule import Clock, Due, Progress
 
+_HUGE = 1e9
 _FIRST_UPDATES_TOLD = 100  # of those that come at once, between two reports
 
 
@@ -59,9 +61,8 @@ class Trainer:
         schedule = self.config.schedule
         clock = Clock(self.env_steps)
         if self.fresh and self.saved_at < 0:
-            self._try_to_save()
-        if self.counters.owes_evaluation:
-            self.evaluate()
+            self._save_first()
+        self._evaluate_if_owed()
         while self.env_steps < steps and not self.stopping:
             # Update step c = 1..C
             while self._updates_due() > 0 and not self.stopping:
@@ -83,17 +84,32 @@ class Trainer:
                 self.counters.seconds += clock.lap()
                 listen(self._log(steps, clock.rate(self.env_steps)))
             if due(schedule.eval_every):
-                self.evaluate()
+                self.counters.owes_evaluation = True
             if due(schedule.save_every):
                 self.owes_checkpoint = True
             if self.owes_checkpoint and self._can_save(due):
                 self.counters.seconds += clock.lap()
                 self._try_to_save()
+            self._evaluate_if_owed()
         self.counters.seconds += clock.lap()
+        self._end()
+
+    def _end(self) -> None:
+        """Save, and unless the run was told to stop, evaluate: a run that dies in its evaluation
+        owes it."""
         if self.evaluated_at != self.env_steps and not self.stopping:
-            self.evaluate()
+            self.counters.owes_evaluation = True
+            if self.parts.only_env:
+                self.collector.break_off(0)
         if (self.saved_at, self.saved_updates) != (self.env_steps, self.counters.updates):
             self._save_at_the_end()
+        self._evaluate_if_owed()
+
+    def _evaluate_if_owed(self) -> None:
+        """Where there is only one environment, between the episodes of training."""
+        between = not self.parts.only_env or self.collector.between_episodes
+        if self.counters.owes_evaluation and between and not self.stopping:
+            self.evaluate()
 
     @property
     def _begins_transfer(self) -> bool:
@@ -145,9 +161,12 @@ class Trainer:
             write_arrays(self.folder.not_finite, error.arrays)
         except OSError as full:
             kept = f"what it was given could not be kept ({full.strerror})"
+        advice = huge_readings(error.arrays, self.config.model.untransformed) or (
+            "resume from there with smaller learning rates, and --force"
+        )
         return UserError(
-            f"{error}, at {self.env_steps} env steps: {kept}; the last checkpoint is from before. "
-            "Resume from there with smaller learning rates, and --force"
+            f"{error}, at {self.env_steps} env steps: {kept}; the last checkpoint is from before: "
+            f"{advice}"
         )
 
     def draw_batch(self) -> dict[str, np.ndarray]:
@@ -203,34 +222,45 @@ class Trainer:
         """
         seconds = time.monotonic()
         self.counters.owes_evaluation = True
+        values: dict[str, Any] = {}
         try:
-            values = self._evaluated().metrics()
-            if self.config.plans_skills and self.config.schedule.prior_episodes:
-                values["eval/prior_return"] = float(self._evaluated("prior").returns.mean())
+            if self._episodes():
+                values = self._evaluated(self._episodes()).metrics()
+            prior = self.config.schedule.prior_episodes if self.config.plans_skills else 0
+            if prior:
+                values["eval/prior_return"] = float(self._evaluated(prior, "prior").returns.mean())
         except _Stopped:
             return
-        self.counters.owes_evaluation = False
+        except UserError as error:  # no evaluation may end a training
+            warn(f"{error}: there is no evaluation at {self.env_steps} env steps")
+            values.setdefault("eval/failed", self._episodes())
+        self.counters.owes_evaluation, self.evaluated_at = False, self.env_steps
+        if not values:
+            return
         values["wall_hours"] = self.counters.seconds / 3600
         values["eval/seconds"] = time.monotonic() - seconds
         self.metrics.write("eval", self.env_steps, values)
-        self.counters.eval_return, self.evaluated_at = values["eval/return"], self.env_steps
+        self.counters.eval_return = values.get("eval/return", self.counters.eval_return)
         malloc.give_back()
         if has_images(self.networks):
             write_film(self.networks, self.replay, self.folder.open_loop)
 
-    def _evaluated(self, skills: Literal["prior"] | None = None) -> Evaluation:
-        """With the run's own skills, or a few episodes under skills from N(0, I)."""
+    def _episodes(self) -> int:
+        """Of an evaluation now: at the start and the end there may be more than usual."""
         schedule = self.config.schedule
         last = self.env_steps == 0 or self.env_steps >= (self.total_steps or 0)
-        episodes = schedule.eval_episodes
         if last and schedule.final_episodes is not None:
-            episodes = schedule.final_episodes
-        if skills is not None:
-            episodes = schedule.prior_episodes
+            return schedule.final_episodes
+        return schedule.eval_episodes
+
+    def _evaluated(self, episodes: int, skills: Literal["prior"] | None = None) -> Evaluation:
+        """With the run's own skills, or under skills from N(0, I)."""
+        parts = self.parts
         return evaluate(
-            *(self.networks, self.parts.make_env, episodes, self.config.seed, self.parts.runtime),
+            *(self.networks, parts.make_env, episodes, self.config.seed, parts.runtime),
             on_step=self._raise_if_stopping,
             skills=skills,
+            env=parts.env if parts.only_env else None,
         )
 
     def _raise_if_stopping(self) -> None:
@@ -268,6 +298,16 @@ class Trainer:
                 f"({error.strerror}): it is tried again with each line of metrics"
             )
 
+    def _save_first(self) -> None:
+        """Raises UserError where there is no room: such a run could be resumed from nowhere."""
+        try:
+            self.save()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder.path}: no checkpoint can be written ({error.strerror}), so the run "
+                "does not start: free some room, or choose another --logdir"
+            ) from error
+
     def _save_at_the_end(self) -> None:
         """Raises UserError where there is no room."""
         if not self.collector.envs.repeatable:
@@ -290,6 +330,19 @@ class Trainer:
     def close(self) -> None:
         """Let go of the environments, the metrics and the folder."""
         self.parts.opened.close()
+
+
+def huge_readings(arrays: Mapping[str, Any], raw: Sequence[str]) -> str | None:
+    """What to do where an observation is so large that squares of it leave float32; `raw` are the
+    keys that are not scaled by symlog."""
+    for key, value in observations(arrays).items():
+        largest = float(np.abs(np.asarray(value, np.float64)).max(initial=0))
+        if largest > _HUGE and np.asarray(value).dtype != np.uint8:
+            advice = "scale or clip it"
+            if key in raw:
+                advice = f"leave it out of --model.untransformed (symlog scales it), or {advice}"
+            return f"observation '{key}' reaches {largest:.3g}: {advice}"
+    return None
 
 
 def _not_finite(metrics: Mapping[str, torch.Tensor]) -> list[str]:
