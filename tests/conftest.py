@@ -5,6 +5,8 @@ import os
 import tempfile
 from typing import Any
 
+import pytest
+
 # What `make quick` runs: the algorithm, whole files of it but for the tests that are long.
 QUICK = {
     f"test_{name}.py"
@@ -39,11 +41,18 @@ def pytest_ignore_collect(collection_path: Any, config: Any) -> Any:
     return None
 
 
+# Before xdist looks for groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Any) -> None:
     for item in items:
         long = any(item.get_closest_marker(name) for name in ("long", "slow"))
         if item.path.name in QUICK and not long:
             item.add_marker("quick")
+        # One worker for those that share a fixture of their module, or each would make its own.
+        fixtures = item._fixtureinfo.name2fixturedefs
+        shared = [name for name, made in fixtures.items() if made[-1].scope == "module"]
+        if shared and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {shared[0]}"))
 
 
 def pytest_collection_finish() -> None:
