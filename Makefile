@@ -21,8 +21,9 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 $(if $(wildcard $(STAMP)),$(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(STAMP)))
 
 TEST_WORKERS ?= 2
-# One thread each: the workers share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+# One thread each: the workers share the cores. Modules are compiled once, whatever the caller's
+# settings: the tests start dozens of processes that import them.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,7 +34,8 @@ train: $(STAMP) ## train LSP on walker_walk for 60k env steps, evaluate it and f
 	$(BIN)/lsp train --task walker_walk --method lsp --preset fast --seed 0 --steps 60000 --logdir runs/walker_walk-lsp --video
 
 quick: $(STAMP) ## the algorithm's tests: no training, no process, under a minute
-	$(PYTEST) -m quick
+# No quick test uses hypothesis, and its plugin imports all of it for a summary.
+	$(PYTEST) -p no:hypothesispytest -m quick
 
 test: lint ## what CI runs: lint, types and all tests but the slow ones
 	$(PYTEST) -m "not slow"

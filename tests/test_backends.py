@@ -196,7 +196,9 @@ from lsp.algorithm.skill_planning import score_plans
 from lsp.models.imagination import RolloutNoise
 from lsp.algorithm.cem import candidate_noise, plan, standard_plan
 
-networks = t.make_networks(model={"termination": True})
+# Each step is traced for itself: three say as much as ten.
+short = {"horizon": 3, "skill_length": 3}
+networks = t.make_networks(model={"termination": True}, planner=short)
 latent, skills, noise = t.make_steps(networks)
 planner = networks.config.planner
 prior = standard_plan(6, 1, 3, networks.device)

@@ -219,7 +219,12 @@ def rms(x: Any) -> Any:
     return x.square().mean().sqrt().item()
 
 
-@pytest.mark.long
+def swings(test: Any) -> Any:
+    """One worker for those that share the model of the swing."""
+    return pytest.mark.long(pytest.mark.xdist_group("swing")(test))
+
+
+@swings
 def test_a_linear_system_is_predicted_twenty_steps_without_looking() -> None:
     truth, position, _, _ = open_loop()
     future, last = truth[:, 15:], truth[:, 14:15]
@@ -228,7 +233,7 @@ def test_a_linear_system_is_predicted_twenty_steps_without_looking() -> None:
     assert rms(position[:, -1] - future[:, -1]) < 0.5 * rms(future[:, -1] - future[:, -1].mean())
 
 
-@pytest.mark.long
+@swings
 def test_the_actions_are_what_the_prediction_rests_on() -> None:
     truth, position, _, _ = open_loop()
     future = truth[:, 15:]
@@ -239,14 +244,14 @@ def test_the_actions_are_what_the_prediction_rests_on() -> None:
     assert correlation > 0.85
 
 
-@pytest.mark.long
+@swings
 def test_reward_is_learned_and_foreseen() -> None:
     truth, _, reward, _ = open_loop()
     future = truth[:, 15:]
     assert rms(reward - future) < 0.35 * rms(future - future.mean())
 
 
-@pytest.mark.long
+@swings
 def test_ends_of_episodes_are_learned_and_foreseen() -> None:
     truth, _, _, ends = open_loop()
     future = truth[:, 15:]
