@@ -19,9 +19,9 @@ from lsp.cli.main import main
 from lsp.config import Config, RuntimeConfig, from_dict, make_config, to_dict, validated
 from lsp.envs import custom as user_module
 from lsp.envs import make_env
-from lsp.envs.custom import UserEnv
+from lsp.envs.custom import UserEnv, make_user_env
 from lsp.envs.lookup import Maker, task_name
-from lsp.errors import UserError
+from lsp.errors import RunWarning, UserError
 from lsp.runs.metrics import read_metrics
 
 RUNTIME = RuntimeConfig(compile=False, threads=1)
@@ -775,3 +775,44 @@ def test_the_command_line_trains_plots_and_collects_a_users_task(
     lsp.cli.main.main(["collect", str(run)])
     assert (tmp_path / "results" / "gymnasium-Pendulum-v1" / "lsp.csv").exists()
     assert "Evaluation after 400 env steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        ((84, 84, 9), 9),
+        ((12, 84, 84), 12),
+        ((84, 84, 2), 2),
+        ((84, 84, 3, 1), 3),
+        ((4, 84, 84, 3), 12),
+        ((2, 3, 40, 30), 6),
+    ],
+)
+def test_stacked_frames_and_all_other_axes_become_channels(shape: Any, channels: Any) -> None:
+    sides = [i for i, n in enumerate(shape) if n >= 16][:2]
+    others = [n for i, n in enumerate(shape) if i not in sides]
+    numbers = np.arange(channels, dtype=np.uint8).reshape(others)
+    value = np.broadcast_to(np.expand_dims(numbers, sides), shape)
+    seen = shown(Box(0, 255, shape, np.uint8), np.array(value))["image"]
+    assert seen.shape == (64, 64, channels)
+    assert (seen == np.arange(channels)).all()
+
+
+@pytest.mark.parametrize("brightest", [1, 255])
+def test_numbers_between_black_and_white_are_an_image(brightest: Any) -> None:
+    picture = np.full((20, 20, 3), brightest * 0.2, np.float32)
+    seen = shown(Box(0, brightest, (20, 20, 3), np.float32), picture)
+    assert (seen["image"] == 51).all()
+
+
+def test_what_looks_like_a_picture_and_is_a_vector_is_said_and_a_setting_decides() -> None:
+    space, value = Box(-5, 5, (20, 30, 2), np.float32), np.full((20, 30, 2), 5, np.float32)
+    env = Echo(space, value)
+    with pytest.warns(RunWarning, match=r"'observation' of shape \(20, 30, 2\) looks like a pict"):
+        assert make_user_env(env).reset()[0]["observation"].shape == (1200,)
+    chosen = make_user_env(env, images=("observation",))
+    assert (chosen.reset()[0]["image"] == 255).all()
+    grey = Echo(Box(0, 255, (20, 20, 3), np.uint8), np.zeros((20, 20, 3), np.uint8))
+    assert make_user_env(grey, images=()).reset()[0]["observation"].shape == (1200,)
+    with pytest.raises(UserError, match="no observation with the shape of a picture: there are"):
+        make_user_env(Reach(), images=("position",))

@@ -15,7 +15,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 IMAGE_SIZE = 64  # pixels a side that the agent sees
-MIN_SIDE = 16  # pixels; what is smaller is no picture
+MIN_SIDE = 16  # pixels; what is smaller is no picture, but for bytes with CHANNELS
+CHANNELS = (1, 3, 4)
 _BRIGHTEST = (1.0, 255.0)  # of numbers that are a picture's
 
 
@@ -86,6 +87,8 @@ def leaves(space: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
 def part_of(path: tuple[Any, ...], space: Box, images: Collection[str] | None) -> Part:
     """A Box as agents see it. Of `images`, where they are given, exactly these are images."""
     sides = _sides(space.shape)
+    if sides is None and space.dtype == np.uint8 and len(space.shape) == 3:
+        sides = _sides_of_small(space.shape)
     if images is not None:
         shown = key_of(path) in images or (not path and bool(images))
         return Part(path, space, sides if shown else None, False)
@@ -101,6 +104,13 @@ def _sides(shape: tuple[int, ...]) -> int | None:
         if min(rows, columns) >= MIN_SIDE
     ]
     return -max(pairs)[1] if pairs else None
+
+
+def _sides_of_small(shape: tuple[int, ...]) -> int | None:
+    """Of bytes in three axes the channels tell a picture, however small it is."""
+    if shape[-1] in CHANNELS:
+        return 0
+    return 1 if shape[0] in CHANNELS else None
 
 
 def _is_bright(space: Box) -> bool:
