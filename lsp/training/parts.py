@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from lsp.config import Config, RuntimeConfig
+from lsp.config import Config, RuntimeConfig, to_dict
 from lsp.envs import make_env
 from lsp.envs.lookup import Task
 from lsp.envs.vector import Environments, Failure, InProcess, Workers
@@ -23,6 +23,7 @@ from lsp.runs.checkpoint import Checkpoint, load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import MetricsLogger
 from lsp.runs.spaces import spaces_of
+from lsp.runs.tracking import Tracker
 from lsp.training.build import (
     AnyAgent,
     AnyLearner,
@@ -146,7 +147,7 @@ def _open(
     envs = _environments(env, make_env, config, runtime)
     opened.callback(envs.close)
     collector = Collector(envs, agent, replay, config.seed)
-    metrics = MetricsLogger(folder.path)
+    metrics = MetricsLogger(folder.path, _tracker(config, folder, runtime))
     opened.callback(metrics.close)
     parts = Parts(
         config=config,
@@ -173,6 +174,10 @@ def _open(
     folder.record(config, runtime)
     folder.write_spaces(spaces_of(env))
     return parts
+
+
+def _tracker(config: Config, folder: RunFolder, runtime: RuntimeConfig) -> Tracker | None:
+    return None if runtime.track is None else Tracker(runtime.track, folder.path, to_dict(config))
 
 
 def _newest_checkpoint(folder: RunFolder, force: bool) -> Checkpoint | None:
