@@ -15,6 +15,7 @@ from lsp.report.video import VideoWriter
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import Spaces, spaces_of
+from lsp.runs.tracking import check_tracker
 from lsp.training import signals
 from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.training.evaluation import Evaluation
@@ -54,13 +55,15 @@ def train(
         Whether `steps` was reached.
 
     Raises:
-        UserError: a setting makes no sense, the task is unknown or none for LSP, or `logdir` holds
-            another run, is in use, damaged beyond what a run survives, or cannot be written.
+        UserError: a setting makes no sense, the task is unknown or none for LSP, the package that
+            is to track the run is missing, or `logdir` holds another run, is in use, damaged beyond
+            what a run survives, or cannot be written.
     """
     if not isinstance(steps, Real) or not steps >= 0:  # NaN neither
         raise UserError(f"steps must be a number of at least 0, not {steps!r}")
     settings, source = _settings(task, config)
     runtime = runtime or default_runtime(settings.preset)
+    check_tracker(runtime.track)
     prepare_torch(runtime)
     settings = validated(settings)
     folder, transfers = RunFolder(Path(logdir)), settings.transfer.source is not None

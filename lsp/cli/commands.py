@@ -242,6 +242,8 @@ class Bench:
         from lsp.benchmark.bench import bench
         from lsp.runs.folder import RunFolder
 
+        if self.runtime.track is not None:
+            raise UserError("a benchmark is no run: leave out --track")
         prepare_torch(self.runtime)
         config = self.config
         if self.run is not None:

@@ -330,3 +330,6 @@ class RuntimeConfig:
     """With --num-envs: seconds that a step of an environment may take before it is given up."""
     cuda_graphs: bool = True
     """On a GPU: record each update and plan once, and replay it as one CUDA graph."""
+    track: Literal["wandb", "trackio"] | None = None
+    """Log metrics there too (pip install 'latent-skill-planning[wandb]' or '[trackio]'); trackio
+    keeps everything on this machine."""

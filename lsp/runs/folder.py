@@ -17,9 +17,9 @@ class RunFolder:
     """Paths inside a run's folder.
 
     config.json and its seal, run.json (provenance), spaces.json (what its agent observes and does),
-    source.json and source_episodes/ (of a transfer), metrics.jsonl, tensorboard/, episodes/,
-    checkpoints/, curve.png, skills.png, open_loop.gif (from pixels), video.mp4, lock,
-    not_finite.npz (what learning or acting made NaN of)
+    source.json and source_episodes/ (of a transfer), metrics.jsonl, tensorboard/, tracking.json
+    (what --track calls it), episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from
+    pixels), video.mp4, lock, not_finite.npz (what learning or acting made NaN of)
     """
 
     def __init__(self, path: Path):

@@ -23,6 +23,7 @@ from typing import Any
 
 from lsp.errors import UserError, warn
 from lsp.runs.files import write_bytes
+from lsp.runs.tracking import Tracker
 
 FILE = "metrics.jsonl"
 KINDS = ("train", "episode", "eval")
@@ -35,13 +36,15 @@ class MetricsLogger:
 
     Args:
         logdir: the run's folder; it is made where missing.
+        tracker: where scalars also go.
 
     Raises:
         UserError: the folder cannot be written, or its metrics are damaged.
     """
 
-    def __init__(self, logdir: Path) -> None:
+    def __init__(self, logdir: Path, tracker: Tracker | None = None) -> None:
         self._path = logdir / FILE
+        self._tracker = tracker
         self._waiting = b""  # what there was no room for; a line that is half written goes on here
         self._said_full = False
         self._tensorboard = _TensorBoard(logdir / "tensorboard")
@@ -55,7 +58,7 @@ class MetricsLogger:
             ) from error
 
     def write(self, kind: str, env_steps: int, values: Mapping[str, Any]) -> None:
-        """Append one line; scalars also go to TensorBoard.
+        """Append one line; scalars also go to TensorBoard, and to what tracks the run.
 
         Args:
             kind: "train", "episode" or "eval".
@@ -77,6 +80,8 @@ class MetricsLogger:
         scalars = {key: float(x) for key, x in finite.items() if isinstance(x, int | float)}
         tags = {key if "/" in key else f"{kind}/{key}": x for key, x in scalars.items()}
         self._tensorboard.add(tags, env_steps)
+        if self._tracker is not None:
+            self._tracker.add(tags, env_steps)
 
     def _store(self) -> None:
         """Write what waits, as far as there is room."""
@@ -102,10 +107,12 @@ class MetricsLogger:
         self._tensorboard.purge(env_steps + 1)
 
     def close(self) -> None:
-        """Close both; the logger takes no more lines."""
+        """Close all; the logger takes no more lines."""
         self._store()
         self._file.close()
         self._tensorboard.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def read_metrics(logdir: Path) -> list[dict[str, Any]]:

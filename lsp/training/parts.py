@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from lsp.config import Config, RuntimeConfig
+from lsp.config import Config, RuntimeConfig, to_dict
 from lsp.envs import make_env
 from lsp.envs.lookup import Task
 from lsp.envs.probe import is_users, second_environment, try_first_step, warn_of_memory
@@ -25,6 +25,7 @@ from lsp.runs.checkpoint import Checkpoint, load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import MetricsLogger, read_metrics
 from lsp.runs.spaces import spaces_of
+from lsp.runs.tracking import Tracker
 from lsp.training.build import (
     AnyAgent,
     AnyLearner,
@@ -152,7 +153,7 @@ def _open(
     envs = _environments(env, make_env, config, runtime)
     opened.callback(envs.close)
     collector = Collector(envs, agent, replay, config.seed)
-    metrics = MetricsLogger(folder.path)
+    metrics = MetricsLogger(folder.path, _tracker(config, folder, runtime))
     opened.callback(metrics.close)
     parts = Parts(
         config=config,
@@ -194,6 +195,10 @@ def _forget_paid_evaluation(parts: Parts) -> None:
         if line["kind"] == "eval" and line["env_steps"] == here:
             parts.counters.owes_evaluation = False
             parts.counters.eval_return = line.get("eval/return") or parts.counters.eval_return
+
+
+def _tracker(config: Config, folder: RunFolder, runtime: RuntimeConfig) -> Tracker | None:
+    return None if runtime.track is None else Tracker(runtime.track, folder.path, to_dict(config))
 
 
 def _newest_checkpoint(folder: RunFolder, force: bool) -> Checkpoint | None:

@@ -10,6 +10,7 @@ from lsp.config import RuntimeConfig
 from lsp.errors import UserError
 from lsp.experiments.sweep.planned_run import Outcome, PlannedRun
 from lsp.experiments.sweep.progress_screen import show
+from lsp.runs.tracking import check_tracker
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Execution:
         """Carry out what is missing of `runs`. Raises UserError if this cannot even begin."""
         if self.address is not None and self.engine != "ray":
             raise UserError(f"--address {self.address} is of a Ray cluster: add --engine ray")
+        check_tracker(runtime.track)
         storage, runtime = self.storage.resolve(), self.runtime(runtime)
         missing = [run for run in runs if not run.finished(storage)]
         try:
