@@ -1,6 +1,7 @@
 """Links and names of pages resolve: in the documentation, in comments and in messages."""
 
 import re
+import shlex
 from collections import Counter
 from dataclasses import fields, is_dataclass
 from inspect import ismodule
@@ -10,7 +11,8 @@ from typing import get_type_hints
 import pytest
 
 import lsp
-from lsp.config import Config
+from lsp.cli.main import _parse
+from lsp.config import Config, make_config
 
 ROOT = Path(__file__).parents[1]
 SITES = r"[a-z]+:"
@@ -107,3 +109,22 @@ def test_every_page_is_on_the_front_page() -> None:
     docs = ROOT / "docs"
     listed = set(re.findall(r"\]\(([\w/]+\.md)\)", (docs / "index.md").read_text()))
     assert {str(page.relative_to(docs)) for page in docs.rglob("*.md")} == listed | {"index.md"}
+
+
+def commands(page: Path) -> list[str]:
+    """The calls of `lsp` in a page's code blocks, but for those that only show the help."""
+    blocks = [block.group() for block in FENCED.finditer(page.read_text())]
+    lines = [line.removeprefix(".venv/bin/") for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("lsp ") and "--help" not in line]
+
+
+# Those of the README are run, in test_readme.py; those of results/*/commands.md were.
+WITH_COMMANDS = [page for page in (ROOT / "docs").rglob("*.md") if commands(page)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsp.training.transfer.source_settings", lambda *_: make_config())
+    for command in commands(page):
+        _parse(shlex.split(command, comments=True)[1:])  # exits where a flag is unknown
