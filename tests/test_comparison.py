@@ -97,7 +97,7 @@ def test_the_table_has_every_method(target: Any, tmp_path: Any) -> None:
     assert "partial: 4 of" in (tmp_path / "out.md").read_text()
 
 
-ROW = "{obs},fast,{seed},{step},{value},1.00,,10,,0.5,1,abc"
+ROW = "{obs},fast,{seed},{step},{value},1.00,,10,,0.5,1,,abc"
 
 
 def write_tables(folder: Any, task: Any, method: Any, rows: Any) -> None:

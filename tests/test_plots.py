@@ -60,7 +60,7 @@ def write_csv(path: Any, header: Any, rows: Any) -> Any:
 
 def table(folder: Any, method: Any, points: Any) -> Any:
     """points: (seed, env_steps, return)."""
-    rows = [("proprio", "fast", s, e, r, 1, "", 10, "", 1, 1, "abc") for s, e, r in points]
+    rows = [("proprio", "fast", s, e, r, 1, "", 10, "", 1, 1, "", "abc") for s, e, r in points]
     return write_csv(folder / f"{method}.csv", HEADER, rows)
 
 
@@ -272,7 +272,9 @@ def test_bands_are_labelled_as_what_they_are(tmp_path: Any, drawn: Any) -> None:
 
 def test_returns_are_drawn_against_hours(tmp_path: Any, drawn: Any) -> None:
     folder = tmp_path / "walker_walk"
-    rows = [("proprio", "fast", 0, 100 * h, 7.0 * h, 1, "", 10, "", h, 1, "abc") for h in (1, 2)]
+    rows = [
+        ("proprio", "fast", 0, 100 * h, 7.0 * h, 1, "", 10, "", h, 1, "", "abc") for h in (1, 2)
+    ]
     write_csv(folder / "lsp.csv", HEADER, rows)
     (end,) = plots.plot_results(folder, tmp_path / "out.png", unit="hours")
     (axes,) = drawn[0].axes
@@ -319,7 +321,7 @@ def test_a_published_grid_of_100k_is_drawn_as_points(tmp_path: Any, drawn: Any) 
 def test_the_kind_of_run_that_most_curves_are_of_is_solid(tmp_path: Any, drawn: Any) -> None:
     folder = tmp_path / "walker_walk"
     for method, observed in (("dreamer", ("pixels", "proprio")), ("lsp", ("proprio",))):
-        rows = [(obs, "fast", 0, 100, 1.0, 1, "", 10, "", 1, 1, "abc") for obs in observed]
+        rows = [(obs, "fast", 0, 100, 1.0, 1, "", 10, "", 1, 1, "", "abc") for obs in observed]
         write_csv(folder / f"{method}.csv", HEADER, rows)
     plots.plot_results(folder, tmp_path / "out.png")
     dashes = {name: line.get_linestyle() for name, line in curves(drawn[0].axes[0]).items()}
@@ -335,7 +337,24 @@ def test_transfers_are_drawn_by_skill_length_over_the_line_of_standing_still(
 ) -> None:
     folder = tmp_path / "quadruped_reach" / "transfer_from_quadruped_upright_walk"
     rows = [
-        ("proprio", "fast", 0, 100, value, 1, "", 10, "", 1, 1, "abc", 250000, length, 4 * length)
+        (
+            "proprio",
+            "fast",
+            0,
+            100,
+            value,
+            1,
+            "",
+            10,
+            "",
+            1,
+            1,
+            "",
+            "abc",
+            250000,
+            length,
+            4 * length,
+        )
         for value, length in ((5, 10), (7, 30))
     ]
     write_csv(folder / "lsp-frozen.csv", TRANSFER_HEADER, rows)

@@ -19,8 +19,11 @@ COARSE = 100_000
 """Env steps between points from which on they are points: a line from 0 to the first one, where
 our runs end, would say what nobody measured."""
 DASHES = ("--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
-_COLORS = ("#555555", "#8C8C8C", "#B3A36B", "#7B8FA6")
-_MARKERS = "sD^v"
+_COLORS = (
+    *("#555555", "#8C8C8C", "#B3A36B", "#7B8FA6"),
+    *("#9C7B6B", "#6B9C84", "#8E7BA6", "#A66B7B"),
+)
+_MARKERS = "sD^vPX*<"
 
 
 def draw_published(axes: Axes, rows: Sequence[dict[str, str]], last: int) -> list[int]:
