@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from recompute import PLANNED_ALONE, ROOT, Runs, best_published, published, ratio, rows, runs
+from recompute import ROOT, Runs, best_published, earlier, published, ratio, rows, runs
 
 from lsp.report.labels import COLORS
 from lsp.report.plots import STANDING_STILL, finish, save_figure
@@ -33,17 +33,12 @@ IN_IMAGINATION = "bfloat16 in imagination"  # precision of those that can be com
 STEPS = np.arange(10_000, 100_001, 10_000)
 
 
-def _of(method: str, task: str) -> Runs:
-    """Those of lsp that trained under planned skills alone, as all of them did on most tasks."""
-    return runs(f"{task}/{method}", **({"settings": PLANNED_ALONE} if method == "lsp" else {}))
-
-
 def draw_returns(out: Path) -> None:
     """The mean over four tasks of lsp, dreamer and the best published agent."""
     figure = Figure(figsize=(7.2, 4), layout="constrained")
     axes = figure.subplots()
     for method in ("lsp", "dreamer"):
-        middle, low, high = _mean_over_tasks([_of(method, task) for task in COMPARED])
+        middle, low, high = _mean_over_tasks([earlier(f"{task}/{method}") for task in COMPARED])
         axes.plot(STEPS, middle, color=COLORS[method], marker="o", markersize=4, label=method)
         axes.fill_between(STEPS, low, high, color=COLORS[method], alpha=0.15, linewidth=0)
     best = np.mean([best_published(task, 100_000)[1] for task in COMPARED.values()])
@@ -76,7 +71,10 @@ def draw_single_tasks(out: Path) -> None:
     figure.suptitle(f"Return of evaluations; {bands([3, 9])}", fontsize="medium")
     for axes, task in zip(panels, TASKS):
         for method in ("lsp", "dreamer"):
-            seeds = [(x[x <= STEPS[-1]], y[x <= STEPS[-1]]) for x, y in _of(method, task).curves]
+            seeds = [
+                (x[x <= STEPS[-1]], y[x <= STEPS[-1]])
+                for x, y in earlier(f"{task}/{method}").curves
+            ]
             draw_seeds(axes, seeds, method, COLORS[method])
         for name, marker in (("tdmpc2", "*"), ("dreamerv3", "D")):
             found = published(name, COMPARED.get(task, task), STEPS[-1]).values()
@@ -127,7 +125,7 @@ def draw_transfer_ratio(out: Path) -> None:
     }
     levels = range(150, 751, 10)
     for axes, (title, (ours, theirs)) in zip(figure.subplots(1, 2, sharey=True), panels.items()):
-        middle, low, high = np.array([ratio(runs(ours), runs(theirs), x) for x in levels]).T
+        middle, low, high = np.array([ratio(earlier(ours), earlier(theirs), x) for x in levels]).T
         top = 3.0
         axes.fill_between(
             levels,
@@ -159,7 +157,7 @@ def draw_transfer(out: Path) -> None:
     )
     for axes, (title, table, ending, still) in zip(figure.subplots(1, 2, sharey=True), panels):
         for kind, style in styles.items():
-            curves = runs(f"{table}{kind}{ending}").curves
+            curves = earlier(f"{table}{kind}{ending}").curves
             draw_seeds(axes, curves, names[kind], COLORS[kind], linestyle=style)
         axes.axhline(still, color="#BBBBBB", linestyle=(0, (2, 2)), label="standing still")
         finish(axes, f"{title}\n{bands([3])}", loc="lower right")

@@ -30,6 +30,8 @@ BEGIN, END = "<!-- results: written by results/recompute.py -->\n", "<!-- end of
 RESAMPLES = 2000
 PLANNED_ALONE = "policy.prior-share 0; behavior.prior-share 0"
 """Settings of runs that trained under planned skills alone, as `fast` did before commit f5ced39."""
+PLANNED_TRANSFER = "policy.prior-share 0; planner.prior-weight 0; behavior.prior-share 0"
+"""Of transfers from these, which scored plans without the prior of skills."""
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -63,8 +65,8 @@ class Runs:
         )
 
     def each(self, steps: int) -> str:
-        """The return of every run."""
-        return ", ".join(f"{x:.0f}" for x in self.at(steps))
+        """The return of every run that got there; a dash where none did."""
+        return ", ".join(f"{x:.0f}" for x in self.at(steps)) or "–"
 
     def mean_curve(self) -> Curve:
         steps, values = over_seeds(list(self.curves))
@@ -104,6 +106,31 @@ def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **colum
         )
     curves = [np.array(sorted(points)).T for points in found.values()]
     return Runs([(steps, values) for steps, values in curves])
+
+
+def earlier(table: str, **columns: object) -> Runs:
+    """The runs of a table from before `fast` trained under skills from N(0, I) too."""
+    method = table.rpartition("/")[2].partition("-")[0]
+    if method in ("lsp", "no_mi"):
+        transfer = "transfer_from" in table
+        columns["settings"] = PLANNED_TRANSFER if transfer else PLANNED_ALONE
+    return runs(table, **columns)  # type: ignore[arg-type]
+
+
+def has(table: str, **columns: object) -> bool:
+    """Whether a table has rows whose `columns` have these values."""
+    return bool(seeds(table, **columns))
+
+
+def seeds(table: str, **columns: object) -> str:
+    """The seeds of those rows: "0, 1"."""
+    path = RESULTS / f"{table}.csv"
+    found = {
+        int(row["seed"])
+        for row in (rows(table) if path.is_file() else ())
+        if all(row.get(key, "") == str(value) for key, value in columns.items())
+    }
+    return ", ".join(map(str, sorted(found)))
 
 
 def published(algorithm: str, task: str, steps: int, obs: str = "proprio") -> dict[str, float]:
@@ -226,6 +253,9 @@ def render(template: str) -> str:
         for function in (
             rows,
             runs,
+            earlier,
+            has,
+            seeds,
             published_text,
             best_published,
             better,
@@ -234,7 +264,7 @@ def render(template: str) -> str:
             speed,
             total,
         )
-    } | {"ratio": ratio_text, "PLANNED_ALONE": PLANNED_ALONE}
+    } | {"ratio": ratio_text}
     return environment.get_template(template).render()
 
 
