@@ -39,7 +39,7 @@ def train(
 ) -> bool:
     """Train an agent, evaluating and saving on the way; resume the run that `logdir` holds.
 
-    SIGINT and SIGTERM save and return early.
+    SIGINT, SIGTERM and SIGHUP save and return early.
 
     Args:
         task: all settings at once; or a task's name, a Gymnasium environment (which is copied for
@@ -47,7 +47,8 @@ def train(
         logdir: the run's folder.
         steps: env steps to train for, those of an earlier start included.
         runtime: where and how to compute; the preset's own if it is left out.
-        listen: is called with a `Progress` at every log line.
+        listen: is called with a `Progress` at every log line. What it raises ends the run, which
+            is saved first.
         config: the other settings, where `task` is a task.
         force: resume a run of other settings with these, as far as they fit what it has learned.
 
@@ -74,9 +75,12 @@ def train(
         with signals.calling(trainer.stop, once=True):
             if transfers and trainer.fresh:
                 _begin(trainer)
-            trainer.run(steps, listen)
+            listener = _Listener(listen, trainer.stop)
+            trainer.run(steps, listener)
     finally:
         trainer.close()
+    if listener.problem is not None:
+        raise listener.problem
     return trainer.env_steps >= steps
 
 
@@ -248,6 +252,23 @@ def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool
             f"{folder.path} names code that would be imported and run ({', '.join(named)}), and "
             "was not trained by you here: --trust, or trust=True, if you know it"
         )
+
+
+class _Listener:
+    """Passes progress on until that fails, which stops the run."""
+
+    def __init__(self, listen: Callable[[Progress], None], stop: Callable[[], None]):
+        self.listen, self.stop = listen, stop
+        self.problem: Exception | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if self.problem is not None:
+            return
+        try:
+            self.listen(progress)
+        except Exception as error:  # it is raised once the run is saved
+            self.problem = error
+            self.stop()
 
 
 def _begin(trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
+from lsp.cli.output import print_error
 from lsp.config import Config, RuntimeConfig, TransferConfig, to_dict
 from lsp.errors import UserError
 
@@ -40,45 +41,52 @@ class Train:
     def main(self) -> None:
         from lsp import api
         from lsp.tasks import plain_name
-        from lsp.training.progress import show_progress
+        from lsp.training.progress import say, show_progress
 
         config, began = self.config, time.monotonic()
         name = f"{plain_name(config.task)}-{config.method}-{config.preset}-{config.seed}"
         logdir = self.logdir or Path("runs") / name
-        with show_progress(self.steps) as show:
-            reached = api.train(config, logdir, self.steps, self.runtime, show, force=self.force)
         command = shlex.join([_program(), *sys.argv[1:]])
-        print(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
+        try:
+            with show_progress(self.steps) as show:
+                reached = api.train(
+                    config, logdir, self.steps, self.runtime, show, force=self.force
+                )
+        except BrokenPipeError:
+            print_error(f"nobody reads the output: stopped and saved. To resume: {command}")
+            raise
+        say(f"{config.method} on {config.task} ({config.obs}), in {logdir}")
         if not reached:
-            print(f"Stopped and saved. To resume: {command}")
+            say(f"Stopped and saved. To resume: {command}")
             return
         self._report(logdir)
-        print(f"Time: {(time.monotonic() - began) / 60:.1f} minutes")
-        print(f"To continue: {_with_steps(sys.argv[1:], 2 * self.steps, logdir)}")
+        say(f"Time: {(time.monotonic() - began) / 60:.1f} minutes")
+        say(f"To continue: {_with_steps(sys.argv[1:], 2 * self.steps, logdir)}")
 
     def _report(self, logdir: Path) -> None:
         """The last evaluation, and pictures where they can be made."""
         from lsp.report.plots import plot_runs, plot_skills
         from lsp.runs.folder import RunFolder
         from lsp.runs.metrics import read_metrics
+        from lsp.training.progress import say
 
         folder = RunFolder(logdir)
         lines = read_metrics(logdir)
         evaluations = [line for line in lines if line.get("eval/return") is not None]
         if evaluations:
             last = evaluations[-1]
-            print(
+            say(
                 f"Evaluation after {last['env_steps']} env steps: return "
                 f"{last['eval/return']:.1f} ± {last['eval/std']:.1f} "
                 f"over {last['eval/episodes']} episodes"
             )
         plot_runs([logdir], folder.curve)
-        print(f"Learning curve: {folder.curve}")
+        say(f"Learning curve: {folder.curve}")
         if any("skills/log_q" in line for line in lines):
             plot_skills(logdir, folder.skills)
-            print(f"Skills: {folder.skills}")
+            say(f"Skills: {folder.skills}")
         if folder.open_loop.exists():
-            print(f"Open-loop predictions: {folder.open_loop}")
+            say(f"Open-loop predictions: {folder.open_loop}")
         if self.video:
             _film(logdir, folder.video)
 

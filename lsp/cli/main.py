@@ -3,13 +3,11 @@ where an error comes from."""
 
 import argparse
 import io
-import logging
 import re
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from itertools import takewhile
 from typing import Annotated, Any, NoReturn
@@ -20,9 +18,18 @@ from tyro.conf import subcommand
 from lsp.cli.commands import Bench, Doctor, Eval, Tasks, Train, Transfer
 from lsp.cli.experiments import Reproduce, Skills, Sweep
 from lsp.cli.lists import combinations
+from lsp.cli.output import (
+    UNREAD,
+    flush,
+    forget_stdout,
+    print_error,
+    print_what_is_logged,
+    replace_what_cannot_be_printed,
+    warnings_in_one_line,
+)
 from lsp.cli.reports import Collect, Plot
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
-from lsp.errors import RunWarning, UserError, said
+from lsp.errors import UserError, said
 
 Command = (
     Train | Transfer | Eval | Skills | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor
@@ -138,11 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        with _warnings_in_one_line():
-            _print_what_is_logged()
-            _parse_in_one_line([each for each in arguments if each != "--debug"]).main()
+        replace_what_cannot_be_printed()
+        with warnings_in_one_line():
+            print_what_is_logged()
+            _carry_out([each for each in arguments if each != "--debug"])
     except BrokenPipeError:  # of a reader that has seen enough, such as head
-        sys.stderr.close()
+        forget_stdout()
+        raise SystemExit(UNREAD) from None
     except KeyboardInterrupt as error:
         _fail(error, "stopped", 130, debug)
     except UserError as error:
@@ -154,41 +163,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, f"{said(error)} (an error of lsp: --debug shows where)", 1, debug)
 
 
-def _print_what_is_logged() -> None:
-    """A line for each message of the package's logger, once however often this is called."""
-    from lsp.training.progress import say
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(self.format(record))
-
-    log = logging.getLogger("lsp")
-    log.setLevel(logging.INFO)
-    log.propagate, log.handlers = False, [Lines()]
+def _carry_out(arguments: Sequence[str]) -> None:
+    """Run a command, and find out now whether what it printed was read."""
+    try:
+        _parse_in_one_line(arguments).main()
+    except SystemExit:
+        flush()
+        raise
+    flush()
 
 
 def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
     if debug:
-        traceback.print_exception(error)
-    print(f"lsp: {message}", file=sys.stderr)
+        with suppress(OSError):
+            traceback.print_exception(error)
+    print_error(message)
     raise SystemExit(code) from None
-
-
-@contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """What a run survives is said each time; all other warnings as ever."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RunWarning)
-        show = warnings.showwarning
-
-        def show_ours(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if not issubclass(category, RunWarning):
-                return show(message, category, *rest, **more)
-            with suppress(OSError):  # what stderr goes to may be on the disk that is full
-                print(f"lsp: warning: {message}", file=sys.stderr, flush=True)
-
-        warnings.showwarning = show_ours
-        yield
 
 
 if __name__ == "__main__":

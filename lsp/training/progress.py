@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,24 +14,31 @@ from lsp.training.schedule import Progress as Now
 
 @contextmanager
 def show_progress(total_steps: int) -> Iterator[Callable[[Now], None]]:
-    """A bar on a terminal, a line for each report elsewhere."""
-    if not sys.stdout.isatty():
+    """A bar on a terminal that can draw one, a line for each report elsewhere."""
+    if not sys.stdout.isatty() or not (sys.stdout.encoding or "").lower().startswith("utf"):
         yield lambda now: say(describe(now))
         return
     columns: list[Column] = [BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn()]
-    with Progress(*columns, console=Console()) as bar:
-        task = bar.add_task("collecting the first episodes", total=total_steps)
+    bar = Progress(*columns, console=Console())
+    task = bar.add_task("collecting the first episodes", total=total_steps)
 
-        def show(now: Now) -> None:
-            bar.update(task, completed=now.env_steps, description=str(Text(describe(now))))
+    def show(now: Now) -> None:
+        bar.update(task, completed=now.env_steps, description=str(Text(describe(now))))
 
+    bar.start()
+    try:
         yield show
+    finally:
+        with suppress(OSError):  # the terminal may have closed
+            bar.stop()
 
 
 def say(line: str) -> None:
-    """Print `line`. A full disk that it goes to does not stop a run; a reader that is gone does."""
+    """Print `line`; letters that the output's encoding lacks as question marks. A full disk or a
+    closed terminal that it goes to does not stop a run; a reader that is gone does."""
     try:
-        print(line, flush=True)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(line.encode(encoding, "replace").decode(encoding), flush=True)
     except BrokenPipeError:
         raise
     except OSError:

@@ -75,11 +75,13 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     """A job from standard input; says how it goes on standard output."""
+    from lsp.training.progress import say
+
     _end_with_parent()
     try:
-        reached = perform_job(sys.stdin.read(), lambda line: print(line, flush=True))
+        reached = perform_job(sys.stdin.read(), say)
     except UserError as error:
-        print(error, flush=True)
+        say(str(error))
         raise SystemExit(MISTAKE) from None
     raise SystemExit(0 if reached else STOPPED)
 
