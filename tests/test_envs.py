@@ -320,6 +320,12 @@ for attempt in (env.render, lambda: make_env("cartpole_balance", obs="pixels")):
         # An EGL loader that finds no driver, asked for and not asked for.
         ({"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "MUJOCO_GL": "egl"}, "apt-get install"),
         ({"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "MUJOCO_GL": ""}, "apt-get install"),
+        # Variables that a cluster or a script sets.
+        ({"MUJOCO_GL": "bogus"}, "MUJOCO_GL=bogus is none of egl, osmesa, glfw"),
+        ({"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "PYOPENGL_PLATFORM=egl keeps osmesa"),
+        ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "bogus"}, "PYOPENGL_PLATFORM=bogus keeps egl"),
+        ({"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "77"}, "MUJOCO_EGL_DEVICE_ID=77 is no EGL"),
+        ({"MUJOCO_GL": " EGL", "MUJOCO_EGL_DEVICE_ID": "a"}, "MUJOCO_EGL_DEVICE_ID=a is no EGL"),
     ],
 )
 def test_without_opengl_all_but_rendering_works(variables: Any, expected: Any) -> None:
@@ -336,6 +342,20 @@ def test_without_opengl_all_but_rendering_works(variables: Any, expected: Any) -
         pytest.skip("another backend than EGL renders here")
     assert expected in problem
     assert errors == [f"cartpole_balance: {problem}"] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux chooses a backend")
+def test_another_process_says_why_as_well() -> None:
+    program = "import lsp.envs, subprocess, sys; subprocess.run([sys.executable, '-c', "
+    program += "'from lsp.envs import rendering_problem; print(rendering_problem())'])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "MUJOCO_GL": "bogus"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "MUJOCO_GL=bogus is none of" in done.stdout
 
 
 def test_making_a_task_says_nothing() -> None:
