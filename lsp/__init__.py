@@ -17,7 +17,7 @@ from lsp.tasks import register
 
 if TYPE_CHECKING:
     from lsp.algorithm.agent import Agent
-    from lsp.api import evaluate, load, train, transfer
+    from lsp.api import check, evaluate, load, train, transfer
     from lsp.config import Config, RuntimeConfig, TransferConfig, make_config
     from lsp.envs import make_env
     from lsp.errors import UserError
@@ -46,6 +46,7 @@ __all__ = [
     "RuntimeConfig",
     "TransferConfig",
     "UserError",
+    "check",
     "evaluate",
     "load",
     "make_config",
@@ -65,6 +66,7 @@ _WHERE = {
     "RuntimeConfig": "config",
     "TransferConfig": "config",
     "UserError": "errors",
+    "check": "api",
     "evaluate": "api",
     "load": "api",
     "make_config": "config",

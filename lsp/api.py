@@ -18,13 +18,15 @@ from lsp.runs.spaces import Spaces, spaces_of
 from lsp.runs.tracking import check_tracker
 from lsp.training import signals
 from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
+from lsp.training.check import Check, check_task
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
 from lsp.training.parts import EnvMaker, env_maker, open_run
 from lsp.training.schedule import Progress
 from lsp.training.skill_controls import SkillChoice
 from lsp.training.trainer import Trainer
-from lsp.training.transfer import begin, check, transferred
+from lsp.training.transfer import begin, transferred
+from lsp.training.transfer import check as check_transfer
 
 
 def train(
@@ -69,7 +71,7 @@ def train(
     settings = validated(settings)
     folder, transfers = RunFolder(Path(logdir)), settings.transfer.source is not None
     if transfers and not folder.has_checkpoint:  # later the source may have gone away
-        check(settings, source)  # before there is a folder
+        check_transfer(settings, source)  # before there is a folder
     trainer = Trainer(open_run(settings, folder, runtime, env_maker(settings, source), force))
     try:
         with signals.calling(trainer.stop, once=True):
@@ -82,6 +84,24 @@ def train(
     if listener.problem is not None:
         raise listener.problem
     return trainer.env_steps >= steps
+
+
+def check(task: Config | Task, *, config: Config | None = None) -> Check:
+    """Try an environment without training: some seconds of random actions.
+
+    Args:
+        task: as for `train`.
+        config: the other settings, where `task` is a task.
+
+    Returns:
+        What was found; as a string it is a few lines, the last of them the verdict.
+
+    Raises:
+        UserError: agents cannot learn from it, as `train` would say.
+    """
+    settings, source = _settings(task, config)
+    settings = validated(settings).resolved()
+    return check_task(settings, env_maker(settings, source))
 
 
 def transfer(

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from lsp.backends.hardware import bf16_features, compiler
+from lsp.config.requirements import unmet
 from lsp.runs.versions import commit, is_dirty, package_version
 
 PACKAGES = (
@@ -32,7 +33,7 @@ def report() -> list[tuple[str, str]]:
     rendering = _rendering()
     return [
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        *((name, package_version(name) or "not installed") for name in PACKAGES),
+        *((name, _version(name)) for name in PACKAGES),
         ("commit", _commit()),
         ("C++ compiler", compiler() or NO_COMPILER),
         *_compute(),
@@ -48,6 +49,12 @@ def print_report() -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
+
+
+def _version(package: str) -> str:
+    """What is installed, and what is required where that is something else."""
+    installed, problem = package_version(package) or "not installed", unmet(package)
+    return f"{installed}, BUT {problem}" if problem else installed
 
 
 def _commit() -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tyro.conf import subcommand
 
+from lsp.cli.check import Check
 from lsp.cli.commands import Bench, Doctor, Eval, Tasks, Train, Transfer
 from lsp.cli.experiments import Reproduce, Skills, Sweep
 from lsp.cli.lists import combinations
@@ -32,7 +33,18 @@ from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.errors import UserError, said
 
 Command = (
-    Train | Transfer | Eval | Skills | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor
+    Train
+    | Transfer
+    | Eval
+    | Check
+    | Skills
+    | Plot
+    | Sweep
+    | Reproduce
+    | Collect
+    | Bench
+    | Tasks
+    | Doctor
 )
 
 
@@ -81,6 +93,7 @@ def _parse_one(
         Annotated[Train, train]
         | Annotated[Transfer, adapted]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
+        | Annotated[Check, subcommand("check", prefix_name=False)]
         | Annotated[Skills, subcommand("skills", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]

@@ -12,12 +12,18 @@ from lsp.envs.rendering import choose_gl, rendering_problem
 
 choose_gl()  # dm_control reads the choice when it is imported, which the next lines do
 
+from lsp.config.requirements import mismatch  # noqa: E402
 from lsp.envs.action_repeat import ActionRepeat  # noqa: E402
 from lsp.envs.custom import make_user_env  # noqa: E402
-from lsp.envs.dmc import DMControlEnv, task_names  # noqa: E402
 from lsp.envs.lookup import Task, find_reward  # noqa: E402
-from lsp.errors import UserError  # noqa: E402
+from lsp.errors import UserError, said  # noqa: E402
 from lsp.tasks import register  # noqa: E402
+
+try:
+    from lsp.envs.dmc import DMControlEnv, task_names
+except (ImportError, AttributeError, RuntimeError) as error:
+    versions = mismatch("mujoco", "dm_control", "numpy") or "lsp doctor shows the versions"
+    raise UserError(f"dm_control cannot be imported ({said(error)}): {versions}") from error
 
 register()
 

@@ -14,8 +14,10 @@ from dm_control.mujoco.engine import Camera
 from dm_control.rl import control
 from jaxtyping import Float, Float64, UInt8
 
+from lsp.config.requirements import mismatch
 from lsp.envs import arena
 from lsp.envs.custom import LARGEST_REWARD
+from lsp.envs.lookup import IS_ID
 from lsp.envs.rendering import rendering_problem
 from lsp.errors import UserError, said
 
@@ -99,7 +101,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._cameras: dict[int, Camera] = {}
         self._camera_id = _CAMERA_IDS.get(self.domain, 0)
         self._render_flags = _FAST_FLAGS if render_quality == "fast" else None
-        self._env = load_control(self.domain, self.task_name)
+        self._env = _load(self.domain, self.task_name)
         self._task, self._physics = self._env.task, self._env.physics
         self._arena = self._task if isinstance(self._task, arena.ArenaTask) else None
         if render_quality == "fast":
@@ -333,9 +335,24 @@ def split_task(task: str) -> tuple[str, str]:
     for domain, name in suite.ALL_TASKS:
         if task == f"{domain}_{name}":
             return domain, name
-    close = difflib.get_close_matches(task, task_names(), n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise UserError(f"Unknown task '{task}'.{hint} lsp.envs.task_names() lists them all.")
+    raise UserError(
+        f"Unknown task '{task}'.{_meant(task)} lsp.envs.task_names() lists them all, and "
+        "docs/guide/tasks.md says how to name your own."
+    )
+
+
+def _meant(task: str) -> str:
+    """A question about a name that is none of dm_control's, but may be Gymnasium's."""
+    registered = gymnasium.registry.get(task)
+    if registered is not None and registered.kwargs.get("task") in task_names():
+        close = [registered.kwargs["task"]]  # one of ours, by its id
+    elif registered is not None:
+        close = [f"gymnasium:{task}"]
+    else:
+        close = difflib.get_close_matches(task, task_names(), n=3)
+    if not close and IS_ID.search(task):
+        return f" If a package registers it, name both: gymnasium:PACKAGE:{task}."
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def load_control(domain: str, name: str) -> control.Environment:
@@ -345,6 +362,18 @@ def load_control(domain: str, name: str) -> control.Environment:
         return arena.load(task)
     # lqr draws its springs when it is built: a fixed seed makes it one task, not many.
     return suite.load(domain, name, task_kwargs={"random": 0})
+
+
+def _load(domain: str, name: str) -> control.Environment:
+    """Raises UserError where dm_control and MuJoCo do not fit each other."""
+    try:
+        return load_control(domain, name)
+    except AttributeError as error:
+        versions = mismatch("mujoco", "dm_control", "numpy") or "lsp doctor shows the versions"
+        raise UserError(
+            f"{domain}_{name}: dm_control cannot load it ({error}): {versions}. Tasks of your own "
+            "need no dm_control, and work all the same (docs/guide/tasks.md)."
+        ) from error
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...], task: str) -> None:

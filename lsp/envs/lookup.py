@@ -4,6 +4,7 @@ import copy
 import importlib
 import operator
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from lsp.errors import UserError, said
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
+
+IS_ID = re.compile(r"-v\d+$")
+"""How names end that Gymnasium registers."""
 
 _VECTOR = (
     "it is a vector of environments: give a single one, and say by the setting num_envs how many "
@@ -103,9 +107,10 @@ def _make_registered(identifier: str, task: str) -> Env:
     try:
         env: Env = gymnasium.make(identifier)
     except gymnasium.error.UnregisteredEnv as error:
-        raise UserError(
-            f"{task}: {_short(error)} gymnasium.pprint_registry() lists them."
-        ) from error
+        known = " gymnasium.pprint_registry() lists them."
+        if ":" not in identifier:
+            known += f" Where a package registers it, name both: gymnasium:PACKAGE:{identifier}."
+        raise UserError(f"{task}: {_short(error)}{known}") from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise UserError(f"{task}: {_short(error)}") from error
     except Exception as error:
@@ -140,7 +145,8 @@ def _find(
     try:
         found: Callable[..., Any] = operator.attrgetter(name)(module)
     except AttributeError as error:
-        raise UserError(f"{task}: module '{module_name}' has no '{name}'.") from error
+        hint = f" Did you mean gymnasium:{task}?" if IS_ID.search(name) else ""
+        raise UserError(f"{task}: module '{module_name}' has no '{name}'.{hint}") from error
     if not callable(found):
         raise UserError(f"{task}: '{name}' must be {wanted}, not {_short(repr(found))}.")
     return found
