@@ -242,7 +242,7 @@ def test_a_folder_without_a_run_is_named(command: Any, tmp_path: Any, capsys: An
     assert str(tmp_path) in fails(f"{command} {tmp_path}", capsys)
 
 
-@pytest.mark.parametrize("command", ["", "tarin", "eval", "plot", "collect"])
+@pytest.mark.parametrize("command", ["tarin", "eval", "plot", "collect"])
 def test_a_command_that_says_too_little_is_one_line(command: Any, capsys: Any) -> None:
     fails(command, capsys)
 

@@ -70,7 +70,7 @@ def test_settings_go_by_their_command_line_names() -> None:
     [
         ({"planner.horizn": 1}, "did you mean planner.horizon"),
         ({"horizon": 1}, "no setting 'horizon': did you mean"),
-        ({"nonsense": 1}, "lsp train --help lists them"),
+        ({"nonsense": 1}, "lsp train --help-all lists them"),
         ({"planner.horizon": "far"}, "horizon cannot be 'far'"),
         ({"planner": 3}, "expected settings by name"),
         ({"planner.horizon.far": 3}, "no setting 'planner.horizon.far'"),

@@ -3,13 +3,11 @@ where an error comes from."""
 
 import argparse
 import io
-import re
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import replace
-from itertools import takewhile
 from typing import Annotated, Any, NoReturn
 
 import tyro
@@ -19,6 +17,7 @@ from lsp.cli.check import Check
 from lsp.cli.commands import Bench, Doctor, Eval, Tasks, Train, Transfer
 from lsp.cli.experiments import Reproduce, Skills, Sweep
 from lsp.cli.lists import combinations
+from lsp.cli.mistakes import WITH_ALL_SETTINGS, in_one_line
 from lsp.cli.output import (
     UNREAD,
     flush,
@@ -29,8 +28,11 @@ from lsp.cli.output import (
     warnings_in_one_line,
 )
 from lsp.cli.reports import Collect, Plot
+from lsp.cli.short_help import ALL, print_short_help
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
+from lsp.config.requirements import PACKAGE
 from lsp.errors import UserError, said
+from lsp.runs.versions import commit, package_version
 
 Command = (
     Train
@@ -62,7 +64,7 @@ def _chosen_config(arguments: Sequence[str], method: str | None = None) -> Confi
 
 def _parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments give; a sweep's settings once for each that it trains."""
-    if arguments[:1] != ["sweep"]:
+    if arguments[:1] != ["sweep"] or "--help" in arguments:
         return _parse_one(arguments)
     every = combinations(arguments)
     sweep = _parse_one(every[0])
@@ -140,14 +142,27 @@ def _parse_in_one_line(arguments: Sequence[str]) -> Command:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
+            _print_help(arguments)
             return _parse(arguments)
     except SystemExit as error:
         if not error.code:
             raise
-        box = [line.strip("│ ") for line in complaint.getvalue().splitlines()[1:]]
-        said = " ".join(takewhile(lambda line: not line.startswith(("─", "╰")), box))
-        plain = re.sub(r"\[/?bold\]", "", said)  # markup that the parser leaves in a quotation
-        raise UserError(f"{plain} (see lsp --help)") from None
+        raise UserError(in_one_line(complaint.getvalue(), arguments)) from None
+
+
+def _print_help(arguments: Sequence[str]) -> None:
+    """Print the version or the help that is asked for, and end; do nothing where none is."""
+    asked = {"-h", "--help", ALL}.intersection(arguments)
+    if not arguments or arguments[0] == ALL:
+        _parse(["--help"])
+    elif arguments[0] == "--version":
+        print(f"lsp {package_version(PACKAGE) or 'not installed'}, commit {commit() or 'unknown'}")
+        raise SystemExit(0)
+    elif ALL in asked:
+        _parse([each for each in arguments if each != ALL] + ["--help"])
+    elif asked and arguments[0] in WITH_ALL_SETTINGS:
+        preset_and_method = [each for each in arguments if each not in asked]
+        print_short_help(arguments[0], _parse(preset_and_method))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -46,5 +46,5 @@ def _unknown(name: str, config: Config) -> str:
     near = get_close_matches(wanted, known, n=1) or [
         each for each in known if each.rpartition(".")[2] == wanted
     ]
-    hint = f": did you mean {near[0]}?" if near else ": lsp train --help lists them"
+    hint = f": did you mean {near[0]}?" if near else ": lsp train --help-all lists them"
     return f"there is no setting {name!r}{hint}"

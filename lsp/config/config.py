@@ -27,7 +27,8 @@ class Config:
     """
 
     task: str = "walker_walk"
-    """A dm_control task, `domain_task`."""
+    """A task of dm_control by its name, `walker_walk` (`lsp tasks` lists the paper's), or your own:
+    `gymnasium:Hopper-v5`, `gymnasium:package:Id-v0`, `package.module:function`."""
     method: str = "lsp"
     """`lsp`; `dreamer` (no skills); `random_skills`, `rand_skills_init` and `no_mi` (LSP without
     planning, without both, without the intrinsic reward); `cem` (plans actions); `hiro` (no model:
