@@ -36,6 +36,7 @@ from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
 from lsp.experiments.figures.trajectories import draw_ways, episode_states, first_ways, last_ways
 from lsp.experiments.sweep import local_engine
+from lsp.experiments.sweep.estimate import elapsed, hours, listing
 from lsp.experiments.sweep.execution import Execution, cores
 from lsp.experiments.sweep.planned_run import Outcome, PlannedRun, grid, parse_seeds, unique
 from lsp.experiments.sweep.progress_screen import Screen, last_line
@@ -346,7 +347,8 @@ def test_ways_from_a_source_that_learned_nothing_are_marked(
     assert figure.axes[0].get_title().endswith("\n(its source learned nothing)")
 
 
-def test_a_dry_run_lists_and_does_nothing(tmp_path: Any, capsys: Any) -> None:
+def test_a_dry_run_lists_and_does_nothing(tmp_path: Any, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("lsp.backends.hardware.bf16_features", lambda: ["amx_bf16"])
     storage = tmp_path / "runs"
     settings = "--task walker_walk,walker_run --method lsp,dreamer --seeds 0-2 --steps 126000"
     call(f"sweep {settings} --storage {storage} --jobs 2 --dry-run")
@@ -639,9 +641,33 @@ def test_a_longer_horizon_takes_longer_where_the_planner_looks_ahead() -> None:
         replace(run, config=replace(run.config, planner=replace(run.config.planner, horizon=120)))
         for run in runs
     ]
-    hours, more = ([run.hours for run in each] for each in (runs, longer))
-    assert more[0] == pytest.approx(5.4 * hours[0])
-    assert more[1] == hours[1]
+    before, more = ([hours(run, bf16=True) for run in each] for each in (runs, longer))
+    assert more[0] == pytest.approx(5.4 * before[0])
+    assert more[1] == before[1]
+
+
+def test_a_machine_without_bf16_takes_longer(tmp_path: Any, monkeypatch: Any) -> None:
+    run = PlannedRun(make_config("lsp", "fast"), 108_000)
+    for features, total in ((["amx_bf16"], "0.5"), ([], "1.0")):
+        monkeypatch.setattr("lsp.backends.hardware.bf16_features", lambda found=features: found)
+        *_, summed, note = listing([run], tmp_path, 1, RuntimeConfig())
+        assert f"1 to do: {total} hours of one thread, about {total} hours with 1" in summed
+        assert ("without bf16" in note) == (not features)
+    without = listing([run], tmp_path, 1, RuntimeConfig(bf16=False))
+    assert "1.0 hours" in without[-2]
+
+
+def test_what_waits_for_its_source_is_not_halved_by_two_jobs() -> None:
+    source = PlannedRun(make_config("lsp", "fast"), 1000)
+    after = PlannedRun(make_config("lsp", "fast", task="walker_run"), 1000, source)
+    other = PlannedRun(make_config("lsp", "fast", seed=1), 1000)
+    left = {source.name: 3.0, after.name: 2.0, other.name: 4.0}
+    assert elapsed([source, after], left, 2) == 5.0
+    assert elapsed([source, after, other], left, 2) == 5.0
+    assert elapsed([source, after, other], left, 1) == 9.0
+    assert elapsed([after], left, 2) == 2.0  # its source is done
+    assert elapsed([source, after], left | {source.name: 0.0}, 2) == 2.0
+    assert elapsed([], {}, 2) == 0.0
 
 
 def test_a_figure_without_runs_says_so(tmp_path: Any) -> None:

@@ -5,6 +5,8 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from lsp.config import RuntimeConfig
+
 DESCRIPTION = Path("/proc/cpuinfo")
 
 
@@ -33,6 +35,11 @@ def cpu_features() -> frozenset[str]:
 def bf16_features() -> list[str]:
     """The instruction sets that make bf16 fast: AMX most, AVX-512 BF16 less."""
     return [name for name in ("amx_bf16", "avx512_bf16") if name in cpu_features()]
+
+
+def uses_bf16(runtime: RuntimeConfig) -> bool:
+    """Whether matrices are multiplied in bf16, here and by the user's settings."""
+    return runtime.bf16 and (runtime.device.startswith("cuda") or bool(bf16_features()))
 
 
 def compiler() -> str | None:

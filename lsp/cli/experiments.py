@@ -34,7 +34,8 @@ class Sweep:
 
     def main(self) -> None:
         from lsp.envs.dmc import split_task
-        from lsp.experiments.sweep.planned_run import grid, listing, parse_seeds
+        from lsp.experiments.sweep.estimate import listing
+        from lsp.experiments.sweep.planned_run import grid, parse_seeds
 
         if self.config.seed != Config.seed:
             raise UserError("a sweep takes --seeds, such as 0-4, in place of --seed")
@@ -44,7 +45,8 @@ class Sweep:
         runs = grid(self.configs, tasks, parse_seeds(self.seeds), self.steps)
         execution = self.execution
         if execution.dry_run:
-            print("\n".join(listing(runs, execution.storage, execution.at_once)))
+            jobs = execution.at_once
+            print("\n".join(listing(runs, execution.storage, jobs, self.runtime)))
             return
         _exit_unless_done(execution.carry_out(runs, self.runtime))
 
@@ -82,7 +84,8 @@ class Reproduce:
             report,
             runs_of,
         )
-        from lsp.experiments.sweep.planned_run import listing, parse_seeds
+        from lsp.experiments.sweep.estimate import listing
+        from lsp.experiments.sweep.planned_run import parse_seeds
 
         scale, execution = find_scale(self.scale), self.execution
         if self.seeds is not None:
@@ -90,7 +93,8 @@ class Reproduce:
         targets = find_targets(self.target, scale)
         runs = runs_of(targets)
         if execution.dry_run:
-            print("\n".join(listing(runs, execution.storage, execution.at_once)))
+            jobs = execution.at_once
+            print("\n".join(listing(runs, execution.storage, jobs, self.runtime)))
             return
         # Before hours of training: what it draws from must be there, and where it draws to.
         records = Records(execution.storage, self.tables)

@@ -51,10 +51,15 @@ def describe(now: Now) -> str:
     if now.first_updates is not None:
         made, count = now.first_updates
         return f"{parts[0]} · {made:,} of the first {count:,} updates"
+    if now.phase == "learning begins":
+        return f"{parts[0]} · learning begins"
     if now.episode_return is not None:
         evaluated = "" if now.eval_return is None else f" (eval {now.eval_return:.0f})"
         parts.append(f"return {now.episode_return:.0f}{evaluated}")
     parts.append(f"{now.steps_per_second:.0f} steps/s")
-    left = (now.total_steps - now.env_steps) / max(now.steps_per_second, 1e-9)
-    parts.append(f"{left / 60:.0f} min left" if left >= 60 else f"{left:.0f} s left")
+    if now.phase != "learning":
+        parts.append(now.phase)
+    elif now.steps_per_second > 0:
+        left = (now.total_steps - now.env_steps) / now.steps_per_second
+        parts.append(f"{left / 60:.0f} min left" if left >= 60 else f"{left:.0f} s left")
     return " · ".join(parts)

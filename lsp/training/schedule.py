@@ -1,11 +1,16 @@
 """When things are due, how fast a run goes, and what a listener is told of it."""
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+HEARTBEAT = 30.0  # seconds between two reports, at most
+
+Phase = Literal["collecting", "learning begins", "learning", "evaluating"]
 
 
 class Progress(NamedTuple):
-    """What a listener is told at every log line, and while the first updates are made.
+    """What a listener is told, at every log line and at least every 30 seconds or so.
 
     Attributes:
         env_steps: taken so far.
@@ -14,6 +19,7 @@ class Progress(NamedTuple):
         eval_return: of the last evaluation; None before the first.
         steps_per_second: env steps, since the last report.
         first_updates: how many of how many are made, while no env steps are taken.
+        phase: what the run is doing. Before it learns its speed says nothing of what is left.
     """
 
     env_steps: int
@@ -22,6 +28,25 @@ class Progress(NamedTuple):
     eval_return: float | None
     steps_per_second: float
     first_updates: tuple[int, int] | None = None
+    phase: Phase = "learning"
+
+
+class Reports:
+    """Passes progress on, and knows when the last report was too long ago."""
+
+    def __init__(self, listen: Callable[[Progress], None]):
+        self._listen = listen
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether nothing was told for too long."""
+        return time.monotonic() - self._last >= HEARTBEAT
+
+    def tell(self, progress: Progress) -> None:
+        """Tell the listener."""
+        self._last = time.monotonic()
+        self._listen(progress)
 
 
 class Due:
@@ -51,7 +76,10 @@ class Clock:
 
     def rate(self, env_steps: int) -> float:
         """Env steps a second since the last call, at `env_steps` now."""
-        now = time.monotonic()
-        rate = (env_steps - self.env_steps) / max(now - self.began_rate, 1e-9)
-        self.env_steps, self.began_rate = env_steps, now
+        rate = self.rate_so_far(env_steps)
+        self.env_steps, self.began_rate = env_steps, time.monotonic()
         return rate
+
+    def rate_so_far(self, env_steps: int) -> float:
+        """The same, and the next call measures from the same moment."""
+        return (env_steps - self.env_steps) / max(time.monotonic() - self.began_rate, 1e-9)

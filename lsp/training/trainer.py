@@ -17,7 +17,7 @@ from lsp.training.evaluation import Evaluation, evaluate
 from lsp.training.open_loop import has_images, write_film
 from lsp.training.parts import Parts
 from lsp.training.replay import Replay
-from lsp.training.schedule import Clock, Due, Progress
+from lsp.training.schedule import Clock, Due, Phase, Progress, Reports
 
 _HUGE = 1e9
 _FIRST_UPDATES_TOLD = 100  # of those that come at once, between two reports
@@ -35,6 +35,7 @@ class Trainer:
         self.replay, self.metrics, self.counters = parts.replay, parts.metrics, parts.counters
         self.fresh, self.stopping = not parts.resumed, False
         self.total_steps: int | None = None
+        self.reports, self.clock = Reports(lambda progress: None), Clock(self.env_steps)
         self.save_seconds: float | None = None
         self.owes_checkpoint = self.failed_to_save = False
         self.saved_at = self.evaluated_at = self.env_steps if parts.resumed else -1
@@ -58,8 +59,8 @@ class Trainer:
         The dataset starts with random episodes (`schedule.prefill` env steps, rounded up).
         """
         self.total_steps = steps
-        schedule = self.config.schedule
-        clock = Clock(self.env_steps)
+        schedule, self.reports = self.config.schedule, Reports(listen)
+        clock = self.clock = Clock(self.env_steps)
         if self.fresh and self.saved_at < 0:
             self._save_first()
         self._evaluate_if_owed()
@@ -67,8 +68,7 @@ class Trainer:
             # Update step c = 1..C
             while self._updates_due() > 0 and not self.stopping:
                 self._learn()
-                if made := self._first_updates_to_tell():
-                    listen(self._progress(steps, first_updates=made))
+                self._tell_of_updates()
             if self.stopping:
                 break
             # A transfer is evaluated as it begins: planning alone
@@ -78,11 +78,12 @@ class Trainer:
             before = self.env_steps
             for finished in self._interact():
                 self._end_episode(finished)
+            self._tell_if_due()
             # Now and then
             due = Due(before, self.env_steps)
             if due(schedule.log_every):
                 self.counters.seconds += clock.lap()
-                listen(self._log(steps, clock.rate(self.env_steps)))
+                self.reports.tell(self._log(clock.rate(self.env_steps)))
             if due(schedule.eval_every):
                 self.counters.owes_evaluation = True
             if due(schedule.save_every):
@@ -135,9 +136,18 @@ class Trainer:
         """Whether a relabelled replay is learned from, and nothing else yet."""
         return self.config.transfer.relabel and self.counters.updates < self._first_updates
 
-    def _first_updates_to_tell(self) -> tuple[int, int] | None:
+    def _tell_of_updates(self) -> None:
+        """Of those that come at once, now and then."""
         made, count = self.counters.updates, self._first_updates
-        return (made, count) if made < count and made % _FIRST_UPDATES_TOLD == 0 else None
+        if made < count and (made % _FIRST_UPDATES_TOLD == 0 or self.reports.due):
+            self.reports.tell(self._progress(first_updates=(made, count)))
+        self._tell_if_due()
+
+    def _tell_if_due(self, phase: Phase | None = None) -> None:
+        """A sign of life, where nothing was told for long."""
+        if self.reports.due:
+            rate = self.clock.rate_so_far(self.env_steps)
+            self.reports.tell(self._progress(rate, phase=phase))
 
     def _learn(self) -> None:
         batch, before = self.draw_batch(), self._before_the_first_step
@@ -190,13 +200,15 @@ class Trainer:
         if self.counters.learning_since is None and self._filled():
             self.counters.learning_since = self.env_steps
             self.collector.random = False
+            rate = self.clock.rate(self.env_steps)  # what is left is estimated from here on
+            self.reports.tell(self._progress(rate, phase="learning begins"))
 
     def _filled(self) -> bool:
         config = self.config
         enough = len(self.replay) >= config.replay.length
         return enough and self.env_steps >= config.schedule.prefill
 
-    def _log(self, steps: int, rate: float) -> Progress:
+    def _log(self, rate: float) -> Progress:
         counters = self.counters
         values: dict[str, Any] = {"steps_per_second": rate, "wall_hours": counters.seconds / 3600}
         values |= self.parts.means.take()
@@ -207,13 +219,18 @@ class Trainer:
         if self.save_seconds is not None:
             values["save_seconds"], self.save_seconds = self.save_seconds, None
         self.metrics.write("train", self.env_steps, values)
-        return self._progress(steps, rate)
+        return self._progress(rate)
 
     def _progress(
-        self, steps: int, rate: float = 0.0, first_updates: tuple[int, int] | None = None
+        self,
+        rate: float = 0.0,
+        first_updates: tuple[int, int] | None = None,
+        phase: Phase | None = None,
     ) -> Progress:
         returns = self.counters.last_return, self.counters.eval_return
-        return Progress(self.env_steps, steps, *returns, rate, first_updates)
+        phase = phase or ("collecting" if self.counters.learning_since is None else "learning")
+        total = self.total_steps or 0
+        return Progress(self.env_steps, total, *returns, rate, first_updates, phase)
 
     def evaluate(self) -> None:
         """Evaluate and write an `eval` line, and from pixels a film of what the model foresees.
@@ -258,14 +275,15 @@ class Trainer:
         parts = self.parts
         return evaluate(
             *(self.networks, parts.make_env, episodes, self.config.seed, parts.runtime),
-            on_step=self._raise_if_stopping,
+            on_step=self._between_evaluated_steps,
             skills=skills,
             env=parts.env if parts.only_env else None,
         )
 
-    def _raise_if_stopping(self) -> None:
+    def _between_evaluated_steps(self) -> None:
         if self.stopping:
             raise _Stopped
+        self._tell_if_due("evaluating")
 
     def save(self) -> None:
         """Write a checkpoint that resumes exactly here.

@@ -21,21 +21,10 @@ from lsp.errors import UserError
 from lsp.report.settings import own_settings
 from lsp.tasks import plain_name
 
-SPEEDS = {"lsp": 60.0, "no_mi": 60.0, "cem": 60.0}
-"""Env steps a second of one thread at preset fast: measured for lsp, taken for what also plans."""
-OTHER_SPEED = 110.0
-"""The same: measured for dreamer, taken for all others that do not plan."""
-IMAGINING = 0.4
-"""Share of a step's time that is rollouts of the planner, at preset fast and H = 10."""
 MOST_SEEDS = 10_000
 _LONGEST = 120  # of what a name says of settings; a file system takes 255 in all
 _PLAIN = replace(make_config(preset="paper"), preset="fast")
 """What a run's name counts its settings from."""
-SPEED_NOTE = (
-    "Hours from 60 env steps/s for methods that plan and 110 for others, measured with lsp and "
-    "dreamer: preset fast, proprioception, one thread; a longer H is allowed for. Pixels are "
-    "slower, and preset paper wants a GPU: about 2 env steps/s on two threads."
-)
 
 
 @dataclass(frozen=True)
@@ -82,15 +71,6 @@ class PlannedRun:
         own = own_settings(to_dict(alone)).items()
         text = "-".join(f"{name}_{value.replace(' ', 'x')}" for name, value in own)
         return [re.sub(r"[^\w.,=-]", "-", text)[:_LONGEST]] if text else []
-
-    @property
-    def hours(self) -> float:
-        """Estimated, of one thread; see SPEED_NOTE. The planner's rollouts grow with H."""
-        method, horizon = self.config.method, self.config.planner.horizon
-        if method not in SPEEDS:
-            return self.steps / OTHER_SPEED / 3600
-        longer = 1 + IMAGINING * (horizon / 10 - 1)
-        return longer * self.steps / SPEEDS[method] / 3600
 
     def folder(self, storage: Path) -> Path:
         named, former = storage / self.name, storage / self._former_name
@@ -215,20 +195,6 @@ def parse_seeds(text: str) -> list[int]:
             raise UserError(f"--seeds {text}: {part.strip()} is none, or more than {MOST_SEEDS:,}")
         seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
-
-
-def listing(runs: Sequence[PlannedRun], storage: Path, jobs: int) -> list[str]:
-    """A line for each run, with what is left of it, and the sum."""
-    lines, left = [], 0.0
-    for run in runs:
-        share = max(0.0, 1 - run.reached(storage) / max(run.steps, 1))
-        left += share * run.hours
-        state = "done" if share == 0 else f"{share * run.hours:6.1f} h"
-        after = f"  after {run.source.name}" if run.source else ""
-        lines.append(f"{state:>8}  {run.steps:>9,} env steps  {run.name}{after}")
-    count = sum(not run.finished(storage) for run in runs)
-    total = f"{len(runs)} runs, {count} to do: {left:.1f} hours of one thread, "
-    return [*lines, f"{total}about {left / jobs:.1f} hours with {jobs} at once.", SPEED_NOTE]
 
 
 def _flags(base: Any, changed: Any, prefix: str = "") -> list[str]:
