@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from lsp.envs.lookup import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter
-from lsp.runs.checkpoint import load_newest
+from lsp.runs.checkpoint import load_at, load_newest
+from lsp.runs.files import expanded
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import Spaces, spaces_of
 from lsp.runs.tracking import check_tracker
@@ -22,7 +24,8 @@ from lsp.training.check import Check, check_task
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
 from lsp.training.parts import EnvMaker, env_maker, open_run
-from lsp.training.schedule import Progress
+from lsp.training.progress import show_progress
+from lsp.training.schedule import Listener, Progress, both
 from lsp.training.skill_controls import SkillChoice
 from lsp.training.trainer import Trainer
 from lsp.training.transfer import begin, transferred
@@ -38,6 +41,7 @@ def train(
     *,
     config: Config | None = None,
     force: bool = False,
+    progress: bool = False,
 ) -> bool:
     """Train an agent, evaluating and saving on the way; resume the run that `logdir` holds.
 
@@ -53,6 +57,7 @@ def train(
             is saved first.
         config: the other settings, where `task` is a task.
         force: resume a run of other settings with these, as far as they fit what it has learned.
+        progress: print how it goes, as the command line does; a bar on a terminal.
 
     Returns:
         Whether `steps` was reached.
@@ -62,6 +67,10 @@ def train(
             is to track the run is missing, or `logdir` holds another run, is in use, damaged beyond
             what a run survives, or cannot be written.
     """
+    if progress:
+        with show_progress(int(steps)) as show:
+            call = (task, logdir, steps, runtime, both(show, listen))
+            return train(*call, config=config, force=force)
     if not isinstance(steps, Real) or not steps >= 0:  # NaN neither
         raise UserError(f"steps must be a number of at least 0, not {steps!r}")
     settings, source = _settings(task, config)
@@ -69,20 +78,19 @@ def train(
     check_tracker(runtime.track)
     prepare_torch(runtime)
     settings = validated(settings)
-    folder, transfers = RunFolder(Path(logdir)), settings.transfer.source is not None
+    folder, transfers = RunFolder(expanded(logdir)), settings.transfer.source is not None
     if transfers and not folder.has_checkpoint:  # later the source may have gone away
         check_transfer(settings, source)  # before there is a folder
     trainer = Trainer(open_run(settings, folder, runtime, env_maker(settings, source), force))
+    listener = Listener(listen, trainer.stop)
     try:
         with signals.calling(trainer.stop, once=True):
             if transfers and trainer.fresh:
                 _begin(trainer)
-            listener = _Listener(listen, trainer.stop)
             trainer.run(steps, listener)
     finally:
         trainer.close()
-    if listener.problem is not None:
-        raise listener.problem
+    listener.raise_problem()
     return trainer.env_steps >= steps
 
 
@@ -113,6 +121,7 @@ def transfer(
     listen: Callable[[Progress], None] = lambda progress: None,
     *,
     force: bool = False,
+    progress: bool = False,
     **settings: Any,
 ) -> bool:
     """Train on another task, starting from what a run has learned (section 4.3).
@@ -125,6 +134,7 @@ def transfer(
         runtime: as for `train`.
         listen: as for `train`.
         force: as for `train`.
+        progress: as for `train`.
         **settings: `transfer=TransferConfig(...)`, `skill_length`, `horizon`, `prior_weight`,
             `plan_lambda`, `min_std`, and top-level settings such as `seed` and `reward`.
 
@@ -135,8 +145,10 @@ def transfer(
         UserError: where `train` raises it, and where nothing can be carried over.
     """
     name = task if isinstance(task, str) else task_name(task)
-    config = transferred(Path(run), name, logdir=Path(logdir), **settings)
-    return train(task, logdir, steps, runtime, listen, config=config, force=force)
+    config = transferred(expanded(run), name, logdir=expanded(logdir), **settings)
+    return train(
+        *(task, logdir, steps, runtime, listen), config=config, force=force, progress=progress
+    )
 
 
 def load(
@@ -175,11 +187,13 @@ def load(
 def evaluate(
     logdir: str | Path,
     episodes: int = 10,
-    video: Path | None = None,
+    video: str | Path | None = None,
     device: str = "cpu",
     env: Task | None = None,
     trust: bool = False,
     skills: SkillChoice | None = None,
+    seed: int | None = None,
+    checkpoint: int | None = None,
 ) -> Evaluation:
     """Evaluate a run's newest checkpoint, without exploration.
 
@@ -194,6 +208,9 @@ def evaluate(
             worth to one set of weights. `planned`; `prior`, from N(0, I); `constant`, all at the
             mean of what is planned in the same episodes; `shuffled`, what is planned in another
             episode at the same time. The last two plan first, and take twice as long.
+        seed: draws other episodes, and other random numbers for the agent; without it the episodes
+            are those of every run's evaluations.
+        checkpoint: env steps of a checkpoint that is kept, in place of the newest.
 
     Returns:
         Return, length in env steps and success of each episode.
@@ -204,18 +221,23 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
-    networks = load_networks(logdir, device, env, trust)
+    networks, reached = _load(logdir, device, env, trust, checkpoint)
     config = networks.config
     if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
         raise UserError(f"{config.method} has no skills: leave out the choice of them")
-    make, runtime = _env_maker(config, env), _runtime_of(networks)
-    frames_per_second = _check_spaces(RunFolder(Path(logdir)), make)
+    make = _env_maker(config, env)
+    frames_per_second = _check_spaces(RunFolder(expanded(logdir)), make)
+    own = config.seed if seed is None else seed
+    asked = partial(
+        evaluate_networks,
+        *(networks, make, episodes, own, _runtime_of(networks)),
+        skills=skills,
+        draw=seed,
+    )
     if video is None:
-        return evaluate_networks(networks, make, episodes, config.seed, runtime, skills=skills)
-    with VideoWriter(video, frames_per_second / config.action_repeat) as writer:
-        return evaluate_networks(
-            *(networks, make, episodes, config.seed, runtime, writer.add), skills=skills
-        )
+        return asked()._replace(checkpoint=reached)
+    with VideoWriter(expanded(video), frames_per_second / config.action_repeat) as writer:
+        return asked(on_frame=writer.add)._replace(checkpoint=reached)
 
 
 def load_networks(
@@ -229,11 +251,23 @@ def load_networks(
     Raises:
         UserError: where `load` raises it.
     """
-    folder = RunFolder(Path(logdir))
+    return _load(logdir, device, env, trust)[0]
+
+
+def _load(
+    logdir: str | Path,
+    device: str,
+    env: Task | None,
+    trust: bool,
+    env_steps: int | None = None,
+) -> tuple[AnyNetworks, int]:
+    """The networks of a run's newest checkpoint, or of that after `env_steps`; and its age."""
+    folder = RunFolder(expanded(logdir))
     config = folder.read_config()
     check_trust(folder, config, env, trust)
-    checkpoint = load_newest(folder.checkpoints)
-    if checkpoint is None:
+    at = env_steps
+    found = load_newest(folder.checkpoints) if at is None else load_at(folder.checkpoints, at)
+    if found is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     spaces = folder.read_spaces()
     if spaces is None or env is not None:
@@ -242,10 +276,10 @@ def load_networks(
         spaces = _spaces_made_by(make)
     networks = build_networks(spaces, config, device)
     try:
-        networks.load_state_dict(checkpoint.tensors["networks"])
+        networks.load_state_dict(found.tensors["networks"])
     except RuntimeError as error:
         raise _not_its_task(folder, config) from error
-    return networks
+    return networks, found.env_steps
 
 
 def environments_of(logdir: str | Path, env: Task | None = None) -> EnvMaker:
@@ -254,7 +288,7 @@ def environments_of(logdir: str | Path, env: Task | None = None) -> EnvMaker:
     Raises:
         UserError: they are not as the run's own was.
     """
-    folder = RunFolder(Path(logdir))
+    folder = RunFolder(expanded(logdir))
     make = _env_maker(folder.read_config(), env)
     _check_spaces(folder, make)
     return make
@@ -272,23 +306,6 @@ def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool
             f"{folder.path} names code that would be imported and run ({', '.join(named)}), and "
             "was not trained by you here: --trust, or trust=True, if you know it"
         )
-
-
-class _Listener:
-    """Passes progress on until that fails, which stops the run."""
-
-    def __init__(self, listen: Callable[[Progress], None], stop: Callable[[], None]):
-        self.listen, self.stop = listen, stop
-        self.problem: Exception | None = None
-
-    def __call__(self, progress: Progress) -> None:
-        if self.problem is not None:
-            return
-        try:
-            self.listen(progress)
-        except Exception as error:  # it is raised once the run is saved
-            self.problem = error
-            self.stop()
 
 
 def _begin(trainer: Trainer) -> None:

@@ -14,6 +14,8 @@ import lsp
 from lsp.cli.main import main
 from lsp.envs import rendering_problem
 from lsp.runs.metrics import read_metrics
+from lsp.tasks import PAPER_TASKS
+from lsp.training.evaluation import episode_seeds
 
 pytestmark = pytest.mark.usefixtures("short_episodes")
 
@@ -77,6 +79,71 @@ def test_dreamer_has_no_skills_and_horizon_15(tmp_path: Any) -> None:
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["skills"]["dim"] == 0
     assert config["behavior"]["horizon"] == 15
+
+
+def test_eval_draws_other_episodes_writes_json_and_takes_an_older_checkpoint(
+    trained: Any, tmp_path: Any, capsys: Any
+) -> None:
+    out = tmp_path / "eval.json"
+    run(f"eval {trained} --episodes 2 --threads 1 --json {out}")
+    own = json.loads(out.read_text())
+    assert own["checkpoint"] == 400
+    assert own["eval/returns"] == pytest.approx(list(lsp.evaluate(trained, 2).returns))
+    run(f"eval {trained} --episodes 2 --threads 1 --seed 7 --json {out}")
+    other = json.loads(out.read_text())
+    assert other["seed"] == 7
+    assert not set(own["eval/returns"]) & set(other["eval/returns"])
+    assert lsp.evaluate(trained, 2, seed=7).returns.tolist() == other["eval/returns"]
+    run(f"eval {trained} --episodes 2 --threads 1 --checkpoint 0 --json {out}")
+    older = json.loads(out.read_text())
+    assert older["checkpoint"] == 0
+    assert older["eval/returns"] != own["eval/returns"]
+    assert "of 17 env steps: there are 0" in fails(f"eval {trained} --checkpoint 17", capsys)
+    assert "there is no folder" in fails(f"eval {trained} --json {tmp_path}/no/x.json", capsys)
+
+
+def test_each_draw_has_episodes_of_its_own() -> None:
+    seeds = [set(episode_seeds(5, draw=draw)) for draw in (None, 0, 7)]
+    assert len(set.union(*seeds)) == 15
+    assert episode_seeds(5, draw=7) == episode_seeds(9, draw=7)[:5]
+    assert not set(episode_seeds(5, 1, draw=7)) & seeds[2]
+
+
+def test_no_steps_say_what_they_did(tmp_path: Any, trained: Any, capsys: Any) -> None:
+    run(f"train {DEBUG} --steps 0 --logdir {tmp_path / 'run'}")
+    said = capsys.readouterr().out
+    assert "Nothing was trained: settings and untrained weights are saved" in said
+    assert "--steps 100000" in said
+    run(f"train {DEBUG} --steps 400 --logdir {trained}")
+    assert "Nothing was trained: the run has 400 env steps already" in capsys.readouterr().out
+
+
+def test_tasks_are_listed_as_they_are_typed(capsys: Any) -> None:
+    run("tasks")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "walker_walk"
+    assert {line.split()[0] for line in lines[:14]} == set(PAPER_TASKS)
+    assert any("gymnasium:package:ID" in line for line in lines)
+
+
+def test_paths_are_read_as_a_shell_reads_them(
+    trained: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("HOME", str(trained.parent))
+    monkeypatch.setenv("RUNS", str(trained.parent))
+    home, variable = f"~/{trained.name}", f"$RUNS/{trained.name}"
+    lsp.load(home)
+    returns = [lsp.evaluate(path, 1).returns for path in (trained, home, Path(variable))]
+    assert returns[0] == returns[1] == returns[2]
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    config = lsp.make_config("lsp", "debug", task="walker_run", action_repeat=4)
+    runtime = lsp.RuntimeConfig(threads=1)
+    assert lsp.train(config, "$RUNS/mine", 0, runtime)
+    assert lsp.transfer(home, "walker_run", "$RUNS/after", 0, runtime)
+    run(f"train {DEBUG} --steps 0 --logdir=$RUNS/typed")
+    assert {"mine", "after", "typed"} <= {path.name for path in tmp_path.iterdir()}
+    lsp.show_skills(home, "$RUNS/shown", hold_steps=2, grid=4, repeats=2)
+    assert (tmp_path / "shown" / "distances.csv").is_file()
 
 
 def test_eval_repeats_the_evaluation_of_the_training(trained: Any, capsys: Any) -> None:

@@ -219,6 +219,19 @@ def test_skill_metrics_are_drawn_and_nulls_left_out(tmp_path: Any, drawn: Any) -
     assert (tmp_path / "skills.png").stat().st_size > 5000
 
 
+def test_a_single_point_of_a_skill_metric_is_seen(tmp_path: Any, drawn: Any) -> None:
+    run = make_run(tmp_path / "run")
+    metrics = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    train = [line for line in lines if line["kind"] == "train"]
+    metrics.write_text(json.dumps(train[0]) + "\n")
+    plots.plot_skills(run, tmp_path / "skills.png")
+    assert curves(drawn[0].axes[0])["planned z, against the batch"].get_marker() == "o"
+    metrics.write_text("\n".join(map(json.dumps, train[:2])) + "\n")
+    plots.plot_skills(run, tmp_path / "skills.png")
+    assert curves(drawn[1].axes[0])["planned z, against the batch"].get_marker() == "None"
+
+
 def test_a_method_without_skills_has_no_skill_figure(tmp_path: Any) -> None:
     run = make_run(tmp_path / "run", method="dreamer", skills=False)
     with pytest.raises(UserError, match="no skill"):

@@ -86,3 +86,13 @@ def test_a_speed_so_far_does_not_shorten_what_is_measured(monkeypatch: Any) -> N
     assert clock.rate(4) == pytest.approx(1)
     now = 105.0
     assert clock.rate(6) == pytest.approx(2)
+
+
+def test_a_script_is_told_of_progress_and_its_listener_too(tmp_path: Path, capsys: Any) -> None:
+    found: list[lsp.Progress] = []
+    config = lsp.make_config("lsp", "debug", action_repeat=1, **{"schedule.log_every": 10})
+    call = (Slow, tmp_path / "run", 30, RUNTIME, found.append)
+    assert lsp.train(*call, config=config, progress=True)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [describe(now) for now in found]
+    assert len(said) >= 3

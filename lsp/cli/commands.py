@@ -10,14 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from tyro.conf import Positional, arg
 
 from lsp.cli.output import print_error
 from lsp.config import Config, RuntimeConfig, TransferConfig, to_dict
 from lsp.errors import UserError
-
-OBSERVED = {"proprio": "proprioception", "pixels": "64×64 pixels"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +37,15 @@ class Train:
 
     def main(self) -> None:
         from lsp import api
+        from lsp.runs.files import expanded
+        from lsp.runs.folder import RunFolder
         from lsp.tasks import plain_name
         from lsp.training.progress import say, show_progress
 
         config, began = self.config, time.monotonic()
         name = f"{plain_name(config.task)}-{config.method}-{config.preset}-{config.seed}"
-        logdir = self.logdir or Path("runs") / name
+        logdir = expanded(self.logdir or Path("runs") / name)
+        before = RunFolder(logdir).reached
         command = shlex.join([_program(), *sys.argv[1:]])
         try:
             with show_progress(self.steps) as show:
@@ -59,9 +59,11 @@ class Train:
         if not reached:
             say(f"Stopped and saved. To resume: {command}")
             return
+        if self.steps == 0 or before >= self.steps:
+            say(_nothing_trained(before))
         self._report(logdir)
         say(f"Time: {(time.monotonic() - began) / 60:.1f} minutes")
-        say(f"To continue: {_with_steps(sys.argv[1:], 2 * self.steps, logdir)}")
+        say(f"To continue: {_with_steps(sys.argv[1:], 2 * self.steps or 100_000, logdir)}")
 
     def _report(self, logdir: Path) -> None:
         """The last evaluation, and pictures where they can be made."""
@@ -142,6 +144,7 @@ class Transfer:
     @property
     def folder(self) -> Path:
         from lsp.report.tables import variant
+        from lsp.runs.files import expanded
         from lsp.tasks import plain_name
 
         name = f"{plain_name(self.task)}-from-{self.run.resolve().name}"
@@ -149,7 +152,7 @@ class Transfer:
         changed = {"k": self.skill_length, "h": self.horizon, "prior": self.prior_weight}
         changed |= {"lambda": self.plan_lambda, "minstd": self.min_std, "seed": self.seed}
         name += "".join(f"-{key}{x}" for key, x in changed.items() if x is not None)
-        return self.logdir or Path("runs") / name
+        return expanded(self.logdir or Path("runs") / name)
 
     @property
     def transfer(self) -> TransferConfig:
@@ -182,43 +185,6 @@ class Transfer:
             **changes,
         )
         Train(config, self.steps, self.folder, self.video, self.force, self.runtime).main()
-
-
-@dataclass(frozen=True)
-class Eval:
-    """Evaluate a run's newest checkpoint, without exploration."""
-
-    run: Positional[Path]
-    """The run's folder."""
-    episodes: int = 10
-    """How many episodes."""
-    video: bool = False
-    """Film the first one into the run's folder."""
-    device: str = "cpu"
-    """`cpu` or `cuda`."""
-    trust: bool = False
-    """Run the code that the run's settings name: a task or reward of your own."""
-    skills: Literal["planned", "prior", "constant", "shuffled"] | None = None
-    """Where skills come from, whatever the run was trained with: planned; from N(0, I); constant at
-    the mean of what is planned; or what is planned in another episode at the same time."""
-
-    def main(self) -> None:
-        from lsp import api
-        from lsp.backends.torch_setup import prepare_torch
-        from lsp.runs.folder import RunFolder
-
-        prepare_torch(RuntimeConfig(device=self.device))
-        video = RunFolder(self.run).video if self.video else None
-        outcome = api.evaluate(
-            *(self.run, self.episodes, video, self.device), trust=self.trust, skills=self.skills
-        )
-        for number, total in enumerate(outcome.returns):
-            print(f"episode {number}: return {total:.1f}, {outcome.lengths[number]} env steps")
-        if outcome.success is not None:
-            print(f"success {outcome.success.mean():.2f}")
-        print(f"return {outcome.returns.mean():.1f} ± {outcome.returns.std():.1f}")
-        if video:
-            print(f"Video: {video}")
 
 
 @dataclass(frozen=True)
@@ -275,24 +241,6 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Tasks:
-    """List the tasks of the paper's experiments by their Gymnasium ids; `lsp train --task` takes
-    their names, and those of all other dm_control tasks."""
-
-    render: Path | None = None
-    """Also draw the start of each task into this folder."""
-
-    def main(self) -> None:
-        from lsp.tasks import PAPER_TASKS, ids
-
-        width = max(len(each.name) for each in ids())
-        for name, task, obs in ids():
-            print(f"{name:<{width}}  {PAPER_TASKS[task]}; from {OBSERVED[obs]}")
-        if self.render is not None:
-            _draw_tasks(self.render)
-
-
-@dataclass(frozen=True)
 class Doctor:
     """What this machine offers: versions, graphics, threads, matrix units, disk."""
 
@@ -300,25 +248,6 @@ class Doctor:
         from lsp.cli.doctor import print_report
 
         print_report()
-
-
-def _draw_tasks(folder: Path) -> None:
-    import imageio.v3
-
-    from lsp.envs import make_env
-    from lsp.tasks import PAPER_TASKS
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror})") from error
-    for task in PAPER_TASKS:
-        env = make_env(task)
-        env.reset(seed=0)
-        picture = folder / f"{task}.png"
-        imageio.v3.imwrite(picture, np.asarray(env.render()))
-        env.close()
-        print(picture)
 
 
 def _film(logdir: Path, video: Path) -> None:
@@ -333,6 +262,13 @@ def _film(logdir: Path, video: Path) -> None:
         print(f"Video: {video}")
     except UserError as error:
         print(f"No video: {error}")
+
+
+def _nothing_trained(before: int) -> str:
+    """What a command did whose env steps were there already."""
+    if before > 0:
+        return f"Nothing was trained: the run has {before} env steps already, none are missing."
+    return "Nothing was trained: settings and untrained weights are saved, and were evaluated."
 
 
 def _program() -> str:

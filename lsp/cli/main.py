@@ -14,7 +14,8 @@ import tyro
 from tyro.conf import subcommand
 
 from lsp.cli.check import Check
-from lsp.cli.commands import Bench, Doctor, Eval, Tasks, Train, Transfer
+from lsp.cli.commands import Bench, Doctor, Train, Transfer
+from lsp.cli.evaluate import Eval
 from lsp.cli.experiments import Reproduce, Skills, Sweep
 from lsp.cli.lists import combinations
 from lsp.cli.mistakes import WITH_ALL_SETTINGS, in_one_line
@@ -29,6 +30,7 @@ from lsp.cli.output import (
 )
 from lsp.cli.reports import Collect, Plot
 from lsp.cli.short_help import ALL, print_short_help
+from lsp.cli.tasks import Tasks
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.config.requirements import PACKAGE
 from lsp.errors import UserError, said

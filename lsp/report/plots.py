@@ -231,7 +231,9 @@ def _draw_metrics(axes: Axes, lines: list[dict[str, Any]], labels: dict[str, str
     measured = {key: label for key, label in labels.items() if any(key in x for x in lines)}
     colors = (COLORS["lsp"], COLORS["dreamer"], "#009E73")
     for (key, label), color in zip(measured.items(), colors):
-        axes.plot(*curve(lines, key), color=color, linewidth=1.3, label=label)
+        steps, values = curve(lines, key)
+        alone = "o" if len(values) == 1 else None  # a line of one point is not seen
+        axes.plot(steps, values, color=color, linewidth=1.3, marker=alone, label=label)
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
 
 

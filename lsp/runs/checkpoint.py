@@ -95,6 +95,16 @@ def load_newest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def load_at(folder: Path, env_steps: int) -> Checkpoint:
+    """The checkpoint after so many env steps. Raises UserError where it is not kept, or damaged."""
+    path = folder / f"step-{env_steps:09d}"
+    if not path.is_dir():
+        names = [each.name.removeprefix("step-") for each in reversed(_candidates(folder))]
+        there = ", ".join(str(int(name)) for name in names if name.isdecimal()) or "none"
+        raise UserError(f"{folder} keeps no checkpoint of {env_steps} env steps: there are {there}")
+    return load(path)
+
+
 def load(path: Path) -> Checkpoint:
     """Read and verify one checkpoint. Raises UserError naming the file that is damaged."""
     manifest = _verify(path)

@@ -18,6 +18,11 @@ import numpy as np
 from lsp.errors import UserError, said
 
 
+def expanded(path: str | Path) -> Path:
+    """As a shell reads it: `~` and environment variables in their places."""
+    return Path(os.path.expandvars(path)).expanduser()
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content`; a crash leaves the old file or the new one. Raises OSError."""
     scratch = path.with_name(path.name + ".tmp")

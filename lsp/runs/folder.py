@@ -73,6 +73,13 @@ class RunFolder:
         return bool(entries(self.checkpoints, "step-*"))
 
     @property
+    def reached(self) -> int:
+        """Env steps of the newest checkpoint, readable or not; 0 where there is none."""
+        names = (path.name for path in self.path.glob("checkpoints/step-*"))
+        steps = (name.removeprefix("step-") for name in names)
+        return max((int(each) for each in steps if each.isdecimal()), default=0)
+
+    @property
     def is_own(self) -> bool:
         """Whether its settings are as this user's own training wrote them."""
         return sealed(self.path / "config.json")

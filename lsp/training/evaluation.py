@@ -33,12 +33,14 @@ class Evaluation(NamedTuple):
         lengths: env steps, `[episodes]`.
         success: 1 where a goal was reached, else 0, `[episodes]`; None for tasks without one.
         failed: episodes that are left out, because their environment failed each time.
+        checkpoint: env steps that the agent had been trained for, where a run was evaluated.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     success: np.ndarray | None
     failed: int = 0
+    checkpoint: int | None = None
 
     def metrics(self) -> dict[str, Any]:
         """What an `eval` line of metrics.jsonl holds."""
@@ -62,12 +64,14 @@ class _Outcome(NamedTuple):
     problem: str | None = None
 
 
-def episode_seeds(count: int, attempt: int = 0) -> list[int]:
+def episode_seeds(count: int, attempt: int = 0, draw: int | None = None) -> list[int]:
     """The same for every method and seed, so that all are asked the same questions.
 
-    Each further attempt has others.
+    Each further attempt has others, and so has each `draw`.
     """
-    words = 2021 if attempt == 0 else [2021, attempt]
+    words: int | list[int] = 2021 if attempt == 0 else [2021, attempt]
+    if draw is not None:
+        words = [2021, attempt, draw + 1]  # zeros at the end would change nothing
     return [int(x) for x in np.random.SeedSequence(words).generate_state(count) >> 1]
 
 
@@ -81,8 +85,11 @@ def evaluate(
     on_step: Callable[[], None] = lambda: None,
     skills: SkillChoice | None = None,
     env: Env | None = None,
+    draw: int | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes with agents of their own, which `seed` seeds and `runtime` speeds up.
+
+    Each `draw` has other episodes; without one they are the same for every run.
 
     `skills` are chosen so, whatever the settings say. `constant` and `shuffled` evaluate with
     planned skills first, in the same episodes, and then hold theirs (`PlannedSkills`).
@@ -96,7 +103,7 @@ def evaluate(
     """
     place = _Place(make_env, env)
     asked = partial(_evaluate, networks, place, seed, runtime, on_step)
-    seeds = episode_seeds(episodes)
+    seeds = episode_seeds(episodes, draw=draw)
     if skills == "constant" or skills == "shuffled":
         check_shuffled(skills, episodes)
         recorder = SkillRecorder()
@@ -109,7 +116,7 @@ def evaluate(
         failed = [i for i, outcome in enumerate(outcomes) if outcome.problem is not None]
         if not failed:
             break
-        for i, outcome in zip(failed, ask(episode_seeds(len(failed), attempt), None)):
+        for i, outcome in zip(failed, ask(episode_seeds(len(failed), attempt, draw), None)):
             outcomes[i] = outcome
     return _summary(networks.config.task, outcomes)
 

@@ -31,6 +31,41 @@ class Progress(NamedTuple):
     phase: Phase = "learning"
 
 
+class Listener:
+    """Passes progress on until that fails, which stops the run; `problem` is how it failed."""
+
+    def __init__(self, listen: Callable[[Progress], None], stop: Callable[[], None]):
+        self._listen, self._stop = listen, stop
+        self.problem: Exception | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Pass it on."""
+        if self.problem is not None:
+            return
+        try:
+            self._listen(progress)
+        except Exception as error:  # it is raised once the run is saved
+            self.problem = error
+            self._stop()
+
+    def raise_problem(self) -> None:
+        """Raise what it failed with, if it did."""
+        if self.problem is not None:
+            raise self.problem
+
+
+def both(
+    first: Callable[[Progress], None], second: Callable[[Progress], None]
+) -> Callable[[Progress], None]:
+    """Tells two listeners, one after the other."""
+
+    def listen(progress: Progress) -> None:
+        first(progress)
+        second(progress)
+
+    return listen
+
+
 class Reports:
     """Passes progress on, and knows when the last report was too long ago."""
 

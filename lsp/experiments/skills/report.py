@@ -16,6 +16,7 @@ from lsp.experiments.skills.above import draw_above
 from lsp.experiments.skills.held import Env, Held, hold, skill_grid
 from lsp.report.plots import save_figure
 from lsp.report.video import VideoWriter
+from lsp.runs.files import expanded
 from lsp.training.build import AnyNetworks
 
 SHOWN = 5  # moments of a strip of pictures
@@ -64,7 +65,7 @@ def show_skills(
     if skills is None:
         raise UserError(f"{run}: {networks.config.method} has no skills: name a run of lsp")
     make_env = environments_of(run, env)
-    folder = Path(run) / "held_skills" if out is None else Path(out)
+    folder = expanded(run) / "held_skills" if out is None else expanded(out)
     return _show(networks, make_env, folder, skills, hold_steps, repeats)
 
 

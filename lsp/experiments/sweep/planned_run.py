@@ -89,9 +89,9 @@ class PlannedRun:
 
     def reached(self, storage: Path) -> int:
         """Env steps of the newest checkpoint; 0 where there is none."""
-        names = (path.name for path in self.folder(storage).glob("checkpoints/step-*"))
-        steps = (name.removeprefix("step-") for name in names)
-        return max((int(each) for each in steps if each.isdecimal()), default=0)
+        from lsp.runs.folder import RunFolder
+
+        return RunFolder(self.folder(storage)).reached
 
     def finished(self, storage: Path) -> bool:
         return self.reached(storage) >= self.steps

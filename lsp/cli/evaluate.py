@@ -1,0 +1,76 @@
+"""The command that evaluates a run: `lsp eval`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from lsp.config import RuntimeConfig
+from lsp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run's newest checkpoint, without exploration."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    episodes: int = 10
+    """How many episodes."""
+    seed: int | None = None
+    """Draws other episodes; without it they are those of every run's evaluations."""
+    checkpoint: int | None = None
+    """Env steps of a checkpoint that is kept, in place of the newest."""
+    video: bool = False
+    """Film the first one into the run's folder."""
+    json: Path | None = None
+    """Write what was measured here as well."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    threads: int | None = None
+    """CPU threads; None takes PyTorch's default."""
+    trust: bool = False
+    """Run the code that the run's settings name: a task or reward of your own."""
+    skills: Literal["planned", "prior", "constant", "shuffled"] | None = None
+    """Where skills come from, whatever the run was trained with: planned; from N(0, I); constant at
+    the mean of what is planned; or what is planned in another episode at the same time."""
+
+    def main(self) -> None:
+        from lsp import api
+        from lsp.backends.torch_setup import prepare_torch
+        from lsp.runs.files import expanded, write_json
+        from lsp.runs.folder import RunFolder
+
+        prepare_torch(RuntimeConfig(device=self.device, threads=self.threads))
+        run = RunFolder(expanded(self.run))
+        written = None if self.json is None else expanded(self.json)
+        if written is not None and not written.parent.is_dir():
+            raise UserError(f"--json {written}: there is no folder {written.parent}")
+        video = run.video if self.video else None
+        outcome = api.evaluate(
+            *(run.path, self.episodes, video, self.device),
+            trust=self.trust,
+            skills=self.skills,
+            seed=self.seed,
+            checkpoint=self.checkpoint,
+        )
+        for number, total in enumerate(outcome.returns):
+            print(f"episode {number}: return {total:.1f}, {outcome.lengths[number]} env steps")
+        if outcome.success is not None:
+            print(f"success {outcome.success.mean():.2f}")
+        print(f"return {outcome.returns.mean():.1f} ± {outcome.returns.std():.1f}")
+        if video:
+            print(f"Video: {video}")
+        if written is not None:
+            write_json(written, self._measured(outcome))
+            print(f"Written: {written}")
+
+    def _measured(self, outcome: Any) -> dict[str, Any]:
+        """What was asked for, and what `metrics.jsonl` would hold of it."""
+        asked = {"run": str(self.run), "seed": self.seed, "skills": self.skills}
+        measured: dict[str, Any] = outcome.metrics() | {
+            "eval/lengths": outcome.lengths.tolist(),
+            "eval/successes": None if outcome.success is None else outcome.success.tolist(),
+        }
+        return asked | {"checkpoint": outcome.checkpoint} | measured
