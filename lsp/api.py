@@ -94,12 +94,13 @@ def train(
     return trainer.env_steps >= steps
 
 
-def check(task: Config | Task, *, config: Config | None = None) -> Check:
+def check(task: Config | Task, *, config: Config | None = None, only_env: bool = False) -> Check:
     """Try an environment without training: some seconds of random actions.
 
     Args:
         task: as for `train`.
         config: the other settings, where `task` is a task.
+        only_env: there can be only one environment: no second one is tried.
 
     Returns:
         What was found; as a string it is a few lines, the last of them the verdict.
@@ -109,7 +110,7 @@ def check(task: Config | Task, *, config: Config | None = None) -> Check:
     """
     settings, source = _settings(task, config)
     settings = validated(settings).resolved()
-    return check_task(settings, env_maker(settings, source))
+    return check_task(settings, env_maker(settings, source), only_env)
 
 
 def transfer(
@@ -219,6 +220,8 @@ def evaluate(
         UserError: there is no checkpoint, `env` is lacking or another task, nothing can be
             rendered, the method has no skills to choose from, or one episode is to be shuffled.
     """
+    if seed is not None and seed < 0:
+        raise UserError(f"seed must be at least 0, not {seed}")
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
     networks, reached = _load(logdir, device, env, trust, checkpoint)

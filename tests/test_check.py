@@ -43,6 +43,18 @@ class Limited(Task):
         return *given, {"is_success": False}
 
 
+class Seen(Task):
+    observation_space = Box(0, 255, (20, 16), np.uint8)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros((20, 16), np.uint8), {}
+
+    def step(self, action: Any) -> Any:
+        _, *given = super().step(action)
+        return np.zeros((20, 16), np.uint8), *given
+
+
 class Broken(Task):
     def step(self, action: Any) -> Any:
         if self.t == 3:
@@ -82,6 +94,26 @@ def test_what_remembers_is_warned_of() -> None:
     said = checked(lambda: NormalizeObservation(Task()))
     assert "warning   two episodes of one seed are not the same" in said
     assert said.splitlines()[-1] == "verdict   can be trained, with 1 warning"
+
+
+def test_of_an_only_environment_no_second_one_is_made() -> None:
+    made: list[Task] = []
+
+    def make() -> Task:
+        made.append(Task())
+        return made[-1]
+
+    config = lsp.make_config("lsp", "fast", action_repeat=1)
+    found = lsp.check(make, config=config, only_env=True)
+    assert len(made) == 1
+    assert "there is only one environment (as you say)" in str(found)
+    assert lsp.check(make, config=config).another is None
+    assert len(made) == 3
+
+
+def test_an_empty_list_of_images_has_none() -> None:
+    for given, seen in ((None, "image 64×64×1"), ((), "vector 320"), (("",), "vector 320")):
+        assert f"observes {seen}" in checked(Seen, images=given)
 
 
 def test_what_fails_cannot_be_trained() -> None:

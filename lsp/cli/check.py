@@ -20,6 +20,9 @@ class Check:
     images: tuple[str, ...] | None = None
     """Of your own task, the observations that are images; empty: none."""
 
+    only_env: bool = False
+    """There can be only one environment (a robot, a port, a licence): no second one is tried."""
+
     def main(self) -> None:
         from lsp import api
         from lsp.config import make_config
@@ -27,4 +30,4 @@ class Check:
         config = make_config(
             task=self.task, obs=self.obs, action_repeat=self.action_repeat, images=self.images
         )
-        print(api.check(config))
+        print(api.check(config, only_env=self.only_env))

@@ -63,5 +63,7 @@ def make_env(
     elif reward is not None:
         raise UserError(f"{task}: a reward of your own needs a dm_control task or one of ours.")
     else:
-        env = make_user_env(task, obs, images)
+        # On the command line '' stands for none.
+        keys = None if images is None else [key for key in images if key]
+        env = make_user_env(task, obs, keys)
     return ActionRepeat(env, action_repeat)

@@ -100,12 +100,12 @@ class Check(NamedTuple):
         return f"can be trained{after}"
 
 
-def check_task(config: Config, make_env: EnvMaker) -> Check:
+def check_task(config: Config, make_env: EnvMaker, only_env: bool = False) -> Check:
     """Try the environments of a task. Raises UserError where nothing can be learned from them."""
     env = make_env()
     try:
         rolled = roll(env, config.task, ENV_STEPS, SECONDS)
-        other, problem = second_environment(make_env)
+        other, problem = (None, "as you say") if only_env else second_environment(make_env)
         memory = memory_problem(make_env, other, env) if is_repeatable(env) else _UNREPEATABLE
         if other is not None:
             other.close()
