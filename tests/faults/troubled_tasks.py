@@ -11,7 +11,7 @@ STEP = 7  # of an episode after the first, at which something happens to it
 
 
 class Troubled(Reach):
-    """Reach, until step `STEP` after its third reset."""
+    """Reach, until step `STEP` after its fourth reset: it is tried twice before it is trained in."""
 
     begun = 0
 
@@ -21,7 +21,7 @@ class Troubled(Reach):
 
     @property
     def due(self) -> Any:
-        return self.begun >= 3 and self.time == STEP
+        return self.begun >= 4 and self.time == STEP
 
     def bad(self, observation: Any) -> Any:
         return observation
