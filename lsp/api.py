@@ -20,7 +20,7 @@ from lsp.training import signals
 from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
-from lsp.training.parts import EnvMaker, env_maker, open_run
+from lsp.training.parts import EnvMaker, env_maker, open_run, weights_of
 from lsp.training.schedule import Progress
 from lsp.training.skill_controls import SkillChoice
 from lsp.training.trainer import Trainer
@@ -217,8 +217,9 @@ def load_networks(
         _check_spaces(folder, make)
         spaces = _spaces_made_by(make)
     networks = build_networks(spaces, config, device)
+    weights = weights_of(checkpoint, folder)
     try:
-        networks.load_state_dict(checkpoint.tensors["networks"])
+        networks.load_state_dict(weights)
     except RuntimeError as error:
         raise _not_its_task(folder, config) from error
     return networks

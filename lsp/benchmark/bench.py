@@ -30,7 +30,7 @@ from lsp.models.world_model import Latent
 from lsp.rows import observations
 from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
-from lsp.training.parts import open_run
+from lsp.training.parts import open_run, weights_of
 from lsp.training.schedule import Progress
 from lsp.training.trainer import Trainer
 
@@ -291,7 +291,7 @@ def _take_weights(trainer: Trainer, run: Path) -> None:
     checkpoint = load_newest(RunFolder(run).checkpoints)
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
-    trainer.networks.load_state_dict(checkpoint.tensors["networks"])
+    trainer.networks.load_state_dict(weights_of(checkpoint, RunFolder(run)))
 
 
 def _settings(

@@ -22,7 +22,7 @@ from lsp.cli.experiments import Reproduce, Skills, Sweep
 from lsp.cli.lists import combinations
 from lsp.cli.reports import Collect, Plot
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
-from lsp.errors import RunWarning, UserError, said
+from lsp.errors import RunWarning, UserError, is_out_of_memory, said, shown
 
 Command = (
     Train | Transfer | Eval | Skills | Plot | Sweep | Reproduce | Collect | Bench | Tasks | Doctor
@@ -151,6 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(error, f"{where}{error.strerror or said(error)}", 2, debug)
     except Exception as error:
+        if is_out_of_memory(error):
+            advice = "free some, or choose smaller settings"
+            _fail(error, f"not enough memory ({said(error)}): {advice}", 2, debug)
         _fail(error, f"{said(error)} (an error of lsp: --debug shows where)", 1, debug)
 
 
@@ -160,7 +163,7 @@ def _print_what_is_logged() -> None:
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(self.format(record))
+            say(shown(self.format(record)))
 
     log = logging.getLogger("lsp")
     log.setLevel(logging.INFO)
@@ -170,7 +173,7 @@ def _print_what_is_logged() -> None:
 def _fail(error: BaseException, message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exception(error)
-    print(f"lsp: {message}", file=sys.stderr)
+    print(f"lsp: {shown(message)}", file=sys.stderr)
     raise SystemExit(code) from None
 
 
@@ -185,7 +188,7 @@ def _warnings_in_one_line() -> Iterator[None]:
             if not issubclass(category, RunWarning):
                 return show(message, category, *rest, **more)
             with suppress(OSError):  # what stderr goes to may be on the disk that is full
-                print(f"lsp: warning: {message}", file=sys.stderr, flush=True)
+                print(f"lsp: warning: {shown(str(message))}", file=sys.stderr, flush=True)
 
         warnings.showwarning = show_ours
         yield

@@ -4,7 +4,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from lsp.config import Config, RuntimeConfig, TransferConfig, differences, from_dict, to_dict
+from lsp.config import (
+    Config,
+    RuntimeConfig,
+    TransferConfig,
+    differences,
+    from_dict,
+    to_dict,
+    validated,
+)
 from lsp.errors import UserError, warn
 from lsp.runs.files import entries, read_json, write_json
 from lsp.runs.lock import Lock
@@ -64,8 +72,13 @@ class RunFolder:
         path = self.path / "config.json"
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: it has no readable config.json")
-        config: Config = from_dict(read_json(path), where=str(path))
-        return config
+        try:
+            return validated(from_dict(read_json(path)))
+        except UserError as error:
+            named = str(path) in str(error)
+            raise UserError(str(error) if named else f"{path}: {error}") from error
+        except RecursionError as error:
+            raise UserError(f"{path} is damaged (it is nested too deep)") from error
 
     @property
     def has_checkpoint(self) -> bool:

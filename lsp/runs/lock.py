@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from lsp.errors import UserError
+from lsp.runs.files import check_own_file
 
 if sys.platform != "win32":
     import fcntl
@@ -32,6 +33,7 @@ class Lock:
         path = self.path.resolve()
         if path in _HELD:
             raise self._refusal(f"process {os.getpid()}, this one")
+        check_own_file(self.path)
         file = self.path.open("a+")
         try:
             if sys.platform != "win32":

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from torch import Tensor
 
 from lsp.config import Config, RuntimeConfig, to_dict
 from lsp.envs import make_env
@@ -230,6 +231,16 @@ def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:
     if type(count) is not int or count < 0:
         raise UserError(f"{folder.checkpoints}: the checkpoint counts {count!r} episodes")
     return count
+
+
+def weights_of(checkpoint: Checkpoint, folder: RunFolder) -> dict[str, Tensor]:
+    """Those of its networks. Raises UserError where it has none."""
+    if "networks" not in checkpoint.tensors:
+        raise UserError(
+            f"{folder.checkpoints}: the checkpoint at {checkpoint.env_steps} env steps holds no "
+            "networks.safetensors: restore it, or another checkpoint"
+        )
+    return checkpoint.tensors["networks"]
 
 
 def _environments(

@@ -17,7 +17,7 @@ from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import spaces_of
 from lsp.training.build import AnyNetworks
-from lsp.training.parts import count_episodes, env_maker
+from lsp.training.parts import count_episodes, env_maker, weights_of
 from lsp.training.relabel import Rewards, paying_env, relabelled, reward_function
 from lsp.training.replay import Episode, Replay
 from lsp.training.trainer import Trainer
@@ -128,7 +128,7 @@ def begin(trainer: Trainer) -> None:
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
+    carry_over(trainer.networks, weights_of(checkpoint, folder), folder.path)
     trainer.folder.write_source(folder.path, folder.read_config(), checkpoint.env_steps)
     count = count_episodes(checkpoint, folder)
     if config.transfer.relabel:
