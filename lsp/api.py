@@ -12,7 +12,6 @@ from lsp.envs.lookup import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter
-from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import Spaces, spaces_of
 from lsp.runs.tracking import check_tracker
@@ -208,7 +207,7 @@ def load_networks(
     folder = RunFolder(Path(logdir))
     config = folder.read_config()
     check_trust(folder, config, env, trust)
-    checkpoint = load_newest(folder.checkpoints)
+    checkpoint = folder.newest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     spaces = folder.read_spaces()

@@ -354,6 +354,7 @@ def test_something_else_than_ray_is_one_line(answer: Any, monkeypatch: Any) -> N
 def test_missing_weights_are_one_line(tmp_path: Path, capsys: Any) -> None:
     config = make_config("lsp", "debug")
     write_run(tmp_path / "run", replace(config, task="walker_walk").resolved())
-    saved(tmp_path / "run" / "checkpoints")
+    checkpoint = Checkpoint(3, {}, {"x": np.zeros(1)}, {"run": "0" * 16})
+    save(tmp_path / "run" / "checkpoints", checkpoint)
     line = refused(["eval", tmp_path / "run"], capsys)
     assert "holds no networks.safetensors" in line

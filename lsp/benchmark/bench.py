@@ -28,7 +28,6 @@ from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 from lsp.rows import observations
-from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.training.parts import open_run, weights_of
 from lsp.training.schedule import Progress
@@ -288,10 +287,11 @@ class Gemm:
 
 
 def _take_weights(trainer: Trainer, run: Path) -> None:
-    checkpoint = load_newest(RunFolder(run).checkpoints)
+    folder = RunFolder(run)
+    checkpoint = folder.newest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
-    trainer.networks.load_state_dict(weights_of(checkpoint, RunFolder(run)))
+    trainer.networks.load_state_dict(weights_of(checkpoint, folder))
 
 
 def _settings(

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, packed.getbuffer())
 
 
-def read_arrays(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
-    """The arrays that `write_arrays` wrote, or `only` one of them.
+def read_arrays(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays that `write_arrays` wrote, or `only` those of some names that are there.
 
     Raises UserError naming `path` where it is missing, damaged, or holds Python objects.
     """
@@ -107,8 +107,9 @@ def read_arrays(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
         with opened(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_sizes(members, os.fstat(file.fileno()).st_size)
-            names = [f"{only}.npy"] if only else [member.filename for member in members]
-            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+            named = {member.filename.removesuffix(".npy"): member for member in members}
+            names = named if only is None else [name for name in named if name in only]
+            return {name: _array(archive.read(named[name])) for name in names}
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except UserError:

@@ -1,5 +1,7 @@
 """A run's folder: what lies where, what the run is, and where it came from."""
 
+import re
+import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from lsp.config import (
     validated,
 )
 from lsp.errors import UserError, warn
+from lsp.runs.checkpoint import Checkpoint, load_newest
 from lsp.runs.files import entries, read_json, write_json
 from lsp.runs.lock import Lock
 from lsp.runs.provenance import provenance
@@ -33,6 +36,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self._lock = Lock(path / "lock")
+        self._id: str | None = None
         self._made = False
 
     @property
@@ -90,6 +94,35 @@ class RunFolder:
         """Whether its settings are as this user's own training wrote them."""
         return sealed(self.path / "config.json")
 
+    @property
+    def id(self) -> str:
+        """Which run this is, wherever its folder lies: random, in run.json, and in every checkpoint
+        and episode. Where run.json is lost its newest checkpoint says it; a new run gets one."""
+        if self._id is None:
+            self._id = self._noted_id() or secrets.token_hex(8)
+        return self._id
+
+    def _noted_id(self) -> str | None:
+        try:
+            noted = read_json(self.path / "run.json").get("id")
+        except UserError:
+            newest = load_newest(self.checkpoints)
+            noted = None if newest is None else newest.facts.get("run")
+        return noted if isinstance(noted, str) and re.fullmatch("[0-9a-f]{16}", noted) else None
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest that verifies, or None where none was ever written.
+
+        Raises UserError where it is of another run, and where all are damaged.
+        """
+        checkpoint = load_newest(self.checkpoints)
+        if checkpoint is not None and (found := checkpoint.facts.get("run")) != self.id:
+            raise UserError(
+                f"{self.checkpoints}/step-{checkpoint.env_steps:09d} is of another run "
+                f"({found!r:.20}, not {self.id!r}): remove it"
+            )
+        return checkpoint
+
     def read_spaces(self) -> Spaces | None:
         """What its agent observes and does; None where that was not noted, or cannot be read."""
         try:
@@ -118,6 +151,7 @@ class RunFolder:
         keys = ("task", "method", "preset", "seed")
         source = {key: getattr(config, key) for key in keys}
         source |= {"env_steps": env_steps, "folder": str(folder.resolve())}
+        source["run"] = RunFolder(folder).id
         write_json(self.path / "source.json", source)
 
     def started_from(self, source: str | Path | None) -> bool:
@@ -163,12 +197,28 @@ class RunFolder:
         """Write down what the run is. Raises OSError."""
         write_json(self.path / "config.json", to_dict(config))
         seal(self.path / "config.json")
-        write_json(self.path / "run.json", provenance(config, runtime))
+        write_json(self.path / "run.json", {"id": self.id} | provenance(config, runtime))
 
     def discard(self) -> None:
         """Remove it, if it was made here: a run that could not begin leaves nothing behind."""
         if self._made:
             shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether nobody else can open it: somebody may have removed the lock."""
+        return self._lock.is_held
+
+    def lock_again(self, saved_at: int) -> bool:
+        """Lock it once more where its lock was removed; whether that is done, and nobody else has
+        trained in it since the checkpoint at `saved_at` env steps."""
+        try:
+            self._lock.release()
+            self._lock.acquire()
+            newest = entries(self.checkpoints, "step-*")[-1:]
+        except (UserError, OSError):
+            return False
+        return [path.name for path in newest] == [f"step-{saved_at:09d}"]
 
     def close(self) -> None:
         """Let others open it."""

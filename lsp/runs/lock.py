@@ -52,6 +52,16 @@ class Lock:
         self._file = file
         _HELD.add(path)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this one holds it, and the file that others look at is still the same."""
+        if self._file is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except OSError:
+            return False
+
     def release(self) -> None:
         if self._file is not None:
             _HELD.discard(self.path.resolve())

@@ -41,8 +41,9 @@ class Counters:
 @dataclass(frozen=True)
 class RunState:
     """The parts of a run that change as it learns, apart from its episodes and metrics, which are
-    files of their own."""
+    files of their own. `run` is its id."""
 
+    run: str
     networks: AnyNetworks
     learner: AnyLearner
     agent: AnyAgent
@@ -71,6 +72,7 @@ class RunState:
                 raise UserError(f"{folder}: {name} is not finite, and not saved")
         facts = asdict(self.counters) | self.collector.facts()
         facts |= {
+            "run": self.run,
             "episodes": self.collector.replay.num_episodes,
             "sampler_rng": self.sampler.bit_generator.state,
             "means_count": self.means.count,
