@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def runs(trained: Path, tmp_path: Path) -> Iterator[Path]:
+def runs(trained: Path, tmp_path: Path) -> Path:
     shutil.copytree(trained, tmp_path / "runs")
     return tmp_path / "runs"
 

@@ -28,6 +28,7 @@ from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 from lsp.rows import observations
+from lsp.runs.files import write_bytes
 from lsp.runs.folder import RunFolder
 from lsp.training.parts import open_run, weights_of
 from lsp.training.schedule import Progress
@@ -76,7 +77,7 @@ class Report:
     def write(self, path: Path) -> None:
         """Raises UserError where `path` cannot be written."""
         try:
-            path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            write_bytes(path, f"{json.dumps(asdict(self), indent=2)}\n".encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
 

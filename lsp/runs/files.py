@@ -10,7 +10,8 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         scratch.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path`, of the same kind, for what others write: renamed to `path` when the
+    block ends, and removed where it fails. A crash leaves the old file or the new one."""
+    scratch = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    scratch.unlink(missing_ok=True)
+    try:
+        yield scratch
+        if scratch.exists():
+            sync(scratch)
+            os.replace(scratch, path)
+            sync(path.parent)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
