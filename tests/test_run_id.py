@@ -113,6 +113,25 @@ def test_kept_episodes_of_a_source_are_the_new_runs_own(runs: Path) -> None:
     assert source["run"] == RunFolder(runs / "a").id
 
 
+def test_a_transfer_that_was_killed_while_it_began_begins_again(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def once(self: Trainer, kept: Any) -> None:
+        raise Killed
+
+    how = TransferConfig(keep_replay=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "start_from_source", once)
+        patch.setattr(RunFolder, "discard", lambda self: None)
+        with pytest.raises(Killed):
+            transfer(runs, how)
+    assert list((runs / "new" / "source_episodes").iterdir())
+    transfer(runs, how)
+
+
 def test_the_id_of_an_episode_is_none_of_its_arrays(runs: Path) -> None:
     folder = RunFolder(runs / "a")
     for episode in Replay.stream(folder.episodes, 3, folder.id):

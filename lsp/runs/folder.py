@@ -23,6 +23,9 @@ from lsp.runs.provenance import provenance
 from lsp.runs.signature import seal, sealed
 from lsp.runs.spaces import Spaces
 
+_FIRST = {"lock", "config.json.tmp"}
+"""What a run leaves that is killed before it has settings."""
+
 
 class RunFolder:
     """Paths inside a run's folder.
@@ -182,7 +185,7 @@ class RunFolder:
                 self._lock.acquire()
                 self._check_same(config, force)
                 return
-            if self.path.is_dir() and {path.name for path in self.path.iterdir()} - {"lock"}:
+            if self.path.is_dir() and {path.name for path in self.path.iterdir()} - _FIRST:
                 raise UserError(f"{self.path} is not empty and not a run: choose another --logdir")
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()

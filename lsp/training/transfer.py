@@ -1,5 +1,6 @@
 """Starting from what another run has learned, on another task with the same body (section 4.3)."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -141,6 +142,8 @@ def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
     """The first `count` episodes of the source, copied into the run's folder, relabelled where the
     new task's rewards can be known."""
     rewards = _rewards_of_states(trainer, source)
+    # A transfer that was killed while it began leaves some.
+    shutil.rmtree(trainer.folder.source_episodes, ignore_errors=True)
     kept = Replay(trainer.folder.source_episodes, None, trainer.folder.id)
     for episode in _episodes(source, count):
         paid = rewards is not None and "sim_state" in episode
