@@ -14,16 +14,11 @@ from processes import ROOT, command, environment, steps_saved, train_here
 from lsp.config import RuntimeConfig, make_config
 from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.experiments.sweep.worker import STOPPED, job
-from lsp.runs.files import write_bytes
 
 LEFT: dict[str, Any] = {
     "nothing": lambda folder: None,
     "a lock": lambda folder: (folder / "lock").touch(),
     "half of its settings": lambda folder: (folder / "config.json.tmp").write_text('{"task": "wa'),
-    "half of its settings and a lock": lambda folder: (
-        write_bytes(folder / "lock", b""),
-        (folder / "config.json.tmp").write_bytes(b""),
-    ),
 }
 
 
