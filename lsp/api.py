@@ -13,7 +13,6 @@ from lsp.envs.lookup import Maker, Task, task_name
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter
-from lsp.runs.checkpoint import load_at, load_newest
 from lsp.runs.files import expanded
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import Spaces, spaces_of
@@ -23,7 +22,7 @@ from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_network
 from lsp.training.check import Check, check_task
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
-from lsp.training.parts import EnvMaker, env_maker, open_run
+from lsp.training.parts import EnvMaker, env_maker, open_run, weights_of
 from lsp.training.progress import show_progress
 from lsp.training.schedule import Listener, Progress, both
 from lsp.training.skill_controls import SkillChoice
@@ -268,8 +267,7 @@ def _load(
     folder = RunFolder(expanded(logdir))
     config = folder.read_config()
     check_trust(folder, config, env, trust)
-    at = env_steps
-    found = load_newest(folder.checkpoints) if at is None else load_at(folder.checkpoints, at)
+    found = folder.newest_checkpoint() if env_steps is None else folder.checkpoint_at(env_steps)
     if found is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     spaces = folder.read_spaces()
@@ -278,8 +276,9 @@ def _load(
         _check_spaces(folder, make)
         spaces = _spaces_made_by(make)
     networks = build_networks(spaces, config, device)
+    weights = weights_of(found, folder)
     try:
-        networks.load_state_dict(found.tensors["networks"])
+        networks.load_state_dict(weights)
     except RuntimeError as error:
         raise _not_its_task(folder, config) from error
     return networks, found.env_steps

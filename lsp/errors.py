@@ -30,6 +30,19 @@ def warn(message: str) -> None:
     warnings.warn(message, RunWarning, stacklevel=3)
 
 
+def shown(text: str) -> str:
+    """Text for a terminal: what steers one, and hides or turns text, is escaped."""
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's, numpy's and PyTorch's own errors of that kind."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+    )
+
+
 def said(error: BaseException) -> str:
     """What an exception says, in one line; of one that says nothing, where it was raised."""
     message = " ".join(str(error).split())

@@ -749,6 +749,7 @@ def small(monkeypatch: Any, short_episodes: Any) -> None:
     monkeypatch.setattr(definitions, "STATE_TASKS", ("quadruped_getup_walk",))
     for name, value in (("STEPS", 4), ("SKILLS", 4), ("REPEATS", 2)):
         monkeypatch.setattr(skill_pictures, name, value)
+    monkeypatch.setattr("lsp.experiments.skills.above._PIXELS", 96)
 
 
 def reproduced(name: str, storage: Path, scale: Scale = SHORT) -> Path:

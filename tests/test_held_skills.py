@@ -116,7 +116,8 @@ def test_methods_without_skills_and_impossible_numbers_are_refused() -> None:
 
 
 @pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
-def test_the_robot_is_seen_where_its_skills_end() -> None:
+def test_the_robot_is_seen_where_its_skills_end(monkeypatch: Any) -> None:
+    monkeypatch.setattr("lsp.experiments.skills.above._PIXELS", 240)
     states = np.zeros((2, 2, 60))
     states[..., 2:4] = 0.6, 1  # above the ground, upright
     states[0, -1, :2], states[1, -1, :2] = (2, 0), (0, -2)  # metres to the right, and down

@@ -41,6 +41,7 @@ def test_a_run_that_no_node_has_room_for_is_one_line(tmp_path: Any) -> None:
         Execution("ray", storage=tmp_path, jobs=1).carry_out([debug_run(9, 0)], runtime)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_node_that_goes_away_costs_no_run(tmp_path: Any) -> None:
     pytest.importorskip("ray")

@@ -46,6 +46,7 @@ def reader(
     (tmp_path / "my_rewards.py").write_text(REWARD)
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "robots.py").write_text(ROBOT)
+    monkeypatch.setattr("lsp.experiments.skills.above._PIXELS", 96)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

@@ -291,7 +291,7 @@ def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path: Any, monkeypat
     replay = fill(Replay(tmp_path, None), [3])
 
     with monkeypatch.context() as patch:
-        patch.setattr("lsp.training.replay.write_arrays", full_disk)
+        patch.setattr("lsp.training.episode_files.write_arrays", full_disk)
         with pytest.warns(RunWarning, match=r"episode-000001\.npz cannot be written \(No space"):
             replay.add(make_episode(3, 4))
         with pytest.warns(RunWarning, match="with 1 more"):
@@ -308,7 +308,7 @@ def test_episodes_wait_in_memory_while_the_disk_is_full(tmp_path: Any, monkeypat
 
 def test_not_more_episodes_wait_than_memory_is_meant_for(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("lsp.training.replay._MOST_WAITING", 2)
-    monkeypatch.setattr("lsp.training.replay.write_arrays", full_disk)
+    monkeypatch.setattr("lsp.training.episode_files.write_arrays", full_disk)
     replay = Replay(tmp_path, None)
     with pytest.warns(RunWarning):
         replay.add(make_episode(0, 3))

@@ -28,9 +28,9 @@ from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 from lsp.rows import observations
-from lsp.runs.checkpoint import load_newest
+from lsp.runs.files import write_bytes
 from lsp.runs.folder import RunFolder
-from lsp.training.parts import open_run
+from lsp.training.parts import open_run, weights_of
 from lsp.training.schedule import Progress
 from lsp.training.trainer import Trainer
 
@@ -77,7 +77,7 @@ class Report:
     def write(self, path: Path) -> None:
         """Raises UserError where `path` cannot be written."""
         try:
-            path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            write_bytes(path, f"{json.dumps(asdict(self), indent=2)}\n".encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -288,10 +288,11 @@ class Gemm:
 
 
 def _take_weights(trainer: Trainer, run: Path) -> None:
-    checkpoint = load_newest(RunFolder(run).checkpoints)
+    folder = RunFolder(run)
+    checkpoint = folder.newest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
-    trainer.networks.load_state_dict(checkpoint.tensors["networks"])
+    trainer.networks.load_state_dict(weights_of(checkpoint, folder))
 
 
 def _settings(

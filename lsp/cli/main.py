@@ -33,7 +33,7 @@ from lsp.cli.short_help import ALL, print_short_help
 from lsp.cli.tasks import Tasks
 from lsp.config import Config, RuntimeConfig, default_runtime, make_config
 from lsp.config.requirements import PACKAGE
-from lsp.errors import UserError, said
+from lsp.errors import UserError, is_out_of_memory, said
 from lsp.runs.versions import commit, package_version
 
 Command = (
@@ -190,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(error, f"{where}{error.strerror or said(error)}", 2, debug)
     except Exception as error:
+        if is_out_of_memory(error):
+            advice = "free some, or choose smaller settings"
+            _fail(error, f"not enough memory ({said(error)}): {advice}", 2, debug)
         _fail(error, f"{said(error)} (an error of lsp: --debug shows where)", 1, debug)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any
 
-from lsp.errors import RunWarning
+from lsp.errors import RunWarning, shown
 
 UNREAD = 141
 """Exit code where the reader of the output is gone, as shells give it (128 + SIGPIPE)."""
@@ -30,7 +30,7 @@ def print_what_is_logged() -> None:
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             with suppress(BrokenPipeError):  # the next report of progress finds it, and saves
-                say(self.format(record))
+                say(shown(self.format(record)))
 
     log = logging.getLogger("lsp")
     log.setLevel(logging.INFO)
@@ -56,7 +56,7 @@ def warnings_in_one_line() -> Iterator[None]:
 def print_error(message: str) -> None:
     """A line on stderr, which may be on a disk that is full, or on a terminal that is gone."""
     with suppress(OSError):
-        print(f"lsp: {message}", file=sys.stderr, flush=True)
+        print(f"lsp: {shown(message)}", file=sys.stderr, flush=True)
 
 
 def flush() -> None:

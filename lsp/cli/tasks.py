@@ -37,6 +37,7 @@ def _draw_tasks(folder: Path) -> None:
     import numpy as np
 
     from lsp.envs import make_env
+    from lsp.runs.files import replacing
     from lsp.tasks import PAPER_TASKS
 
     try:
@@ -47,6 +48,7 @@ def _draw_tasks(folder: Path) -> None:
         env = make_env(task)
         env.reset(seed=0)
         picture = folder / f"{task}.png"
-        imageio.v3.imwrite(picture, np.asarray(env.render()))
+        with replacing(picture) as new:
+            imageio.v3.imwrite(new, np.asarray(env.render()))
         env.close()
         print(picture)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 
 from lsp.config.config import Config
-from lsp.config.serialization import from_dict, to_dict
+from lsp.config.serialization import flattened, from_dict, to_dict
 from lsp.config.settings import TransferConfig
 from lsp.errors import UserError
 
@@ -49,6 +50,55 @@ def _no_share(names: str, section: object, prefix: str) -> list[str]:
     ]
 
 
+_MOST_LAYERS = 64
+_WIDEST = 2**13
+_MOST = {
+    **dict.fromkeys(("model.deter", "model.stoch", "model.hidden", "skills.dim"), _WIDEST),
+    **dict.fromkeys(("model.cnn_depth", "num_envs"), 1024),
+    **dict.fromkeys(("planner.horizon", "planner.num_iterations", "behavior.horizon"), 10**4),
+    **dict.fromkeys(("planner.num_candidates", "policy.mode_samples", "skills.num_states"), 10**6),
+    **dict.fromkeys(("replay.batch", "replay.length", "behavior.rollouts_per_start"), 10**6),
+    **dict.fromkeys(("schedule.eval_episodes", "schedule.prior_episodes"), 10**6),
+    "action_repeat": 10**6,
+}
+"""Beyond these a machine is busy until it is out of memory: they come from elsewhere."""
+
+
+_POSITIVE = ("_rate", "optimizer.epsilon", "optimizer.clip")
+
+
+def _numbers(config: Config) -> list[str]:
+    """Of all settings at once: numbers are finite, and text can be shown."""
+    found = []
+    for name, value in flattened(to_dict(config)).items():
+        each = value if isinstance(value, tuple) else (value,)
+        if not all(isfinite(x) for x in each if isinstance(x, float)):
+            found.append(f"{name} must be finite, not {value}")
+        if not all(x.isprintable() for x in each if isinstance(x, str)):
+            found.append(f"{name} cannot hold control characters: {value!r:.40}")
+        if not all(abs(x) < 2**53 for x in each if isinstance(x, int)):
+            found.append(f"{name} must be below {2**53:,}, not {value!r:.40}")
+        if isinstance(value, int) and value > _MOST.get(name, value):
+            found.append(f"{name} must be at most {_MOST[name]:,}, not {value}")
+        if name.endswith(_POSITIVE) and not value > 0:
+            found.append(f"{name} must be above 0, not {value}")
+    return found
+
+
+def _layers(config: Config) -> list[str]:
+    """Of every network."""
+    model, found = config.model, []
+    named = {f"model.{name}": getattr(model, name) for name in ("encoder", "decoder", "reward")}
+    for name in ("policy", "value", "skills", "hiro"):
+        named[f"{name}.layers"] = getattr(config, name).layers
+    for name, layers in named.items():
+        if len(layers) > _MOST_LAYERS:
+            found.append(f"{name} must be at most {_MOST_LAYERS} layers, not {len(layers)}")
+        if any(not 1 <= size <= _WIDEST for size in layers):
+            found.append(f"{name} needs sizes between 1 and {_WIDEST:,}, not {str(layers)[:40]}")
+    return found
+
+
 def _run(config: Config) -> list[str]:
     found = _below(1, "action_repeat num_envs", config) + _below(0, "seed", config)
     if config.seed >= _SEEDS:
@@ -57,7 +107,7 @@ def _run(config: Config) -> list[str]:
 
 
 def _model(config: Config) -> list[str]:
-    return _below(1, "deter stoch decoded_images", config.model, "model.")
+    return _below(1, "deter stoch hidden cnn_depth decoded_images", config.model, "model.")
 
 
 def _policy(config: Config) -> list[str]:
@@ -218,6 +268,7 @@ def _hiro(config: Config) -> list[str]:
 
 SECTIONS: tuple[Callable[[Config], list[str]], ...] = (
     *(_run, _model, _policy, _skills, _planner, _replay, _schedule),
-    *(_behavior, _value, _transfer, _hiro),
+    *(_behavior, _value, _transfer, _hiro, _numbers, _layers),
 )
-"""What is wrong with each section, a sentence each; sizes before what depends on them."""
+"""What is wrong with each section, a sentence each; sizes before what depends on them, and
+what holds of all settings last."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lsp.errors import UserError
+from lsp.errors import UserError, shown
 from lsp.report.settings import joined, own_settings
-from lsp.runs.files import read_json, write_text
+from lsp.runs.files import MOST_JSON, read_bytes, read_json, write_text
 from lsp.runs.metrics import read_metrics
 from lsp.tasks import plain_name
 
@@ -146,16 +146,28 @@ def read_run(folder: Path) -> RecordedRun:
         UserError: `folder` is not a run's, or one of its files is damaged.
     """
     config = _read_json(folder, "config.json", ("task", "method", "preset", "seed", "obs"))
+    if not _is_printable(config):
+        raise UserError(f"{folder}/config.json: a setting holds control characters")
     info = _read_json(folder, "run.json", ("command", "commit", "dirty", "threads"))
     for key in ("transfer", "planner", "skills"):
         if not isinstance(config.get(key, {}), dict):
             raise UserError(f"{folder}/config.json: {key} is no group of settings")
     for key in ("task", "method", "obs", "preset"):
         # They become file names and headings: a stranger's run must not choose where we write.
-        users = key == "task" and ":" in str(config[key])  # made plain before it names a folder
+        # Made plain before it names a folder.
+        users = key == "task" and ":" in str(config[key])
         if not users and not re.fullmatch(r"\w[\w-]*", str(config[key])):
             raise UserError(f"{folder}/config.json: {key} {config[key]!r} is not a plain name")
     return RecordedRun(folder, config, info, read_metrics(folder), _read_source(folder, config))
+
+
+def _is_printable(value: Any) -> bool:
+    """Whether labels and file names may be made of it."""
+    if isinstance(value, dict):
+        return _is_printable([*value, *value.values()])
+    if isinstance(value, list):
+        return all(map(_is_printable, value))
+    return not isinstance(value, str) or value.isprintable()
 
 
 def _read_source(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -278,7 +290,7 @@ def _with_rows(path: Path, text: str | None, run: RecordedRun) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path, MOST_JSON).decode()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not what lsp collect wrote: it is not UTF-8 text") from None
 
@@ -336,7 +348,7 @@ def _with_command(path: Path, text: str | None, run: RecordedRun) -> str:
         text = _read_text(path) if path.is_file() else _COMMANDS_INTRO
     intro, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     sections = {heading: body for heading, _, body in (part.partition("\n") for part in parts)}
-    sections[_heading(run)] = f"\n```\n{run.info['command']}\n```\n\n{_origin(run)}\n"
+    sections[_heading(run)] = f"\n```\n{shown(str(run.info['command']))}\n```\n\n{_origin(run)}\n"
     ordered = sorted(sections, key=_natural)
     bodies = (f"## {heading}\n{sections[heading].rstrip()}\n" for heading in ordered)
     return "\n".join([intro.rstrip() + "\n", *bodies])
@@ -348,7 +360,7 @@ def _origin(run: RecordedRun) -> str:
     parts += [str(run.info["device"])] if run.info.get("device") else []
     parts += [f"products in {run.info['precision']}"] if run.info.get("precision") else []
     parts += [f"{name} {versions[name]}" for name in sorted(versions)]
-    return ", ".join(parts)
+    return shown(", ".join(parts))
 
 
 def _natural(heading: str) -> list[str | int]:

@@ -22,7 +22,9 @@ from torch import Tensor
 from lsp.errors import UserError, warn
 from lsp.runs.files import (
     entries,
+    opened,
     read_arrays,
+    read_bytes,
     read_json,
     sync,
     write_arrays,
@@ -157,7 +159,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         )
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     # Written again it must be the same, byte for byte: else blanks could change unseen.
-    unchanged = path.read_text() == json.dumps(_with_sum(content), indent=1)
+    unchanged = read_bytes(path) == json.dumps(_with_sum(content), indent=1).encode()
     parts = manifest.get("files"), manifest.get("env_steps")
     if not unchanged or not isinstance(parts[0], dict) or type(parts[1]) is not int:
         raise UserError(f"{path} is damaged")
@@ -190,7 +192,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return {
             "bytes": path.stat().st_size,
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),

@@ -8,14 +8,45 @@ import fnmatch
 import io
 import json
 import os
+import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lsp.errors import UserError, said
+
+MOST_BYTES = 2**33
+"""Of a file that is read at all: an episode or weights beyond this are nobody's."""
+MOST_JSON = 2**26
+
+
+def opened(path: Path, most: int = MOST_BYTES) -> io.BufferedReader:
+    """A file to read. Reading a pipe may never begin, and reading a device never end.
+
+    Raises UserError where `path` is no file or larger than `most` bytes, and OSError as `open`.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no file: it is not opened")
+    if status.st_size > most:
+        raise UserError(f"{path} has {status.st_size:,} bytes, more than {most:,}: it is not read")
+    return path.open("rb")
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """What a file holds. Raises as `opened`."""
+    with opened(path, most) as file:
+        return file.read(most)
+
+
+def check_own_file(path: Path) -> None:
+    """Raises UserError where writing to `path` would write elsewhere, wait or never end."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UserError(f"{path} is no file: it is not opened")
 
 
 def expanded(path: str | Path) -> Path:
@@ -27,7 +58,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content`; a crash leaves the old file or the new one. Raises OSError."""
     scratch = path.with_name(path.name + ".tmp")
     try:
-        with scratch.open("wb") as file:
+        scratch.unlink(missing_ok=True)
+        with scratch.open("xb") as file:  # never through a link that somebody put there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -36,6 +68,23 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         scratch.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path`, of the same kind, for what others write: renamed to `path` when the
+    block ends, and removed where it fails. A crash leaves the old file or the new one."""
+    scratch = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    scratch.unlink(missing_ok=True)
+    try:
+        yield scratch
+        if scratch.exists():
+            sync(scratch)
+            os.replace(scratch, path)
+            sync(path.parent)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,7 +103,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UserError naming `path` where it is missing or holds none."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path, MOST_JSON))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -72,19 +121,22 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, packed.getbuffer())
 
 
-def read_arrays(path: Path, only: str | None = None) -> dict[str, np.ndarray]:
-    """The arrays that `write_arrays` wrote, or `only` one of them.
+def read_arrays(path: Path, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays that `write_arrays` wrote, or `only` those of some names that are there.
 
     Raises UserError naming `path` where it is missing, damaged, or holds Python objects.
     """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_sizes(members, os.fstat(file.fileno()).st_size)
-            names = [f"{only}.npy"] if only else [member.filename for member in members]
-            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+            named = {member.filename.removesuffix(".npy"): member for member in members}
+            names = named if only is None else [name for name in named if name in only]
+            return {name: _array(archive.read(named[name])) for name in names}
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
+    except UserError:
+        raise
     except Exception as error:  # parsers of damaged files stumble in all sorts of ways
         raise UserError(f"{path} is damaged ({said(error)})") from error
 

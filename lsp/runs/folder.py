@@ -1,16 +1,30 @@
 """A run's folder: what lies where, what the run is, and where it came from."""
 
+import re
+import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from lsp.config import Config, RuntimeConfig, TransferConfig, differences, from_dict, to_dict
+from lsp.config import (
+    Config,
+    RuntimeConfig,
+    TransferConfig,
+    differences,
+    from_dict,
+    to_dict,
+    validated,
+)
 from lsp.errors import UserError, warn
+from lsp.runs.checkpoint import Checkpoint, load_at, load_newest
 from lsp.runs.files import entries, read_json, write_json
 from lsp.runs.lock import Lock
 from lsp.runs.provenance import provenance
 from lsp.runs.signature import seal, sealed
 from lsp.runs.spaces import Spaces
+
+_FIRST = {"lock", "config.json.tmp"}
+"""What a run leaves that is killed before it has settings."""
 
 
 class RunFolder:
@@ -25,6 +39,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self._lock = Lock(path / "lock")
+        self._id: str | None = None
         self._made = False
 
     @property
@@ -64,8 +79,13 @@ class RunFolder:
         path = self.path / "config.json"
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: it has no readable config.json")
-        config: Config = from_dict(read_json(path), where=str(path))
-        return config
+        try:
+            return validated(from_dict(read_json(path)))
+        except UserError as error:
+            named = str(path) in str(error)
+            raise UserError(str(error) if named else f"{path}: {error}") from error
+        except RecursionError as error:
+            raise UserError(f"{path} is damaged (it is nested too deep)") from error
 
     @property
     def has_checkpoint(self) -> bool:
@@ -83,6 +103,45 @@ class RunFolder:
     def is_own(self) -> bool:
         """Whether its settings are as this user's own training wrote them."""
         return sealed(self.path / "config.json")
+
+    @property
+    def id(self) -> str:
+        """Which run this is, wherever its folder lies: random, in run.json, and in every checkpoint
+        and episode. Where run.json is lost its newest checkpoint says it; a new run gets one."""
+        if self._id is None:
+            self._id = self._noted_id() or secrets.token_hex(8)
+        return self._id
+
+    def _noted_id(self) -> str | None:
+        try:
+            noted = read_json(self.path / "run.json").get("id")
+        except UserError:
+            newest = load_newest(self.checkpoints)
+            noted = None if newest is None else newest.facts.get("run")
+        return noted if isinstance(noted, str) and re.fullmatch("[0-9a-f]{16}", noted) else None
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest that verifies, or None where none was ever written.
+
+        Raises UserError where it is of another run, and where all are damaged.
+        """
+        checkpoint = load_newest(self.checkpoints)
+        return None if checkpoint is None else self._own(checkpoint)
+
+    def checkpoint_at(self, env_steps: int) -> Checkpoint:
+        """That after so many env steps.
+
+        Raises UserError where it is not kept, damaged or of another run.
+        """
+        return self._own(load_at(self.checkpoints, env_steps))
+
+    def _own(self, checkpoint: Checkpoint) -> Checkpoint:
+        if (found := checkpoint.facts.get("run")) != self.id:
+            raise UserError(
+                f"{self.checkpoints}/step-{checkpoint.env_steps:09d} is of another run "
+                f"({found!r:.20}, not {self.id!r}): remove it"
+            )
+        return checkpoint
 
     def read_spaces(self) -> Spaces | None:
         """What its agent observes and does; None where that was not noted, or cannot be read."""
@@ -112,6 +171,7 @@ class RunFolder:
         keys = ("task", "method", "preset", "seed")
         source = {key: getattr(config, key) for key in keys}
         source |= {"env_steps": env_steps, "folder": str(folder.resolve())}
+        source["run"] = RunFolder(folder).id
         write_json(self.path / "source.json", source)
 
     def started_from(self, source: str | Path | None) -> bool:
@@ -142,7 +202,7 @@ class RunFolder:
                 self._lock.acquire()
                 self._check_same(config, force)
                 return
-            if self.path.is_dir() and {path.name for path in self.path.iterdir()} - {"lock"}:
+            if self.path.is_dir() and {path.name for path in self.path.iterdir()} - _FIRST:
                 raise UserError(f"{self.path} is not empty and not a run: choose another --logdir")
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -157,12 +217,28 @@ class RunFolder:
         """Write down what the run is. Raises OSError."""
         write_json(self.path / "config.json", to_dict(config))
         seal(self.path / "config.json")
-        write_json(self.path / "run.json", provenance(config, runtime))
+        write_json(self.path / "run.json", {"id": self.id} | provenance(config, runtime))
 
     def discard(self) -> None:
         """Remove it, if it was made here: a run that could not begin leaves nothing behind."""
         if self._made:
             shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether nobody else can open it: somebody may have removed the lock."""
+        return self._lock.is_held
+
+    def lock_again(self, saved_at: int) -> bool:
+        """Lock it once more where its lock was removed; whether that is done, and nobody else has
+        trained in it since the checkpoint at `saved_at` env steps."""
+        try:
+            self._lock.release()
+            self._lock.acquire()
+            newest = entries(self.checkpoints, "step-*")[-1:]
+        except (UserError, OSError):
+            return False
+        return [path.name for path in newest] == [f"step-{saved_at:09d}"]
 
     def close(self) -> None:
         """Let others open it."""

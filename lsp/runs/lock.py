@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from lsp.errors import UserError
+from lsp.runs.files import check_own_file
 
 if sys.platform != "win32":
     import fcntl
@@ -32,6 +33,7 @@ class Lock:
         path = self.path.resolve()
         if path in _HELD:
             raise self._refusal(f"process {os.getpid()}, this one")
+        check_own_file(self.path)
         file = self.path.open("a+")
         try:
             if sys.platform != "win32":
@@ -49,6 +51,16 @@ class Lock:
         file.flush()
         self._file = file
         _HELD.add(path)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this one holds it, and the file that others look at is still the same."""
+        if self._file is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         if self._file is not None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lsp.errors import UserError, warn
-from lsp.runs.files import write_bytes
+from lsp.runs.files import check_own_file, read_bytes, write_bytes
 from lsp.runs.tracking import Tracker
 
 FILE = "metrics.jsonl"
@@ -144,24 +144,35 @@ def _readable(path: Path) -> list[dict[str, Any]]:
 
 
 def _complete(path: Path) -> Iterator[tuple[int, bytes]]:
-    return enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    return enumerate(read_bytes(path).split(b"\n")[:-1], start=1)
 
 
 def _parse(path: Path, number: int, text: bytes) -> dict[str, Any]:
     try:
         line: dict[str, Any] = json.loads(text)
-        measured = (x for key, x in line.items() if "/" in key and x is not None)
-        numbers = all(isinstance(x, int | float | list) for x in measured)
-        if numbers and isinstance(line["env_steps"], int) and line["kind"] in KINDS:
+        measured = (x for key, x in line.items() if key not in ("kind", "non_finite"))
+        steps = line["env_steps"]
+        counted = type(steps) is int and 0 <= steps < 2**53
+        if counted and line["kind"] in KINDS and all(map(_is_measured, measured)):
             return line
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(f"{path}, line {number} is damaged: remove that line")
 
 
+def _is_measured(value: Any) -> bool:
+    """Whether `MetricsLogger.write` writes such values: numbers, and lists of them."""
+    if isinstance(value, list):
+        return all(map(_is_measured, value))
+    if isinstance(value, int):
+        return abs(value) < 2**53
+    return value is None or (isinstance(value, float) and math.isfinite(value))
+
+
 def _cut_torn_line(path: Path) -> None:
+    check_own_file(path)
     if path.exists():
-        size = path.read_bytes().rfind(b"\n") + 1
+        size = read_bytes(path).rfind(b"\n") + 1
         os.truncate(path, size)
 
 

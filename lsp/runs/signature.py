@@ -10,7 +10,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from lsp.runs.files import write_bytes
+from lsp.errors import UserError
+from lsp.runs.files import read_bytes, write_bytes
 
 _KEY_BYTES = 32
 
@@ -26,8 +27,8 @@ def sealed(path: Path) -> bool:
     """Whether a file is as this user sealed it."""
     key = _key()
     try:
-        return bool(key) and hmac.compare_digest(_beside(path).read_bytes(), _hash(key, path))
-    except OSError:
+        return bool(key) and hmac.compare_digest(read_bytes(_beside(path)), _hash(key, path))
+    except (OSError, UserError):
         return False
 
 
@@ -36,7 +37,7 @@ def _beside(path: Path) -> Path:
 
 
 def _hash(key: bytes, path: Path) -> bytes:
-    return hmac.digest(key, path.read_bytes(), "sha256").hex().encode()
+    return hmac.digest(key, read_bytes(path), "sha256").hex().encode()
 
 
 def _key() -> bytes:
@@ -46,8 +47,8 @@ def _key() -> bytes:
         path = Path(data) / "latent-skill-planning" / "key"
         if not path.exists():
             _make_key(path)
-        key = path.read_bytes()
-    except (OSError, RuntimeError):  # no home, or not one to write to
+        key = read_bytes(path)
+    except (OSError, UserError, RuntimeError):  # no home, or not one to write to
         return b""
     return key if len(key) == _KEY_BYTES else b""
 

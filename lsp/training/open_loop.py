@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 from lsp.rows import observations
+from lsp.runs.files import replacing
 from lsp.training.replay import Replay
 
 CONTEXT = 5  # agent steps that the model observes before it predicts (Dreamer v1)
@@ -80,9 +81,8 @@ def write_film(networks: Networks, replay: Replay, path: Path) -> None:
     film = np.stack(rows).transpose(2, 0, 3, 1, 4, 5)
     time, _, height, sequences, width, channels = film.shape
     film = film.reshape(time, len(rows) * height, sequences * width, channels)
-    temporary = path.with_suffix(".tmp.gif")
-    imageio.v3.imwrite(temporary, film, duration=1000 / FRAMES_PER_SECOND, loop=0)
-    temporary.replace(path)
+    with replacing(path) as new:
+        imageio.v3.imwrite(new, film, duration=1000 / FRAMES_PER_SECOND, loop=0)
 
 
 def _film(images: Mapping[str, Float[Tensor, "..."]], networks: Networks) -> Film:

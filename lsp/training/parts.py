@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from torch import Tensor
 
 from lsp.config import Config, RuntimeConfig, to_dict
 from lsp.envs import make_env
@@ -21,7 +22,7 @@ from lsp.envs.lookup import Task
 from lsp.envs.probe import is_users, second_environment, try_first_step, warn_of_memory
 from lsp.envs.vector import Environments, Failure, InProcess, Workers, is_repeatable
 from lsp.errors import UserError
-from lsp.runs.checkpoint import Checkpoint, load_newest
+from lsp.runs.checkpoint import Checkpoint
 from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import MetricsLogger, read_metrics
 from lsp.runs.spaces import spaces_of
@@ -95,6 +96,7 @@ class Parts:
     @property
     def state(self) -> RunState:
         return RunState(
+            self.folder.id,
             *(self.networks, self.learner, self.agent, self.collector),
             *(self.sampler, self.means, self.counters),
         )
@@ -204,7 +206,7 @@ def _tracker(config: Config, folder: RunFolder, runtime: RuntimeConfig) -> Track
 def _newest_checkpoint(folder: RunFolder, force: bool) -> Checkpoint | None:
     """None for a new run. Raises UserError where there was one: a run has a checkpoint before its
     first metrics, and without it would start from scratch over the episodes of an old one."""
-    checkpoint, metrics = load_newest(folder.checkpoints), folder.path / "metrics.jsonl"
+    checkpoint, metrics = folder.newest_checkpoint(), folder.path / "metrics.jsonl"
     if checkpoint is None and not force and metrics.is_file() and metrics.stat().st_size:
         raise UserError(
             f"{folder.checkpoints} holds no checkpoint of the run that wrote {metrics}: restore "
@@ -218,10 +220,10 @@ def _load_replays(
 ) -> tuple[Replay, Replay | None]:
     """The run's own, and that of a transfer's source where it is kept and has been copied."""
     episodes = 0 if checkpoint is None else count_episodes(checkpoint, folder)
-    own = Replay.load(folder.episodes, config.replay.capacity, episodes)
+    own = Replay.load(folder.episodes, config.replay.capacity, episodes, folder.id)
     if checkpoint is None or not config.transfer.keep_replay:
         return own, None
-    return own, Replay.load_all(folder.source_episodes)
+    return own, Replay.load_all(folder.source_episodes, folder.id)
 
 
 def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:
@@ -230,6 +232,16 @@ def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:
     if type(count) is not int or count < 0:
         raise UserError(f"{folder.checkpoints}: the checkpoint counts {count!r} episodes")
     return count
+
+
+def weights_of(checkpoint: Checkpoint, folder: RunFolder) -> dict[str, Tensor]:
+    """Those of its networks. Raises UserError where it has none."""
+    if "networks" not in checkpoint.tensors:
+        raise UserError(
+            f"{folder.checkpoints}: the checkpoint at {checkpoint.env_steps} env steps holds no "
+            "networks.safetensors: restore it, or another checkpoint"
+        )
+    return checkpoint.tensors["networks"]
 
 
 def _environments(

@@ -12,7 +12,7 @@ from lsp.envs.action_repeat import ActionRepeat
 from lsp.envs.custom import UserEnv
 from lsp.envs.dmc import DMControlEnv
 from lsp.errors import UserError
-from lsp.training.replay import Episode
+from lsp.training.episode_files import Episode
 
 _SAME_REWARD = (ActionRepeat, UserEnv, TimeLimit, OrderEnforcing, PassiveEnvChecker)
 """Wrappers that pay what is inside them, for the states that it has."""

@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from lsp.errors import UserError, warn
-from lsp.rows import is_observation
-from lsp.runs.files import entries, read_arrays, write_arrays
+from lsp.training.episode_files import (
+    AnotherRun,
+    Episode,
+    checked,
+    episode_files,
+    episode_path,
+    kind,
+    read_episode,
+    write_episode,
+)
 
-Episode = dict[str, np.ndarray]
-
-_DTYPES = {
-    "action": np.float32,
-    "reward": np.float32,
-    "is_first": np.bool_,
-    "is_terminal": np.bool_,
-    "env_steps": np.int32,
-}
 # Kept in the files only: learning never reads them, relabelling goes through the files.
 _FILE_ONLY = ("env_steps", "sim_state")
 _FIRST_GROWTH = 1024  # rows
@@ -36,6 +35,8 @@ class Replay:
     memory grows as needed. Files are never deleted for lack of room. With ``directory`` None
     nothing is written, and what only files hold (``sim_state``) is dropped.
 
+    ``run`` is the id of the run whose episodes these are, which is in every file.
+
     ``lost`` are the numbers of episodes whose files are damaged or gone.
 
     Raises:
@@ -43,17 +44,17 @@ class Replay:
       ValueError: ``capacity`` is less than 1.
     """
 
-    def __init__(self, directory: Path | None, capacity: int | None):
-        self._start(directory, capacity)
-        if directory is not None and _episode_files(directory):
+    def __init__(self, directory: Path | None, capacity: int | None, run: str = ""):
+        self._start(directory, capacity, run)
+        if directory is not None and episode_files(directory):
             raise UserError(
                 f"{directory} already holds episodes; resume that run or name another directory."
             )
 
-    def _start(self, directory: Path | None, capacity: int | None) -> None:
+    def _start(self, directory: Path | None, capacity: int | None, run: str) -> None:
         if capacity is not None and capacity < 1:
             raise ValueError(f"capacity must be at least 1 row, not {capacity}")
-        self._directory = directory
+        self._directory, self._run = directory, run
         self._capacity = capacity
         self._rows: dict[str, np.ndarray] = {}
         self._kinds: dict[str, str] = {}
@@ -69,7 +70,9 @@ class Replay:
             directory.mkdir(parents=True, exist_ok=True)
 
     @classmethod
-    def load(cls, directory: Path, capacity: int | None, num_episodes: int) -> "Replay":
+    def load(
+        cls, directory: Path, capacity: int | None, num_episodes: int, run: str = ""
+    ) -> "Replay":
         """The replay as it was after its first ``num_episodes`` episodes: same rows, same samples.
 
         Later files are ignored, and removed by the next ``add``; loading alone changes no file.
@@ -77,10 +80,11 @@ class Replay:
         damaged ones to ``damaged/``.
 
         Raises:
-          UserError: no file can be read, or an episode is longer than ``capacity``.
+          UserError: no file can be read, one is of another run, or an episode is longer than
+            ``capacity``.
         """
         replay = cls.__new__(cls)
-        replay._start(directory, capacity)
+        replay._start(directory, capacity, run)
         replay._unsettled = True
         replay.num_episodes = num_episodes
         replay._refuse_if_most_is_missing()
@@ -93,26 +97,26 @@ class Replay:
         return replay
 
     @classmethod
-    def load_all(cls, directory: Path) -> "Replay":
+    def load_all(cls, directory: Path, run: str = "") -> "Replay":
         """All episodes of a directory that nothing is added to any more.
 
         Raises:
-          UserError: there is none, or no file can be read.
+          UserError: there is none, no file can be read, or one is of another run.
         """
-        files = _episode_files(directory)
+        files = episode_files(directory)
         if not files:
             raise UserError(f"{directory} holds no episodes: restore it")
-        return cls.load(directory, None, 1 + int(files[-1].stem.rpartition("-")[2]))
+        return cls.load(directory, None, 1 + int(files[-1].stem.rpartition("-")[2]), run)
 
     @classmethod
-    def stream(cls, directory: Path, num_episodes: int) -> Iterator[Episode]:
+    def stream(cls, directory: Path, num_episodes: int, run: str = "") -> Iterator[Episode]:
         """What ``load`` would load, an episode at a time: no more than one is in memory.
 
         Raises:
-          UserError: no file can be read.
+          UserError: no file can be read, or one is of another run.
         """
         replay = cls.__new__(cls)
-        replay._start(directory, None)
+        replay._start(directory, None, run)
         replay.num_episodes = num_episodes
         replay._refuse_if_most_is_missing()
         problems: list[str] = []
@@ -124,8 +128,8 @@ class Replay:
 
     def _refuse_if_most_is_missing(self) -> None:
         assert self._directory is not None
-        present = len(_episode_files(self._directory))
-        present += len(_episode_files(self._directory / _DAMAGED))
+        present = len(episode_files(self._directory))
+        present += len(episode_files(self._directory / _DAMAGED))
         if 2 * present < self.num_episodes:
             raise UserError(
                 f"{self._directory} holds {present} of {self.num_episodes} episodes: restore them, "
@@ -135,12 +139,16 @@ class Replay:
     def _count_steps(self, index: int, problems: list[str]) -> int:
         """Rows of a stored episode, 0 where it is lost; its env steps are added to the sum."""
         assert self._directory is not None
-        path = _path(self._directory, index)
+        path = episode_path(self._directory, index)
         if self._is_set_aside(path):
             self.lost.add(index)
             return 0
         try:
-            steps = _as_stored(read_arrays(path, only="env_steps"))["env_steps"]
+            steps = read_episode(path, self._run, only=("env_steps",)).get("env_steps")
+            if steps is None:
+                raise ValueError("it lacks env_steps")
+        except AnotherRun:
+            raise
         except (UserError, ValueError) as error:
             self._lose(index, error, problems)
             return 0
@@ -155,19 +163,21 @@ class Replay:
         assert self._directory is not None
         episode = self._read(index, problems)
         if episode is not None:
-            self._check_length(episode, str(_path(self._directory, index)))
+            self._check_length(episode, str(episode_path(self._directory, index)))
             self._remember(episode)
 
     def _read(self, index: int, problems: list[str]) -> Episode | None:
         """A stored episode; None where it is lost."""
         assert self._directory is not None
-        path = _path(self._directory, index)
+        path = episode_path(self._directory, index)
         if self._is_set_aside(path):
             self.lost.add(index)
             return None
         try:
-            episode = _checked(_as_stored(read_arrays(path)))
+            episode = checked(read_episode(path, self._run))
             self._check_kinds(episode, "it")
+        except AnotherRun:
+            raise
         except (UserError, ValueError) as error:
             self._lose(index, error, problems)
             return None
@@ -176,7 +186,7 @@ class Replay:
     def _lose(self, index: int, error: Exception, problems: list[str]) -> None:
         assert self._directory is not None
         self.lost.add(index)
-        path = _path(self._directory, index)
+        path = episode_path(self._directory, index)
         named = isinstance(error, UserError)
         problems.append(str(error) if named else f"{path} is no episode of this run ({error})")
 
@@ -213,12 +223,12 @@ class Replay:
           UserError: the episode does not fit into ``capacity``, or 100 of them wait for room.
           ValueError: an array is missing, or its rows or shape do not fit the others.
         """
-        episode = _checked(episode)
+        episode = checked(episode)
         self._check_length(episode, f"episode {self.num_episodes}")
         self._check_kinds(episode, f"episode {self.num_episodes}")
         self._remember(episode)
         if self._directory is not None:
-            self._waiting.append((_path(self._directory, self.num_episodes), episode))
+            self._waiting.append((episode_path(self._directory, self.num_episodes), episode))
         self.num_episodes += 1
         self.num_env_steps += int(episode["env_steps"].sum())
         try:
@@ -230,7 +240,8 @@ class Replay:
         """Write the episodes that wait for room on the disk. Raises OSError where there is none."""
         while self._waiting:
             self._settle()
-            write_arrays(*self._waiting[0])
+            path, episode = self._waiting[0]
+            write_episode(path, self._run, episode)
             self._waiting.pop(0)
 
     def _wait_for_room(self, error: OSError) -> None:
@@ -277,7 +288,7 @@ class Replay:
             raise UserError("This replay keeps no files: give it a directory to read episodes.")
         for index in range(self.num_episodes):
             if index not in self.lost:
-                yield read_arrays(_path(self._directory, index))
+                yield read_episode(episode_path(self._directory, index), self._run)
 
     def _remember(self, episode: Episode) -> None:
         """Appends an episode's rows to the ring, over the oldest ones if it is full."""
@@ -300,7 +311,7 @@ class Replay:
 
     def _check_kinds(self, episode: Episode, name: str) -> None:
         """Against those of the first episode that was checked."""
-        new = {key: _kind(rows) for key, rows in episode.items() if key not in _FILE_ONLY}
+        new = {key: kind(rows) for key, rows in episode.items() if key not in _FILE_ONLY}
         old = self._kinds = self._kinds or new
         for key in sorted(new.keys() | old.keys()):
             if new.get(key) != old.get(key):
@@ -327,7 +338,7 @@ class Replay:
         """Removes what a run that was resumed from before left behind; sets damaged files aside."""
         if not self._unsettled or self._directory is None:
             return
-        for path in _episode_files(self._directory):
+        for path in episode_files(self._directory):
             number = int(path.stem.rpartition("-")[2])
             if number >= self.num_episodes - len(self._waiting):
                 path.unlink()
@@ -335,37 +346,6 @@ class Replay:
                 (self._directory / _DAMAGED).mkdir(exist_ok=True)
                 path.rename(self._directory / _DAMAGED / path.name)
         self._unsettled = False
-
-
-def _kind(rows: np.ndarray) -> str:
-    return f"{rows.dtype}{list(rows.shape[1:])}"
-
-
-def _as_stored(arrays: Episode) -> Episode:
-    """The arrays of a file; raises ValueError where one is not as ``Replay.add`` writes it."""
-    for key, rows in arrays.items():
-        wanted = _DTYPES.get(key, rows.dtype)
-        if rows.ndim == 0 or rows.dtype.kind not in "fiub" or rows.dtype != wanted:
-            raise ValueError(f"'{key}' is {rows.dtype}{list(rows.shape)}")
-    return arrays
-
-
-def _checked(episode: Episode) -> Episode:
-    """A copy with the dtypes of ``Replay.add``; raises ValueError where something is missing."""
-    missing = _DTYPES.keys() - episode.keys()
-    if missing or not any(map(is_observation, episode)):
-        raise ValueError(f"the episode lacks {sorted(missing) or 'observations (obs/<key>)'}")
-    checked = {key: np.array(rows, dtype=_DTYPES.get(key)) for key, rows in episode.items()}
-    for key, rows in checked.items():
-        if is_observation(key) and rows.dtype == np.float64:
-            checked[key] = rows.astype(np.float32)
-    lengths = {key: len(rows) for key, rows in checked.items()}
-    if len(set(lengths.values())) != 1 or min(lengths.values()) == 0:
-        raise ValueError(f"the episode's arrays must have the same number of rows, got {lengths}")
-    is_first = checked["is_first"]
-    if not is_first[0] or is_first[1:].any():
-        raise ValueError("is_first must be true in row 0 of the episode and nowhere else")
-    return checked
 
 
 def _first_needed(lengths: list[int], capacity: int | None) -> int:
@@ -378,11 +358,3 @@ def _first_needed(lengths: list[int], capacity: int | None) -> int:
         if rows >= capacity:
             return index
     return 0
-
-
-def _path(directory: Path, index: int) -> Path:
-    return directory / f"episode-{index:06d}.npz"
-
-
-def _episode_files(directory: Path) -> list[Path]:
-    return entries(directory, "episode-*[0-9].npz")

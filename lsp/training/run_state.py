@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from lsp.runs.checkpoint import Checkpoint
 from lsp.training.build import AnyAgent, AnyLearner, AnyNetworks
 from lsp.training.collector import Collector
 from lsp.training.running_means import RunningMeans
+
+_MOST = 2**53
+"""That anything is counted to."""
 
 
 @dataclass
@@ -37,8 +41,9 @@ class Counters:
 @dataclass(frozen=True)
 class RunState:
     """The parts of a run that change as it learns, apart from its episodes and metrics, which are
-    files of their own."""
+    files of their own. `run` is its id."""
 
+    run: str
     networks: AnyNetworks
     learner: AnyLearner
     agent: AnyAgent
@@ -67,6 +72,7 @@ class RunState:
                 raise UserError(f"{folder}: {name} is not finite, and not saved")
         facts = asdict(self.counters) | self.collector.facts()
         facts |= {
+            "run": self.run,
             "episodes": self.collector.replay.num_episodes,
             "sampler_rng": self.sampler.bit_generator.state,
             "means_count": self.means.count,
@@ -93,6 +99,7 @@ class RunState:
         episode: Mapping[str, np.ndarray],
         force: bool,
     ) -> None:
+        _check_counters(facts)
         weights = dict(tensors["networks"])
         if force:  # the ζ that all states share is as long as K and H have it
             own = self.networks.state_dict()
@@ -117,6 +124,21 @@ class RunState:
         self.sampler.bit_generator.state = facts["sampler_rng"]
         # Episodes are continued only by an agent that remembers them.
         self.collector.restore(facts, episode, resume=same)
+
+
+def _check_counters(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError for what no run counts: updates of -10⁹ would be made up for, for ever."""
+    counts = [facts["updates"], facts["env_steps"], facts["begun"], facts["means_count"]]
+    counts += [*facts["numbers"], *facts["lengths"]]
+    since, env_steps = facts["learning_since"], facts["env_steps"]
+    counts += [] if since is None else [since]
+    if not all(type(count) is int and 0 <= count < _MOST for count in counts):
+        raise ValueError("its counters are none of a run")
+    if since is not None and since > env_steps:
+        raise ValueError(f"it has learned since env step {since}, and has made {env_steps}")
+    measured = [facts[name] for name in ("seconds", "last_return", "eval_return")]
+    if not all(x is None or (type(x) in (int, float) and isfinite(x)) for x in measured):
+        raise ValueError("its times or returns are no numbers")
 
 
 def _state_of(name: str, optimizers: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -159,10 +159,25 @@ class Trainer:
         self.parts.means.add(metrics)
 
     def _interact(self) -> list[EpisodeSummary]:
+        self._stop_if_the_lock_is_gone()
         try:
             return self.collector.step()
         except NotFinite as error:
             raise self._stopped(error) from error
+
+    def _stop_if_the_lock_is_gone(self) -> None:
+        """Two trainings in one folder would write into each other's files. It is saved only where
+        nobody else has begun one. Raises UserError."""
+        if self.folder.is_locked:
+            return
+        at = f"up to the checkpoint at {self.saved_at} env steps"
+        if self.folder.lock_again(self.saved_at):
+            self._save_at_the_end()
+            at = f"and saved at {self.env_steps} env steps"
+        raise UserError(
+            f"{self.folder.path}: its lock was removed while it was trained, so that another "
+            f"training could start here: stopped, {at}; the same command resumes"
+        )
 
     def _stopped(self, error: NotFinite) -> UserError:
         """What learning or acting stops with. Nothing is saved but what it was given."""
@@ -288,8 +303,10 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint that resumes exactly here.
 
-        Raises OSError where there is no room for it, and UserError where a weight is not finite.
+        Raises OSError where there is no room for it, and UserError where a weight is not finite, or
+        the folder is no longer locked.
         """
+        self._stop_if_the_lock_is_gone()
         began = time.monotonic()
         self.replay.store()
         save(self.folder.checkpoints, self.parts.state.take(self.folder.path))

@@ -1,5 +1,6 @@
 """Starting from what another run has learned, on another task with the same body (section 4.3)."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,13 +14,13 @@ from lsp.envs.dmc import DMControlEnv
 from lsp.envs.lookup import Task
 from lsp.errors import UserError
 from lsp.models.networks import Networks
-from lsp.runs.checkpoint import load_newest
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import spaces_of
 from lsp.training.build import AnyNetworks
-from lsp.training.parts import count_episodes, env_maker
+from lsp.training.episode_files import Episode
+from lsp.training.parts import count_episodes, env_maker, weights_of
 from lsp.training.relabel import Rewards, paying_env, relabelled, reward_function
-from lsp.training.replay import Episode, Replay
+from lsp.training.replay import Replay
 from lsp.training.trainer import Trainer
 
 _OWN = {"prior_weight", "plan_lambda", "min_std", "final_episodes"}
@@ -125,10 +126,10 @@ def begin(trainer: Trainer) -> None:
     """
     config = trainer.config
     folder = _source(config)
-    checkpoint = load_newest(folder.checkpoints)
+    checkpoint = folder.newest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    carry_over(trainer.networks, checkpoint.tensors["networks"], folder.path)
+    carry_over(trainer.networks, weights_of(checkpoint, folder), folder.path)
     trainer.folder.write_source(folder.path, folder.read_config(), checkpoint.env_steps)
     count = count_episodes(checkpoint, folder)
     if config.transfer.relabel:
@@ -141,7 +142,9 @@ def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
     """The first `count` episodes of the source, copied into the run's folder, relabelled where the
     new task's rewards can be known."""
     rewards = _rewards_of_states(trainer, source)
-    kept = Replay(trainer.folder.source_episodes, None)
+    # A transfer that was killed while it began leaves some.
+    shutil.rmtree(trainer.folder.source_episodes, ignore_errors=True)
+    kept = Replay(trainer.folder.source_episodes, None, trainer.folder.id)
     for episode in _episodes(source, count):
         paid = rewards is not None and "sim_state" in episode
         if rewards is not None and paid:
@@ -164,7 +167,7 @@ def _rewards_of_states(trainer: Trainer, source: RunFolder) -> "Rewards | None":
 def _episodes(source: RunFolder, count: int) -> Iterator[Episode]:
     if not source.episodes.is_dir():
         raise UserError(f"{source.path} has no episodes to learn from: restore {source.episodes}")
-    return Replay.stream(source.episodes, count)
+    return Replay.stream(source.episodes, count, source.id)
 
 
 def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:

@@ -11,7 +11,7 @@ STEP = 7  # of an episode after the first, at which something happens to it
 
 
 class Troubled(Reach):
-    """Reach, until step `STEP` after its fourth reset: it is tried twice before it is trained in."""
+    """Reach, until step `STEP` after its fourth reset: it is tried before it is trained in."""
 
     begun = 0
 

@@ -1,17 +1,18 @@
 """Compiling the kernels for this machine, once, and loading them."""
 
 import hashlib
-import os
 import platform
 import subprocess
 import tempfile
 from ctypes import CDLL
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 
 from lsp.backends.hardware import compiler, cpu_features, cpu_name
+from lsp.backends.native.kernel_cache import Unusable, kept
+from lsp.errors import warn
 
 SOURCES = Path(__file__).parent
 FLAGS = (
@@ -39,10 +40,18 @@ def library() -> CDLL:
         raise CannotBuild("no C++ compiler is installed")
     torch_libraries = Path(torch.__file__).parent / "lib"
     linked = [f"-L{torch_libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch_libraries}"]
-    arguments = [command, *FLAGS, str(SOURCES / "kernels.cpp"), *linked]
-    path = _folder() / f"kernels-{_key(command)}.so"
-    if not path.exists():
-        _compile(arguments, path)
+    build = partial(_compile, [command, *FLAGS, str(SOURCES / "kernels.cpp"), *linked])
+    name = f"kernels-{_key(command)}.so"
+    try:
+        return _load(kept(name, build))
+    except Unusable as reason:
+        warn(f"{reason}: the kernels are compiled for this process alone, which takes seconds")
+    with tempfile.TemporaryDirectory(prefix="lsp-") as folder:
+        build(Path(folder) / name)
+        return _load(Path(folder) / name)
+
+
+def _load(path: Path) -> CDLL:
     try:
         return CDLL(str(path))
     except OSError as error:
@@ -50,30 +59,19 @@ def library() -> CDLL:
 
 
 def _compile(arguments: list[str], path: Path) -> None:
-    """Under another name first: two runs may start at once."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        try:
-            done = subprocess.run(
-                [*arguments, "-o", str(made)], capture_output=True, text=True, timeout=60 * MINUTES
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CannotBuild(f"{arguments[0]} did not run: {error}") from error
-        if done.returncode:
-            lines = done.stderr.splitlines()
-            said = next((line for line in lines if "error" in line), "".join(lines[:1]))
-            raise CannotBuild(f"{arguments[0]} failed: {said}")
-        made.replace(path)
-
-
-def _folder() -> Path:
-    """Where compiled kernels are kept: the user's cache, or one of this process alone."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lsp"
+    """Raises CannotBuild where there is no file at `path` afterwards, or the compiler fails."""
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="lsp-"))
-    return home if os.access(home, os.W_OK) else Path(tempfile.mkdtemp(prefix="lsp-"))
+        done = subprocess.run(
+            [*arguments, "-o", str(path)], capture_output=True, text=True, timeout=60 * MINUTES
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotBuild(f"{arguments[0]} did not run: {error}") from error
+    if done.returncode:
+        lines = done.stderr.splitlines()
+        said = next((line for line in lines if "error" in line), "".join(lines[:1]))
+        raise CannotBuild(f"{arguments[0]} failed: {said}")
+    if not path.is_file() or not path.stat().st_size:
+        raise CannotBuild(f"{arguments[0]} ended well and wrote nothing")
 
 
 def _key(command: str) -> str:

@@ -107,7 +107,7 @@ def _start(run: PlannedRun, storage: Path, runtime: RuntimeConfig) -> Process:
     environment = os.environ | {"OMP_NUM_THREADS": str(runtime.threads or 1)}
     with run.log(storage).open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lsp.experiments.sweep.worker"],
+            [sys.executable, "-m", "lsp.experiments.sweep.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -99,7 +99,6 @@ class PlannedRun:
     def check_source(self, storage: Path) -> None:
         """Raises UserError where the source has not the length that this run is to start from, or
         what it ended with is damaged."""
-        from lsp.runs.checkpoint import load_newest
         from lsp.runs.folder import RunFolder
 
         if self.source is None or self.reached(storage) > 0:
@@ -111,7 +110,7 @@ class PlannedRun:
                 f"{self.name} starts from {wanted:,}: choose another --storage"
             )
         folder = RunFolder(self.source.folder(storage))
-        newest = load_newest(folder.checkpoints)
+        newest = folder.newest_checkpoint()
         if newest is None or newest.env_steps < reached:
             raise UserError(
                 f"{folder.checkpoints}: the newest is damaged, and {self.name} starts from it: "

@@ -18,6 +18,9 @@ from lsp.training.signals import calling
 RETRIES = 3  # times that a run whose process or node died resumes from its checkpoint
 _POLL = 1.0  # seconds
 _PATIENCE = 10.0  # seconds that a cluster has to answer
+# Ray speaks gRPC, which is HTTP/2: both sides begin with their settings, frames of type 4.
+_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 
 
 def run_on_ray(
@@ -125,11 +128,25 @@ def _check_answer(address: str | None) -> None:
     if match is None:
         return
     try:
-        socket.create_connection((match[1], int(match[2])), timeout=_PATIENCE).close()
+        with socket.create_connection((match[1], int(match[2])), timeout=_PATIENCE) as reached:
+            answer = _SETTINGS if _is_encrypted() else _answer(reached)
     except (OSError, OverflowError) as error:
         raise UserError(
             f"no Ray cluster at {address} ({said(error)}): start one with ray start"
         ) from error
+    if answer[3:4] != _SETTINGS[3:4]:
+        raise UserError(f"something else than a Ray cluster listens at {address}: check the port")
+
+
+def _is_encrypted() -> bool:
+    """Whether connections to clusters are, as Ray is told."""
+    return os.environ.get("RAY_USE_TLS", "0") not in ("", "0")
+
+
+def _answer(reached: socket.socket) -> bytes:
+    """The first bytes of what listens."""
+    reached.sendall(_GREETING)
+    return reached.recv(len(_SETTINGS))
 
 
 def _check_room(ray: Any, needs: dict[str, int], address: str | None) -> None:

@@ -1,11 +1,13 @@
 """One run, in this process: what every engine carries out.
 
-`python -m lsp.experiments.sweep.worker` takes a job as JSON on its standard input.
+`python -m lsp.experiments.sweep.worker PARENT` takes a job as JSON on its standard input, and ends
+with the process PARENT.
 """
 
 import ctypes
 import fcntl
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -67,19 +69,24 @@ def perform_job(text: str, say: Say) -> bool:
     return perform(PlannedRun.from_dict(values["run"]), Path(values["storage"]), runtime, say)
 
 
-def _end_with_parent() -> None:
-    """Be told to save and stop where the sweep itself is killed (Linux)."""
+def _end_with_parent(parent: int) -> None:
+    """Be told to save and stop where the sweep itself is killed (Linux), and end at once where it
+    was killed before this process could ask for that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit(STOPPED)
 
 
 def main() -> None:
     """A job from standard input; says how it goes on standard output."""
     from lsp.training.progress import say
 
-    _end_with_parent()
+    _end_with_parent(int(sys.argv[1]))
+    if not (text := sys.stdin.read()):  # the sweep was killed before it could write it
+        raise SystemExit(STOPPED)
     try:
-        reached = perform_job(sys.stdin.read(), say)
+        reached = perform_job(text, say)
     except UserError as error:
         say(str(error))
         raise SystemExit(MISTAKE) from None
