@@ -44,7 +44,7 @@ class Limited(Task):
 
 
 class Seen(Task):
-    observation_space = Box(np.uint8(0), np.uint8(255), (20, 16), np.uint8)
+    observation_space: Any = Box(0, 255, (20, 16), np.uint8)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
