@@ -22,7 +22,9 @@ from lsp.envs import make_env
 from lsp.envs.custom import UserEnv, make_user_env
 from lsp.envs.lookup import Maker, task_name
 from lsp.errors import RunWarning, UserError
+from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
+from lsp.training.episode_files import episode_files, read_episodes
 
 RUNTIME = RuntimeConfig(compile=False, threads=1)
 REACH = "python:own_tasks.Reach"
@@ -624,8 +626,9 @@ def test_a_run_on_an_env_that_was_passed_learns_when_episodes_end(reached: Any) 
     assert all(loss > 0 for loss in losses)
     assert lines[-1]["eval/success"] in (0.0, 1.0)
     terminal = []
-    for path in sorted((reached / "episodes").iterdir()):
-        with np.load(path) as episode:
+    folder = RunFolder(reached)
+    for path in episode_files(folder.episodes):
+        for episode in read_episodes(path, folder.id):
             assert not episode["is_terminal"][:-1].any()
             assert episode["is_terminal"][-1] == (episode["env_steps"].sum() < 100)
             terminal.append(bool(episode["is_terminal"][-1]))

@@ -43,11 +43,14 @@ from lsp.experiments.sweep.progress_screen import Screen, last_line
 from lsp.experiments.sweep.worker import perform
 from lsp.report import plots
 from lsp.report.tables import collect
-from lsp.runs.files import write_arrays
+from lsp.runs.files import write_json
 from lsp.runs.metrics import MetricsLogger, read_metrics
+from lsp.training.episode_files import write_episodes
 from lsp.training.transfer import transferred
 
 RUNTIME = RuntimeConfig(threads=1, compile=False)
+
+RUN = "0123456789abcdef"
 
 
 def debug_run(steps: Any = 1000, method: Any = "lsp", **changes: Any) -> PlannedRun:
@@ -237,8 +240,9 @@ def test_a_way_is_told_by_agent_steps_and_an_arrival_by_control_steps(tmp_path: 
     run, states = debug_run(), np.arange(6.0).reshape(3, 2, 1)
     folder = run.folder(tmp_path) / "episodes"
     folder.mkdir(parents=True)
-    episode = {"sim_state": states, "env_steps": np.array([0, 2, 1])}
-    write_arrays(folder / "episode-000000.npz", episode)
+    write_json(run.folder(tmp_path) / "run.json", {"id": RUN})
+    episode = {"sim_state": states, "env_steps": np.array([0, 2, 1], np.int32)}
+    write_episodes(folder / "episode-000000.npz", RUN, [episode])
     ((way, passed),) = episode_states(run, tmp_path, 100)
     assert way.ravel().tolist() == [0, 3, 4]
     assert passed.ravel().tolist() == [2, 3, 4]
@@ -255,8 +259,9 @@ def write_ways(run: Any, storage: Any, ends: Any) -> None:
         states[:, 0, :2] = np.linspace((0, 0), end, 4)
         states[..., 3] = 1  # upright
         states[..., 57:59], states[..., 60:] = spec.goal, np.ravel(spec.obstacles)
-        episode = {"sim_state": states, "env_steps": np.array([0, 1, 1, 1])}
-        write_arrays(folder / f"episode-{number:06d}.npz", episode)
+        episode: Any = {"sim_state": states, "env_steps": np.array([0, 1, 1, 1], np.int32)}
+        write_episodes(folder / f"episode-{number:06d}.npz", RUN, [episode])
+    write_json(run.folder(storage) / "run.json", {"id": RUN})
 
 
 def test_figure_8_shows_the_first_episodes_and_figure_1_the_last(

@@ -178,6 +178,7 @@ def test_a_replay_holds_what_was_added_without_what_is_damaged(
         replay = Replay(Path(name), capacity)
         for seed, rows in enumerate(lengths):
             replay.add(episode(rows, seed))
+            replay.store()  # a file for each
         index = spoiled % len(lengths)
         path = Path(name) / f"episode-{index:06d}.npz"
         before = rows_of(replay)

@@ -34,6 +34,12 @@ def make_episodes(lengths: Any) -> Any:
     return [make_episode(start, rows) for start, rows in zip(starts, lengths, strict=True)]
 
 
+@pytest.fixture(autouse=True)
+def a_file_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here; tests/test_short_episodes.py has files with several."""
+    monkeypatch.setattr("lsp.training.replay.SHORT", 0)
+
+
 def fill(replay: Any, lengths: Any) -> Any:
     for episode in make_episodes(lengths):
         replay.add(episode)

@@ -1,14 +1,25 @@
 """The replay with episodes of any lengths, resumed anywhere."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_replay import check_chunks, check_resumed
 
 lengths_of_episodes = st.lists(st.integers(1, 12), min_size=1, max_size=12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_file_for_each() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsp.training.replay.SHORT", 0)
+        yield
+
+
 few = settings(max_examples=40, deadline=None)
 
 

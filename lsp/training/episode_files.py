@@ -1,6 +1,7 @@
-"""An episode as arrays, what makes it one, and the file that holds it."""
+"""Episodes as arrays, what makes them such, and their files: short ones share one."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ from lsp.rows import is_observation
 from lsp.runs.files import entries, read_arrays, write_arrays
 
 Episode = dict[str, np.ndarray]
+
+SHORT = 16
+"""Rows of an episode below which it waits for others to share a file with."""
+ROWS = 512
+"""In a file, from which on it is written; a longer episode has one of its own."""
+_NAME = re.compile(r"episode-\d{1,12}(-\d{1,12})?\.npz")
 
 _DTYPES = {
     "action": np.float32,
@@ -26,24 +33,39 @@ class AnotherRun(UserError):
     """An episode lies in a folder that it was not collected for."""
 
 
-def read_episode(path: Path, run: str, only: Collection[str] | None = None) -> Episode:
-    """All arrays of a stored episode, or ``only`` some, where they are there.
+def read_episodes(path: Path, run: str, only: Collection[str] = ()) -> list[Episode]:
+    """The episodes of a file; of each all arrays, or ``only`` some.
 
     Raises:
       AnotherRun: it is not of the run with the id ``run``.
       UserError: it cannot be read.
-      ValueError: an array is not as ``Replay.add`` writes it.
+      ValueError: an array is not as ``Replay.add`` writes it, or there are more or fewer episodes
+        than its name says.
     """
-    arrays = read_arrays(path, None if only is None else {*only, _RUN})
+    arrays = read_arrays(path, {*only, "is_first", _RUN} if only else None)
     found = arrays.pop(_RUN, np.zeros(0, np.uint8)).tobytes().decode("ascii", "replace")
     if found != run:
         raise AnotherRun(f"{path} is of another run ({found!r:.20}, not {run!r}): remove it")
-    return _as_stored(arrays)
+    return _split(_as_stored(arrays), len(numbers(path)))
 
 
-def write_episode(path: Path, run: str, episode: Episode) -> None:
-    """Raises OSError where there is no room for it."""
-    write_arrays(path, episode | {_RUN: np.frombuffer(run.encode(), np.uint8)})
+def write_episodes(path: Path, run: str, episodes: Sequence[Episode]) -> None:
+    """One after the other, all with the same arrays. Raises OSError where there is no room."""
+    arrays = {key: np.concatenate([each[key] for each in episodes]) for key in episodes[0]}
+    write_arrays(path, arrays | {_RUN: np.frombuffer(run.encode(), np.uint8)})
+
+
+def _split(arrays: Episode, count: int) -> list[Episode]:
+    """Into ``count`` episodes, each of which begins where ``is_first`` says so."""
+    if count == 1:
+        return [arrays]
+    first = arrays.get("is_first", np.zeros(0, bool))
+    begins = np.flatnonzero(first) if first.ndim == 1 else np.zeros(0, int)
+    rows = {len(each) for each in arrays.values()}
+    if len(begins) != count or begins[0] or rows != {len(first)}:
+        raise ValueError(f"it does not hold {count} episodes")
+    parts = {key: np.split(each, begins[1:]) for key, each in arrays.items()}
+    return [{key: each[index] for key, each in parts.items()} for index in range(count)]
 
 
 def kind(rows: np.ndarray) -> str:
@@ -78,11 +100,23 @@ def checked(episode: Episode) -> Episode:
     return taken
 
 
-def episode_path(directory: Path, index: int) -> Path:
-    """Of an episode by its number."""
-    return directory / f"episode-{index:06d}.npz"
+def episode_path(directory: Path, first: int, count: int = 1) -> Path:
+    """Of a file that holds ``count`` episodes from the one with the number ``first`` on."""
+    last = f"-{first + count - 1:06d}" if count > 1 else ""
+    return directory / f"episode-{first:06d}{last}.npz"
+
+
+def numbers(path: Path) -> range:
+    """Of the episodes in a file, as its name has them."""
+    first, _, last = path.stem.removeprefix("episode-").partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def episode_files(directory: Path) -> list[Path]:
-    """Of all episodes, in order."""
-    return entries(directory, "episode-*[0-9].npz")
+    """All of them, in the order of their episodes."""
+    named = [path for path in entries(directory, "episode-*.npz") if _NAME.fullmatch(path.name)]
+    return sorted((path for path in named if 0 < len(numbers(path)) <= ROWS), key=_first)
+
+
+def _first(path: Path) -> tuple[int, int]:
+    return numbers(path).start, -len(numbers(path))

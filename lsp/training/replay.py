@@ -1,4 +1,4 @@
-"""Experience replay: whole episodes, one immutable file each, and a ring of rows in memory.
+"""Experience replay: whole episodes in immutable files, and a ring of rows in memory.
 
 Row t of an episode holds observation t, the action that *led to* it, and the reward on arrival
 (Dreamer v1). A row is one agent step.
@@ -11,14 +11,17 @@ import numpy as np
 
 from lsp.errors import UserError, warn
 from lsp.training.episode_files import (
+    ROWS,
+    SHORT,
     AnotherRun,
     Episode,
     checked,
     episode_files,
     episode_path,
     kind,
-    read_episode,
-    write_episode,
+    numbers,
+    read_episodes,
+    write_episodes,
 )
 
 # Kept in the files only: learning never reads them, relabelling goes through the files.
@@ -62,7 +65,8 @@ class Replay:
         self._next = 0  # where the next row goes; the ring's seam, once it is full
         self._size = 0
         self._unsettled = False
-        self._waiting: list[tuple[Path, Episode]] = []
+        self._waiting: list[list[Episode]] = []  # those that one file will hold
+        self._open = False  # whether the last file to be may take more
         self.lost: set[int] = set()
         self.num_episodes = 0
         self.num_env_steps = 0
@@ -89,10 +93,11 @@ class Replay:
         replay.num_episodes = num_episodes
         replay._refuse_if_most_is_missing()
         problems: list[str] = []
-        lengths = [replay._count_steps(index, problems) for index in range(num_episodes)]
-        for index in range(_first_needed(lengths, capacity), num_episodes):
-            if index not in replay.lost:
-                replay._restore(index, problems)
+        files = replay._files(problems)
+        lengths = [replay._count_steps(path, problems) for path in files]
+        for path in files[_first_needed(lengths, capacity) :]:
+            if numbers(path).start not in replay.lost:
+                replay._restore(path, problems)
         replay._say_what_is_lost(problems)
         return replay
 
@@ -106,7 +111,7 @@ class Replay:
         files = episode_files(directory)
         if not files:
             raise UserError(f"{directory} holds no episodes: restore it")
-        return cls.load(directory, None, 1 + int(files[-1].stem.rpartition("-")[2]), run)
+        return cls.load(directory, None, numbers(files[-1]).stop, run)
 
     @classmethod
     def stream(cls, directory: Path, num_episodes: int, run: str = "") -> Iterator[Episode]:
@@ -120,73 +125,78 @@ class Replay:
         replay.num_episodes = num_episodes
         replay._refuse_if_most_is_missing()
         problems: list[str] = []
-        for index in range(num_episodes):
-            episode = replay._read(index, problems)
-            if episode is not None:
-                yield episode
+        for path in replay._files(problems):
+            yield from replay._read(path, problems)
         replay._say_what_is_lost(problems)
 
     def _refuse_if_most_is_missing(self) -> None:
         assert self._directory is not None
-        present = len(episode_files(self._directory))
-        present += len(episode_files(self._directory / _DAMAGED))
+        folders = self._directory, self._directory / _DAMAGED
+        present = sum(len(numbers(path)) for each in folders for path in episode_files(each))
         if 2 * present < self.num_episodes:
             raise UserError(
                 f"{self._directory} holds {present} of {self.num_episodes} episodes: restore them, "
                 "or name the folder of another run"
             )
 
-    def _count_steps(self, index: int, problems: list[str]) -> int:
-        """Rows of a stored episode, 0 where it is lost; its env steps are added to the sum."""
+    def _files(self, problems: list[str]) -> list[Path]:
+        """Those of the first ``num_episodes`` episodes. What is in none of them is lost."""
         assert self._directory is not None
-        path = episode_path(self._directory, index)
-        if self._is_set_aside(path):
-            self.lost.add(index)
-            return 0
+        aside = episode_files(self._directory / _DAMAGED)
+        known = {number for path in aside for number in numbers(path)}
+        files: list[Path] = []
+        reached = 0
+        for path in episode_files(self._directory):
+            held = numbers(path)
+            if held.start >= reached and held.stop <= self.num_episodes:
+                self._miss(range(reached, held.start), known, problems)
+                files.append(path)
+                reached = held.stop
+        self._miss(range(reached, self.num_episodes), known, problems)
+        return files
+
+    def _miss(self, missing: range, known: set[int], problems: list[str]) -> None:
+        """Episodes without a file; those ``known`` to be damaged have been told of."""
+        assert self._directory is not None
+        self.lost.update(missing)
+        paths = (episode_path(self._directory, each) for each in missing if each not in known)
+        problems.extend(f"{path} is missing" for path in paths)
+
+    def _count_steps(self, path: Path, problems: list[str]) -> int:
+        """Rows of a file, 0 where it is lost; its env steps are added to the sum."""
         try:
-            steps = read_episode(path, self._run, only=("env_steps",)).get("env_steps")
-            if steps is None:
+            episodes = read_episodes(path, self._run, only=("env_steps",))
+            steps = [episode["env_steps"] for episode in episodes if "env_steps" in episode]
+            if len(steps) < len(episodes):
                 raise ValueError("it lacks env_steps")
         except AnotherRun:
             raise
         except (UserError, ValueError) as error:
-            self._lose(index, error, problems)
+            self._lose(path, error, problems)
             return 0
-        self.num_env_steps += int(steps.sum())
-        return len(steps)
+        self.num_env_steps += sum(int(each.sum()) for each in steps)
+        return sum(map(len, steps))
 
-    def _is_set_aside(self, path: Path) -> bool:
-        """Whether an episode is known to be damaged."""
-        return not path.exists() and (path.parent / _DAMAGED / path.name).exists()
-
-    def _restore(self, index: int, problems: list[str]) -> None:
-        assert self._directory is not None
-        episode = self._read(index, problems)
-        if episode is not None:
-            self._check_length(episode, str(episode_path(self._directory, index)))
+    def _restore(self, path: Path, problems: list[str]) -> None:
+        for episode in self._read(path, problems):
+            self._check_length(episode, str(path))
             self._remember(episode)
 
-    def _read(self, index: int, problems: list[str]) -> Episode | None:
-        """A stored episode; None where it is lost."""
-        assert self._directory is not None
-        path = episode_path(self._directory, index)
-        if self._is_set_aside(path):
-            self.lost.add(index)
-            return None
+    def _read(self, path: Path, problems: list[str]) -> list[Episode]:
+        """The episodes of a file; none where it is lost."""
         try:
-            episode = checked(read_episode(path, self._run))
-            self._check_kinds(episode, "it")
+            episodes = [checked(each) for each in read_episodes(path, self._run)]
+            for episode in episodes:
+                self._check_kinds(episode, "it")
         except AnotherRun:
             raise
         except (UserError, ValueError) as error:
-            self._lose(index, error, problems)
-            return None
-        return episode
+            self._lose(path, error, problems)
+            return []
+        return episodes
 
-    def _lose(self, index: int, error: Exception, problems: list[str]) -> None:
-        assert self._directory is not None
-        self.lost.add(index)
-        path = episode_path(self._directory, index)
+    def _lose(self, path: Path, error: Exception, problems: list[str]) -> None:
+        self.lost.update(numbers(path))
         named = isinstance(error, UserError)
         problems.append(str(error) if named else f"{path} is no episode of this run ({error})")
 
@@ -199,7 +209,7 @@ class Replay:
                 f"none of {self.num_episodes} episodes in {self._directory} can be read ({some}): "
                 "restore them, or name the folder of another run"
             )
-        warn(f"{len(problems)} of {self.num_episodes} episodes are left out: {some}")
+        warn(f"{len(self.lost)} of {self.num_episodes} episodes are left out: {some}")
 
     def __len__(self) -> int:
         """Rows held in memory, at most ``capacity``."""
@@ -216,8 +226,8 @@ class Replay:
             action, the same keys in every episode. float64 observations are stored as float32,
             images stay uint8. Arrays are copied.
 
-        Where the disk is full the episode waits in memory, and is written with the next one or by
-        ``store``.
+        Short episodes wait in memory for others to share a file with, and all do while the disk is
+        full: ``store`` writes them.
 
         Raises:
           UserError: the episode does not fit into ``capacity``, or 100 of them wait for room.
@@ -227,25 +237,46 @@ class Replay:
         self._check_length(episode, f"episode {self.num_episodes}")
         self._check_kinds(episode, f"episode {self.num_episodes}")
         self._remember(episode)
-        if self._directory is not None:
-            self._waiting.append((episode_path(self._directory, self.num_episodes), episode))
         self.num_episodes += 1
         self.num_env_steps += int(episode["env_steps"].sum())
+        if self._directory is None:
+            return
+        self._wait(episode)
         try:
-            self.store()
+            if not self._open:
+                self.store()
         except OSError as error:
             self._wait_for_room(error)
 
+    def _wait(self, episode: Episode) -> None:
+        """Short episodes share a file with those before and after them."""
+        if self._open and _arrays(self._waiting[-1][0]) == _arrays(episode):
+            self._waiting[-1].append(episode)
+        else:
+            self._waiting.append([episode])
+        rows = sum(len(each["is_first"]) for each in self._waiting[-1])
+        self._open = len(episode["is_first"]) < SHORT and rows < ROWS
+
     def store(self) -> None:
-        """Write the episodes that wait for room on the disk. Raises OSError where there is none."""
+        """Write the episodes that wait. Raises OSError where there is no room."""
         while self._waiting:
             self._settle()
-            path, episode = self._waiting[0]
-            write_episode(path, self._run, episode)
+            write_episodes(self._next_path, self._run, self._waiting[0])
             self._waiting.pop(0)
+        self._open = False
+
+    @property
+    def _stored(self) -> int:
+        """Episodes that are in files, or were."""
+        return self.num_episodes - sum(map(len, self._waiting))
+
+    @property
+    def _next_path(self) -> Path:
+        assert self._directory is not None
+        return episode_path(self._directory, self._stored, len(self._waiting[0]))
 
     def _wait_for_room(self, error: OSError) -> None:
-        count, path = len(self._waiting), self._waiting[0][0]
+        count, path = len(self._waiting), self._next_path
         if count >= _MOST_WAITING:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}), and {count} episodes wait for room: "
@@ -286,9 +317,11 @@ class Replay:
         """
         if self._directory is None:
             raise UserError("This replay keeps no files: give it a directory to read episodes.")
-        for index in range(self.num_episodes):
-            if index not in self.lost:
-                yield read_episode(episode_path(self._directory, index), self._run)
+        for path in episode_files(self._directory):
+            held = numbers(path)
+            if held.stop <= self._stored and held.start not in self.lost:
+                yield from read_episodes(path, self._run)
+        yield from (episode for together in list(self._waiting) for episode in together)
 
     def _remember(self, episode: Episode) -> None:
         """Appends an episode's rows to the ring, over the oldest ones if it is full."""
@@ -339,17 +372,21 @@ class Replay:
         if not self._unsettled or self._directory is None:
             return
         for path in episode_files(self._directory):
-            number = int(path.stem.rpartition("-")[2])
-            if number >= self.num_episodes - len(self._waiting):
+            held = numbers(path)
+            if held.stop > self._stored:
                 path.unlink()
-            elif number in self.lost:
+            elif held.start in self.lost:
                 (self._directory / _DAMAGED).mkdir(exist_ok=True)
                 path.rename(self._directory / _DAMAGED / path.name)
         self._unsettled = False
 
 
+def _arrays(episode: Episode) -> dict[str, str]:
+    return {key: kind(rows) for key, rows in episode.items()}
+
+
 def _first_needed(lengths: list[int], capacity: int | None) -> int:
-    """The oldest episode of which rows are still in a ring of ``capacity`` rows."""
+    """The oldest file of which rows are still in a ring of ``capacity`` rows."""
     if capacity is None:
         return 0
     rows = 0

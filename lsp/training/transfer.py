@@ -150,6 +150,7 @@ def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
         if rewards is not None and paid:
             episode = relabelled(episode, rewards, source.path)
         kept.add(episode | {"is_paid": np.full(len(episode["reward"]), paid)})
+    kept.store()
     _refuse_too_few(kept, trainer.config, source)
     return kept
 

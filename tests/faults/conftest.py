@@ -1,6 +1,7 @@
 """Figures that the tests of faults measure, printed at the end of `make faults` and `make soak`."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,14 @@ FULL = os.environ.get("LSP_FAULTS") == "full"
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of runs in this process take longer than what is tested."""
     monkeypatch.setattr("lsp.report.plots.save_figure", lambda figure, out: None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_file_for_each_episode() -> Iterator[None]:
+    """Of runs in this process, so that each can be damaged alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsp.training.replay.SHORT", 0)
+        yield
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from unchecked import unchecked
 
 from lsp.cli.main import main
 from lsp.runs.checkpoint import load_newest
-from lsp.runs.files import read_arrays
+from lsp.runs.folder import RunFolder
+from lsp.training.replay import Replay
 
 ROOT = Path(__file__).parents[2]
 REACH = "tests.own_tasks:Reach"
@@ -159,14 +160,15 @@ def measured(folder: Any, without_evaluations_at: Any = ()) -> Any:
 
 def episodes(folder: Any, count: Any) -> Any:
     """A checksum of what each of the first episodes holds; all of them must be readable."""
-    return [checksum(folder / "episodes" / f"episode-{i:06d}.npz") for i in range(count)]
+    run = RunFolder(folder)
+    found = [checksum(each) for each in Replay.stream(run.episodes, count, run.id)]
+    assert len(found) == count
+    return found
 
 
-def checksum(path: Any) -> Any:
+def checksum(episode: Any) -> Any:
     total = hashlib.sha256()
-    arrays = read_arrays(path)
-    arrays.pop("run_id")
-    for key, array in sorted(arrays.items()):
+    for key, array in sorted(episode.items()):
         total.update(key.encode() + str(array.dtype).encode() + array.tobytes())
     return total.hexdigest()
 

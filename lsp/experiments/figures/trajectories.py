@@ -21,7 +21,8 @@ from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.sweep.planned_run import PlannedRun
 from lsp.report import plots
 from lsp.report.labels import color_of
-from lsp.runs.files import read_arrays
+from lsp.runs.folder import RunFolder
+from lsp.training.episode_files import episode_files, read_episodes
 
 HEADER = ("curve", "seed", "episodes", "reached")
 _WIDTH = 5.0  # inches of a panel
@@ -90,11 +91,11 @@ def episode_states(
 ) -> Iterator[tuple[Float64[np.ndarray, "time S"], Float64[np.ndarray, "steps S"]]]:
     """Simulator states after each agent step, start included, and after each control step, of the
     episodes that begin before `limit` env steps, where there is one."""
-    begun = 0
-    for path in sorted((run.folder(storage) / "episodes").glob("episode-*.npz")):
+    begun, folder = 0, RunFolder(run.folder(storage))
+    files = episode_files(folder.episodes)
+    for episode in (each for path in files for each in read_episodes(path, folder.id)):
         if limit is not None and begun >= limit:
             return
-        episode = read_arrays(path)
         states, taken = episode["sim_state"], episode["env_steps"]
         last = np.maximum(taken, 1) - 1  # the last control step that was taken
         held = np.arange(states.shape[1]) < taken[:, None]
