@@ -20,7 +20,7 @@ from lsp.errors import UserError
 class Task(gymnasium.Env[Any, Any]):
     """Ends itself after seven control steps, or is ended after `limit`; pays the step's number."""
 
-    observation_space = Box(-1, 1, (3,), np.float32)
+    observation_space: Any = Box(-1, 1, (3,), np.float32)
     action_space = Box(-1, 1, (2,), np.float32)
     limit = 100
 
