@@ -23,8 +23,8 @@ from lsp.cli.output import (
     UNREAD,
     flush,
     forget_stdout,
+    log_in_lines,
     print_error,
-    print_what_is_logged,
     replace_what_cannot_be_printed,
     warnings_in_one_line,
 )
@@ -176,8 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     try:
         replace_what_cannot_be_printed()
-        with warnings_in_one_line():
-            print_what_is_logged()
+        with warnings_in_one_line(), log_in_lines():
             _carry_out([each for each in arguments if each != "--debug"])
     except BrokenPipeError:  # of a reader that has seen enough, such as head
         forget_stdout()

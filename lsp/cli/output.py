@@ -23,8 +23,9 @@ def replace_what_cannot_be_printed() -> None:
             stream.reconfigure(errors="replace")
 
 
-def print_what_is_logged() -> None:
-    """A line for each message of the package's logger, once however often this is called."""
+@contextmanager
+def log_in_lines() -> Iterator[None]:
+    """A line for each message of the package's logger."""
     from lsp.training.progress import say
 
     class Lines(logging.Handler):
@@ -33,8 +34,14 @@ def print_what_is_logged() -> None:
                 say(shown(self.format(record)))
 
     log = logging.getLogger("lsp")
+    before = log.level, log.propagate, log.handlers
     log.setLevel(logging.INFO)
     log.propagate, log.handlers = False, [Lines()]
+    try:
+        yield
+    finally:
+        log.setLevel(before[0])
+        log.propagate, log.handlers = before[1:]
 
 
 @contextmanager

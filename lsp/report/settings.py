@@ -1,6 +1,7 @@
 """What tells runs of a method apart: their settings, by the names of the command line's flags."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from lsp.config import Config, TransferConfig, flattened, make_config, on_another_task, to_dict
@@ -74,13 +75,23 @@ def flag(name: str) -> str:
 
 def _method_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """Those of the method at the preset, as far as this version knows them."""
+    named = config["method"], config["preset"], config["task"]
     try:
-        base = make_config(config["method"], config["preset"], task=config["task"])
         if _is_transfer(config):
-            base = _transferred(base, config)
+            return all_settings(to_dict(_transferred(_base(*named), config).resolved()))
+        return _from_scratch(*named)
     except UserError:
         return {}
-    return all_settings(to_dict(base.resolved()))
+
+
+@cache
+def _from_scratch(method: str, preset: str, task: str) -> dict[str, str]:
+    """A figure asks for the same ones hundreds of times."""
+    return all_settings(to_dict(_base(method, preset, task).resolved()))
+
+
+def _base(method: str, preset: str, task: str) -> Config:
+    return make_config(method, preset, task=task)
 
 
 def _transferred(base: Config, config: Mapping[str, Any]) -> Config:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ def test_row_11_a_killed_or_hanging_worker_is_replaced(
     for number, (trouble, said) in enumerate(troubles):
         training.wait_for_steps(last_step(training.folder) + 300)
         workers = training.wait_for(lambda: worker_processes(training.process.pid))
+        time.sleep(0.1)  # into an episode: a line comes as one ends, and a reset may take minutes
         before, already = last_step(training.folder), training.text.count(said)
         os.kill(workers[number % len(workers)], trouble)
         training.wait_for(lambda s=said, n=already: training.text.count(s) > n)
