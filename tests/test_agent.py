@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import linear, make_networks
+from builders import SHAPES, linear, make_networks
+from unchecked import unchecked
 
 import lsp.algorithm.agent
 from lsp.algorithm.agent import Agent
@@ -270,3 +271,24 @@ def test_a_skill_of_another_shape_is_refused() -> None:
         Agent(make_networks()).act(observe(0), np.zeros(2))
     with pytest.raises(UserError, match="dreamer has no skills"):
         Agent(make_networks("dreamer")).act(observe(0), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("seen", "complaint"),
+    [
+        (np.zeros(3, np.float32), "a dict of arrays, .* not ndarray: give what reset and step"),
+        ({}, "'.*' is missing: this agent sees '"),
+        ({key: np.zeros((2, *shape)) for key, shape in SHAPES.items()}, r"has shape \[2, "),
+    ],
+)
+def test_what_is_no_observation_is_said(seen: Any, complaint: str) -> None:
+    agent = Agent(make_networks(), "evaluate")
+    with unchecked(), pytest.raises(UserError, match=complaint):
+        agent.act(seen)
+
+
+def test_one_observation_is_not_that_of_several_environments() -> None:
+    agent = Agent(make_networks(), "evaluate", 2)
+    seen = {key: np.zeros(shape, np.float32) for key, shape in SHAPES.items()}
+    with unchecked(), pytest.raises(UserError, match="of 2 environments at once"):
+        agent.act(seen)

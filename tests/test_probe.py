@@ -273,3 +273,20 @@ def test_an_evaluation_in_which_all_fails_is_counted_and_training_goes_on(tmp_pa
         assert lsp.train(FailsLater, run, 110, RUNTIME, config=config)
     assert [line["eval/failed"] for line in evaluations(run)] == [3, 3]
     assert all("eval/return" not in line for line in evaluations(run))
+
+
+@pytest.mark.long
+def test_a_run_that_cannot_save_at_first_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lsp.training.trainer.save", full)
+        complaint = "no checkpoint can be written .No space left.*, so the run does not start"
+        with pytest.raises(UserError, match=complaint):
+            lsp.train(Task, tmp_path / "run", 60, RUNTIME, config=settings())
+    assert not list((tmp_path / "run" / "episodes").glob("*"))
+    # And where there is room again the same call starts it.
+    assert lsp.train(Task, tmp_path / "run", 60, RUNTIME, config=settings())

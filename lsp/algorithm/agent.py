@@ -84,13 +84,11 @@ class Agent:
             Actions in [-1, 1], `[action]` or `[num_envs, action]`.
 
         Raises:
-            UserError: a skill is given to an agent without skills, or one of another shape.
+            UserError: the observation is no dict of the arrays that it sees; a skill is given to an
+                agent without skills, or one of another shape.
         """
-        device = self.networks.device
-        tensors = {key: torch.as_tensor(x, device=device) for key, x in observation.items()}
-        if not self.batched:
-            tensors = {key: x[None] for key, x in tensors.items()}
-        self._see(tensors)
+        preprocess, device = self.networks.world_model.preprocess, self.networks.device
+        self._see(preprocess.tensors(observation, device, self.count if self.batched else None))
         if skill is not None:
             self.skill = self._given_skill(skill)
         elif self.config.has_skills or self.config.plans_actions:

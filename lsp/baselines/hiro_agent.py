@@ -47,9 +47,8 @@ class HiroAgent:
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Actions in [-1, 1]: `[action]`, or `[num_envs, action]` if `num_envs` was given."""
         networks, config = self.networks, self.config.hiro
-        tensors = {k: torch.as_tensor(x, device=networks.device) for k, x in observation.items()}
-        if not self.batched:
-            tensors = {key: x[None] for key, x in tensors.items()}
+        envs = self.count if self.batched else None
+        tensors = networks.preprocess.tensors(observation, networks.device, envs)
         state = networks.normalize(networks.readings(tensors))
         self.goal = self._goal(state)
         self.state_before = state

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lsp.config import ModelConfig
+from lsp.errors import UserError
 from lsp.models.distributions import LOG_2PI, Normal, softly_clamped_std
 from lsp.models.layers import MLP, ConvDecoder, ConvEncoder
 
@@ -35,6 +37,34 @@ class Preprocessor(nn.Module):
         self.vectors, self.images = _split(shapes)
         compress = config.obs_transform == "symlog"
         self.compressed = [k for k in self.vectors if compress and k not in config.untransformed]
+
+    def tensors(
+        self, observation: Mapping[str, np.ndarray], device: torch.device, num_envs: int | None
+    ) -> Observation:
+        """What an environment shows, or so many environments at once, with a leading axis of envs.
+
+        Raises:
+            UserError: it is no dict of these arrays.
+        """
+        shapes: dict[str, tuple[int, ...]] = {key: (n,) for key, n in self.vectors.items()}
+        shapes |= {key: (64, 64, channels) for key, channels in self.images.items()}
+        wanted = ", ".join(f"'{key}' {list(shape)}" for key, shape in shapes.items())
+        if not isinstance(observation, Mapping):
+            raise UserError(
+                f"an observation is a dict of arrays, {wanted}, not {type(observation).__name__}: "
+                "give what reset and step of lsp.make_env's environment return"
+            )
+        for key, shape in shapes.items():
+            full = shape if num_envs is None else (num_envs, *shape)
+            found = np.shape(observation[key]) if key in observation else None
+            if found != full:
+                seen = "is missing" if found is None else f"has shape {list(found)}"
+                raise UserError(
+                    f"observation '{key}' {seen}: this agent sees {wanted}"
+                    + ("" if num_envs is None else f", of {num_envs} environments at once")
+                )
+        tensors = {key: torch.as_tensor(observation[key], device=device) for key in shapes}
+        return tensors if num_envs is not None else {key: x[None] for key, x in tensors.items()}
 
     def forward(self, observation: Observation) -> dict[str, Tensor]:
         """Vectors transformed; images `[..., 64, 64, C]` of bytes to `[..., C, 64, 64]` ± 0.5."""
