@@ -257,7 +257,6 @@ def render(template: str) -> str:
             has,
             seeds,
             published_text,
-            best_published,
             better,
             p_value,
             ratio_range,
