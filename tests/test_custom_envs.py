@@ -676,7 +676,7 @@ def test_evaluating_needs_the_env_again(reached: Any, capsys: Any) -> None:
 
 def test_an_agent_is_loaded_without_making_an_environment(reached: Any, monkeypatch: Any) -> None:
     """What it observes and does is in the run's folder."""
-    monkeypatch.setattr("lsp.api.env_maker", None)  # calling it would fail
+    monkeypatch.setattr("lsp.api.evaluating.env_maker", None)  # calling it would fail
     agent, (observation, _) = (
         lsp.load(reached),
         lsp.make_env(Reach(), action_repeat=1).reset(seed=0),

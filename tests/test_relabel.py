@@ -7,7 +7,7 @@ import pytest
 
 from lsp.envs import make_env
 from lsp.envs.dmc import load_control
-from lsp.training.relabel import relabelled, reward_function
+from lsp.training.relabel import by_states, relabelled, rewards_of
 
 
 def play(task: Any, steps: Any, repeat: Any = 2, seed: Any = 0) -> Any:
@@ -37,7 +37,7 @@ def test_relabelled_rewards_are_what_the_target_pays_for_these_states(
     tmp_path: Any, before: Any, after: Any
 ) -> None:
     episode = play(before, 30)
-    paid = relabelled(episode, reward_function(make_env(after), after), tmp_path)["reward"]
+    paid = relabelled(episode, rewards_of(make_env(after), after), tmp_path)["reward"]
     env = load_control(*after.split("_", 1))
     env.reset()
     for t in range(1, 31):
@@ -57,14 +57,16 @@ def test_relabelled_rewards_are_what_the_target_pays_for_these_states(
 def test_relabelling_for_the_same_task_changes_nothing(tmp_path: Any) -> None:
     for task, repeat in (("walker_walk", 2), ("quadruped_obstacles_reach", 3)):
         episode = play(task, 20, repeat)
-        again = relabelled(episode, reward_function(make_env(task), task), tmp_path)
+        again = relabelled(episode, rewards_of(make_env(task), task), tmp_path)
         np.testing.assert_array_equal(again["reward"], episode["reward"])
 
 
 def test_control_steps_after_the_end_are_not_paid(tmp_path: Any) -> None:
     episode = play("walker_walk", 5, repeat=4)
     episode["env_steps"][-1] = 1  # ended within the last action
-    paid = relabelled(episode, lambda states, actions: np.ones(len(states)), tmp_path)["reward"]
+    paid = relabelled(episode, by_states(lambda states, actions: np.ones(len(states))), tmp_path)[
+        "reward"
+    ]
     assert paid.tolist() == [0, 4, 4, 4, 4, 1]
 
 
@@ -78,6 +80,6 @@ def test_a_reward_need_not_be_defined_where_nothing_is_paid(tmp_path: Any) -> No
     episode = play("walker_walk", 5, repeat=4)
     episode["sim_state"][0] = 0
     env = make_env("walker_walk", reward="test_relabel:forward")
-    paid = relabelled(episode, reward_function(env, "walker_walk"), tmp_path)["reward"]
+    paid = relabelled(episode, rewards_of(env, "walker_walk"), tmp_path)["reward"]
     assert np.isfinite(paid).all()
     assert paid[0] == 0

@@ -448,7 +448,7 @@ def test_what_a_wrapper_pays_is_not_what_stored_states_are_paid(source: Any, tmp
     relabel: dict[str, Any] = {"transfer": TransferConfig(relabel=True, updates=1)}
     assert lsp.transfer(source(), limited, tmp_path / "run", 20, PLAIN, **relabel)
     call = (source(), lambda: Doubled(limited()), tmp_path / "other", 20)
-    refused("not in a wrapper of your own: this is Doubled", *call, **relabel)
+    refused("relabelling needs a reward of .* Doubled has none", *call, **relabel)
     assert not (tmp_path / "other").exists()
 
 

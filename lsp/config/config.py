@@ -44,7 +44,8 @@ class Config:
     num_envs: int = 1
     """Environments to collect from at once; more than one run in processes of their own (ours)."""
     reward: str | None = None
-    """Your own reward for a dm_control task, `package.module:function` (docs/guide/tasks.md)."""
+    """Your own reward, `package.module:function` of (observations, actions) or (simulator states,
+    actions), in place of the task's (docs/guide/tasks.md)."""
     images: tuple[str, ...] | None = None
     """Of your own task, the observations that are images, by key; without it those whose spaces are
     a picture's (docs/guide/tasks.md). Empty: none."""
@@ -142,7 +143,9 @@ def named_code(config: Config) -> list[str]:
     """
     task = config.task.removeprefix("gymnasium:")
     code = [config.task] if ":" in task and not task.startswith("python:") else []
-    return code + ([config.reward] if config.reward is not None else [])
+    reward = config.reward
+    named = reward is not None and not reward.startswith("python:")
+    return code + ([reward] if reward is not None and named else [])
 
 
 def _can_end_itself(task: str) -> bool:

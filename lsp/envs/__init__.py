@@ -15,7 +15,14 @@ choose_gl()  # dm_control reads the choice when it is imported, which the next l
 from lsp.config.requirements import mismatch  # noqa: E402
 from lsp.envs.action_repeat import ActionRepeat  # noqa: E402
 from lsp.envs.custom import make_user_env  # noqa: E402
-from lsp.envs.lookup import Task, find_reward  # noqa: E402
+from lsp.envs.lookup import Task  # noqa: E402
+from lsp.envs.rewards import (  # noqa: E402
+    OwnReward,
+    PaidByObservations,
+    PaidByStates,
+    RewardFunction,
+    own_reward,
+)
 from lsp.errors import UserError, said  # noqa: E402
 from lsp.tasks import register  # noqa: E402
 
@@ -35,7 +42,7 @@ def make_env(
     obs: str = "proprio",
     action_repeat: int = 2,
     render_quality: str = "fast",
-    reward: str | None = None,
+    reward: str | RewardFunction | OwnReward | None = None,
     images: Collection[str] | None = None,
 ) -> gymnasium.Env[Any, Any]:
     """Builds the environment that agents act in: one step is one decision.
@@ -49,21 +56,24 @@ def make_env(
         renders as dm_control does.
       images: keys of a user's observations that are images, in place of those whose spaces are a
         picture's; an empty one makes all of them vectors.
-      reward: a function ``package.module:function`` of (states, actions) that pays instead of the
-        task's own; not for users' tasks, whose states are not known.
+      reward: what pays instead of the task: a function of (observations, actions) or of
+        (simulator states, actions), or its name, ``package.module:function``; see ``OwnReward``.
 
     Raises:
       UserError: an argument is unknown, or rendering is needed and impossible.
     """
     if action_repeat < 1:
         raise UserError(f"{task}: action_repeat must be at least 1, not {action_repeat}.")
+    pay = None if reward is None else own_reward(reward)
+    by_states = pay if pay is not None and pay.reads == "states" else None
     if isinstance(task, str) and ":" not in task:
-        pay = None if reward is None else find_reward(reward)
-        env: gymnasium.Env[Any, Any] = DMControlEnv(task, obs, render_quality, pay=pay)
-    elif reward is not None:
-        raise UserError(f"{task}: a reward of your own needs a dm_control task or one of ours.")
+        env: gymnasium.Env[Any, Any] = DMControlEnv(task, obs, render_quality, own_reward=by_states)
     else:
         # On the command line '' stands for none.
         keys = None if images is None else [key for key in images if key]
         env = make_user_env(task, obs, keys)
-    return ActionRepeat(env, action_repeat)
+        env = env if by_states is None else PaidByStates(env, by_states)
+    repeated = ActionRepeat(env, action_repeat)
+    if pay is None or pay is by_states:
+        return repeated
+    return PaidByObservations(repeated, pay)

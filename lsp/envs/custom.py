@@ -13,11 +13,11 @@ from jaxtyping import Float
 
 from lsp.envs.lookup import Env, Task, _make, _said, _short, task_name
 from lsp.envs.observed import Part, leaves, part_of
+from lsp.envs.rewards import LARGEST_REWARD
 from lsp.errors import UserError, warn
 
 MAX_OPEN_STEPS = 10_000  # control steps of an episode that nothing is known to limit
 SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics call it
-LARGEST_REWARD = 1e15  # sums of squares of smaller ones are still float32
 _UNLIMITED = 1e10  # an action's bound from here on is none
 
 
@@ -51,7 +51,9 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     images [64, 64, C], everything else as float32 vectors [n]. Which are images is decided by
     their spaces (``lsp.envs.observed``), or by ``images``, their keys.
 
-    ``info["success"]``, or ``"is_success"``, is a bool where the environment tells it.
+    ``info["success"]``, or ``"is_success"``, is a bool where the environment tells it. So is
+    ``info["sim_state"]`` a float64 [S], where it is one row of numbers: what the replay keeps to
+    pay old episodes for another task, if an environment has ``reward_at(states, actions)``.
 
     Raises:
       UserError: the actions are no bounded Box, or the observations no Box or Dict of Boxes; later,
@@ -67,6 +69,7 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._parts = _parts(env, task, images)
         self._limited = _has_time_limit(env)
         self._steps = 0
+        self._state_size: int | None = None  # of the episode's simulator states
         self.action_space = Box(-1.0, 1.0, (self._low.size,), np.float32)
         # Given as pairs: Gymnasium sorts a plain dict's keys.
         self.observation_space = Dict([(key, part.seen()) for key, part in self._parts.items()])
@@ -83,7 +86,10 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"do, not {_short(given)}."
             )
         observation, info = given
-        return self._observe(observation), told(info, self.task)
+        told_ = told(info, self.task)
+        state = told_.get("sim_state")
+        self._state_size = None if state is None else state.size
+        return self._observe(observation), told_
 
     def step(
         self, action: Float[np.ndarray, " action"]
@@ -113,7 +119,21 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"{self.task}: an episode has not ended after {self._steps} steps: wrap the "
                 "environment in gymnasium.wrappers.TimeLimit."
             )
-        return self._observe(observation), reward, terminated, truncated, told(info, self.task)
+        return self._observe(observation), reward, terminated, truncated, self._told(info)
+
+    def _told(self, info: Any) -> dict[str, Any]:
+        """What a step tells, with a simulator's state if the reset gave one."""
+        kept = told(info, self.task)
+        state = kept.pop("sim_state", None)
+        if self._state_size is None:
+            return kept
+        if state is None or state.size != self._state_size:
+            found = "none" if state is None else f"{state.size} numbers"
+            raise UserError(
+                f"{self.task}: info['sim_state'] is {found} at step {self._steps} of an episode, "
+                f"and was {self._state_size} numbers at its reset."
+            )
+        return kept | {"sim_state": state}
 
     def _reward(self, paid: Any) -> float:
         if np.ndim(paid) or not isinstance(paid, SupportsFloat) or isinstance(paid, str):
@@ -152,9 +172,14 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"{self.task}: an action must be {self._low.size} numbers without NaN, "
                 f"got shape {action.shape}: {_short(action)}"
             )
-        action = np.clip(action, -1.0, 1.0).reshape(self._low.shape)
+        return np.asarray(self.controls(action[None])[0])
+
+    def controls(self, actions: Float[np.ndarray, "time action"]) -> np.ndarray:
+        """Actions in [-1, 1] as the environment takes them, `[time, ...]`."""
+        actions = np.clip(np.asarray(actions, np.float64), -1.0, 1.0)
+        actions = actions.reshape(-1, *self._low.shape)
         # Written so that -1 and 1 give the limits exactly.
-        control = 0.5 * (1 - action) * self._low + 0.5 * (1 + action) * self._high
+        control = 0.5 * (1 - actions) * self._low + 0.5 * (1 + actions) * self._high
         if not np.issubdtype(self._dtype, np.floating):
             control = np.rint(control)
         return np.asarray(control, self._dtype)
@@ -189,19 +214,31 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def told(info: Any, task: str) -> dict[str, Any]:
-    """What an environment tells, with its success as a bool.
+    """What an environment tells, with its success as a bool, and a simulator's state if it is one
+    row of numbers.
 
     Raises UserError where it is no dict, or the success no single truth value.
     """
     if not isinstance(info, Mapping):
         raise UserError(f"{task}: info must be a dict, not {_short(repr(info))}.")
-    # Replay files keep `sim_state` to relabel old episodes, which users' tasks cannot.
-    kept = {key: value for key, value in info.items() if key != "sim_state"}
+    kept = dict(info)
+    if "sim_state" in kept and (state := _state(kept.pop("sim_state"))) is not None:
+        kept["sim_state"] = state
     name = next((key for key in SUCCESS if kept.get(key) is not None), None)
     kept.pop("success", None)
     if name is not None:
         kept["success"] = truth(info[name], f"{task}: info['{name}']")
     return kept
+
+
+def _state(value: Any) -> np.ndarray | None:
+    """A simulator's state, copied; None where it is no row of numbers."""
+    try:
+        state = np.array(value)
+    except ValueError:  # rows of different lengths
+        return None
+    fits = state.ndim == 1 and state.size > 0 and state.dtype.kind in "fiub"
+    return state.astype(np.float64) if fits else None
 
 
 def truth(value: Any, what: str) -> bool:

@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
@@ -16,10 +16,10 @@ from jaxtyping import Float, Float64, UInt8
 
 from lsp.config.requirements import mismatch
 from lsp.envs import arena
-from lsp.envs.custom import LARGEST_REWARD
 from lsp.envs.lookup import IS_ID
 from lsp.envs.rendering import rendering_problem
-from lsp.errors import UserError, said
+from lsp.envs.rewards import OwnReward
+from lsp.errors import UserError
 
 # The suite's own models use an attribute that MuJoCo will drop; nobody who runs them can mend that.
 logging.getLogger("absl").addFilter(lambda record: "settotalmass" not in record.getMessage())
@@ -53,9 +53,6 @@ _REWARD_NEEDS_MORE = (
 )
 
 
-Pay = Callable[[np.ndarray, np.ndarray], Any]
-
-
 class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A task of the dm_control suite, e.g. ``walker_walk``, or of ``lsp.envs.arena``.
 
@@ -71,8 +68,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     ``truncated``. ``reset(seed=...)`` makes the episode a pure function of the seed; the seed is
     replaced for each episode, so the physics model itself is the same in every environment.
 
-    ``pay`` is a reward of your own: a function of states [time, S] after each control step and of
-    the actions [time, A] in [-1, 1] that led there, which returns [time] rewards; it gets copies.
+    ``own_reward`` pays instead of the task, for the states after each control step.
 
     Raises:
       UserError: unknown task, ``obs`` or ``render_quality``; or rendering is needed and impossible.
@@ -86,7 +82,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         obs: str = "proprio",
         render_quality: str = "fast",
         render_mode: str | None = "rgb_array",
-        pay: Pay | None = None,
+        own_reward: OwnReward | None = None,
     ):
         self.domain, self.task_name = split_task(task)
         _check_choice("obs", obs, OBS, task)
@@ -96,7 +92,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
         self.task = task
         self.obs = obs
-        self._pay = pay
+        self.own_reward = own_reward
         self.render_mode = render_mode
         self._cameras: dict[int, Camera] = {}
         self._camera_id = _CAMERA_IDS.get(self.domain, 0)
@@ -172,10 +168,10 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._simulate()
         task.after_step(physics)
         info = self._info()
-        if self._pay is None:
+        if self.own_reward is None:
             reward = float(task.get_reward(physics))
         else:
-            reward = float(self._own_reward(info["sim_state"][None], np.asarray(action)[None])[0])
+            reward = float(self.own_reward(info["sim_state"][None], np.asarray(action)[None])[0])
         self._control_steps += 1
         late = self._control_steps >= MAX_CONTROL_STEPS
         discount = None if late else task.get_termination(physics)
@@ -206,7 +202,7 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         Raises:
           UserError: the task's reward is not a function of state and action alone.
         """
-        if self._pay is None and self.task.startswith(_REWARD_NEEDS_MORE):
+        if self.own_reward is None and self.task.startswith(_REWARD_NEEDS_MORE):
             raise UserError(
                 f"{self.task}: its reward cannot be recomputed from stored states, because it "
                 "depends on each episode's own target or contact forces; choose another task."
@@ -214,30 +210,14 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         states = sim_state.reshape(-1, sim_state.shape[-1])
         actions = np.reshape(action, (len(states), -1))
         rewards: Any
-        if self._pay is not None:
-            rewards = self._own_reward(states, actions)
+        if self.own_reward is not None:
+            rewards = self.own_reward(states, actions)
         elif self._arena is not None:
             rewards = self._arena.spec.reward(states, self._controls(actions))
         else:
             pairs = zip(states, actions, strict=True)
             rewards = np.array([self._suite_reward(state, action) for state, action in pairs])
         return np.reshape(rewards, sim_state.shape[:-1])
-
-    def _own_reward(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        assert self._pay is not None
-        try:
-            # Copies: what it does to them must not reach the replay, or the robot.
-            rewards = np.asarray(self._pay(states.copy(), actions.copy()))
-        except Exception as error:  # anything may go wrong in a user's code
-            raise UserError(f"{self.task}: the reward function failed ({said(error)})") from error
-        fits = rewards.dtype.kind in "fiub" and rewards.shape == (len(states),)
-        if not fits or not (np.abs(rewards.astype(np.float64)) < LARGEST_REWARD).all():
-            raise UserError(
-                f"{self.task}: the reward function must return one finite number for each of "
-                f"{len(states)} states, smaller than {LARGEST_REWARD:g}, not {rewards.dtype} of "
-                f"shape {rewards.shape}: {rewards.ravel()[:3]}"
-            )
-        return rewards.astype(np.float64)
 
     def _suite_reward(self, sim_state: np.ndarray, action: np.ndarray) -> float:
         if self._reward_physics is None:

@@ -55,17 +55,17 @@ class Maker:
         return Maker, (self.task,)
 
 
-def find_reward(reference: str) -> Callable[..., Any]:
-    """A user's own reward, ``package.module:function``; the current folder is importable.
+def find_function(reference: str, what: str, wanted: str) -> Callable[..., Any]:
+    """A user's function, ``package.module:function``; the current folder is importable.
 
     Raises:
-      UserError: there is no such function.
+      UserError: there is no such function. It says that ``what`` must be ``wanted``.
     """
     module, _, name = reference.partition(":")
     if not module or module.startswith(".") or not name:
-        raise UserError(f"reward '{reference}': write it as package.module:function.")
+        raise UserError(f"{what}: write it as package.module:function.")
     _make_folder_importable()
-    return _find(module, name, f"reward '{reference}'", "a function of (states, actions)")
+    return _find(module, name, what, wanted)
 
 
 def task_name(task: Env | Callable[[], Env]) -> str:

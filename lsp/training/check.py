@@ -8,6 +8,7 @@ import numpy as np
 from lsp.config import Config
 from lsp.envs import rendering_problem
 from lsp.envs.probe import Rolled, is_users, memory_problem, roll, second_environment
+from lsp.envs.rewards import try_reward
 from lsp.envs.vector import is_repeatable
 from lsp.errors import UserError
 from lsp.runs.spaces import Spaces, spaces_of
@@ -104,6 +105,7 @@ def check_task(config: Config, make_env: EnvMaker, only_env: bool = False) -> Ch
     """Try the environments of a task. Raises UserError where nothing can be learned from them."""
     env = make_env()
     try:
+        try_reward(env, config.seed)
         rolled = roll(env, config.task, ENV_STEPS, SECONDS)
         other, problem = (None, "as you say") if only_env else second_environment(make_env)
         memory = memory_problem(make_env, other, env) if is_repeatable(env) else _UNREPEATABLE

@@ -20,6 +20,7 @@ from lsp.config import Config, RuntimeConfig, to_dict
 from lsp.envs import make_env
 from lsp.envs.lookup import Task
 from lsp.envs.probe import is_users, second_environment, try_first_step, warn_of_memory
+from lsp.envs.rewards import OwnReward, try_reward
 from lsp.envs.vector import Environments, Failure, InProcess, Workers, is_repeatable
 from lsp.errors import UserError
 from lsp.runs.checkpoint import Checkpoint
@@ -46,15 +47,18 @@ LOG = logging.getLogger("lsp")
 EnvMaker = Callable[[], gymnasium.Env[Any, Any]]
 
 
-def env_maker(config: Config, source: Task) -> EnvMaker:
-    """Makes environments for a run's agents; it can be sent to other processes if `source` can."""
+def env_maker(config: Config, source: Task, reward: OwnReward | None = None) -> EnvMaker:
+    """Makes environments for a run's agents; it can be sent to other processes if `source` can.
+
+    `reward` is that of the settings, where it was passed from Python.
+    """
     return partial(
         make_env,
         source,
         obs=config.obs,
         action_repeat=config.action_repeat,
         render_quality=config.render_quality,
-        reward=config.reward,
+        reward=reward or config.reward,
         images=config.images,
     )
 
@@ -271,6 +275,7 @@ def _try(
     users = is_users(env)
     if users or config.reward is not None:
         try_first_step(env, config.task, config.seed)
+        try_reward(env, config.seed)
     if not users:
         return runtime.only_env
     one_by_nature = runtime.only_env or not is_repeatable(env)

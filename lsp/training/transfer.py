@@ -10,16 +10,14 @@ import numpy as np
 import torch
 
 from lsp.config import Config, TransferConfig, on_another_task
-from lsp.envs.dmc import DMControlEnv
-from lsp.envs.lookup import Task
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import spaces_of
 from lsp.training.build import AnyNetworks
 from lsp.training.episode_files import Episode
-from lsp.training.parts import count_episodes, env_maker, weights_of
-from lsp.training.relabel import Rewards, paying_env, relabelled, reward_function
+from lsp.training.parts import EnvMaker, count_episodes, weights_of
+from lsp.training.relabel import Relabel, reads_states, relabelled, rewards_of
 from lsp.training.replay import Replay
 from lsp.training.trainer import Trainer
 
@@ -78,8 +76,8 @@ def source_settings(source: Path, logdir: Path | None = None) -> Config:
         return own.read_config()
 
 
-def check(config: Config, task: Task) -> None:
-    """Raises UserError, with both spaces, where the source's task has others than `task`; and
+def check(config: Config, make_env: EnvMaker) -> None:
+    """Raises UserError, with both spaces, where the source's task has others than this one; and
     where its replay is to be relabelled, and has another body, another action repeat or other
     goals."""
     folder = _source(config)
@@ -97,15 +95,15 @@ def check(config: Config, task: Task) -> None:
         )
     if noted is None:
         return  # the weights will tell
-    env = env_maker(config, task)()
-    spaces = spaces_of(env)
+    env = make_env()
+    spaces, by_states = spaces_of(env), reads_states(env)
     env.close()
     if not noted.fits(spaces):
         raise UserError(
             f"{folder.path}: nothing can be carried over from {source.task} to {config.task}, "
             f"which observe or do different things: {noted} against {spaces}"
         )
-    if relabel and noted.body != spaces.body:
+    if relabel and by_states and noted.body != spaces.body:
         raise UserError(
             f"{source.task} has another body than {config.task}, which cannot pay its states: do "
             "not relabel its replay"
@@ -141,12 +139,12 @@ def begin(trainer: Trainer) -> None:
 def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
     """The first `count` episodes of the source, copied into the run's folder, relabelled where the
     new task's rewards can be known."""
-    rewards = _rewards_of_states(trainer, source)
+    rewards = _rewards_where_known(trainer, source)
     # A transfer that was killed while it began leaves some.
     shutil.rmtree(trainer.folder.source_episodes, ignore_errors=True)
     kept = Replay(trainer.folder.source_episodes, None, trainer.folder.id)
     for episode in _episodes(source, count):
-        paid = rewards is not None and "sim_state" in episode
+        paid = rewards is not None and ("sim_state" in episode or not _by_states(trainer))
         if rewards is not None and paid:
             episode = relabelled(episode, rewards, source.path)
         kept.add(episode | {"is_paid": np.full(len(episode["reward"]), paid)})
@@ -155,14 +153,22 @@ def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
     return kept
 
 
-def _rewards_of_states(trainer: Trainer, source: RunFolder) -> "Rewards | None":
-    """What the new task pays for the source's states; None where that cannot be known."""
-    noted, spaces = source.read_spaces(), spaces_of(trainer.parts.env)
+def _rewards_where_known(trainer: Trainer, source: RunFolder) -> Relabel | None:
+    """What the new task pays for the source's episodes; None where that cannot be known."""
+    env, task = trainer.parts.env, trainer.config.task
+    noted, spaces = source.read_spaces(), spaces_of(env)
     same_body = noted is not None and noted.body == spaces.body
     same_repeat = source.read_config().action_repeat == trainer.config.action_repeat
-    if not (same_body and same_repeat and isinstance(paying_env(trainer.parts.env), DMControlEnv)):
+    if not same_repeat or (_by_states(trainer) and not same_body):
         return None
-    return reward_function(trainer.parts.env, trainer.config.task)
+    try:
+        return rewards_of(env, task)
+    except UserError:  # neither observations nor states say what it pays
+        return None
+
+
+def _by_states(trainer: Trainer) -> bool:
+    return reads_states(trainer.parts.env)
 
 
 def _episodes(source: RunFolder, count: int) -> Iterator[Episode]:
@@ -182,7 +188,7 @@ def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:
 
 def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
     """The first `count` episodes of the source, relabelled."""
-    rewards = reward_function(trainer.parts.env, trainer.config.task)
+    rewards = rewards_of(trainer.parts.env, trainer.config.task)
     for episode in _episodes(source, count):
         trainer.replay.add(relabelled(episode, rewards, source.path))
     _refuse_too_few(trainer.replay, trainer.config, source)

@@ -1,154 +1,23 @@
-"""Training, loading and evaluating runs: what the command line and `import lsp` offer."""
+"""Loading and evaluating runs: what the command line and `import lsp` offer."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lsp.backends.torch_setup import prepare_torch
-from lsp.config import Config, RuntimeConfig, default_runtime, make_config, named_code, validated
-from lsp.envs.lookup import Maker, Task, task_name
+from lsp.config import Config, RuntimeConfig, default_runtime, named_code
+from lsp.envs.lookup import Maker, Task
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter
 from lsp.runs.files import expanded
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import Spaces, spaces_of
-from lsp.runs.tracking import check_tracker
-from lsp.training import signals
 from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
-from lsp.training.check import Check, check_task
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
-from lsp.training.parts import EnvMaker, env_maker, open_run, weights_of
-from lsp.training.progress import show_progress
-from lsp.training.schedule import Listener, Progress, both
+from lsp.training.parts import EnvMaker, env_maker, weights_of
 from lsp.training.skill_controls import SkillChoice
-from lsp.training.trainer import Trainer
-from lsp.training.transfer import begin, transferred
-from lsp.training.transfer import check as check_transfer
-
-
-def train(
-    task: Config | Task,
-    logdir: str | Path,
-    steps: int = 100_000,
-    runtime: RuntimeConfig | None = None,
-    listen: Callable[[Progress], None] = lambda progress: None,
-    *,
-    config: Config | None = None,
-    force: bool = False,
-    progress: bool = False,
-) -> bool:
-    """Train an agent, evaluating and saving on the way; resume the run that `logdir` holds.
-
-    SIGINT, SIGTERM and SIGHUP save and return early.
-
-    Args:
-        task: all settings at once; or a task's name, a Gymnasium environment (which is copied for
-            training and evaluation, and stays as it is) or a function that makes one.
-        logdir: the run's folder.
-        steps: env steps to train for, those of an earlier start included.
-        runtime: where and how to compute; the preset's own if it is left out.
-        listen: is called with a `Progress` at every log line. What it raises ends the run, which
-            is saved first.
-        config: the other settings, where `task` is a task.
-        force: resume a run of other settings with these, as far as they fit what it has learned.
-        progress: print how it goes, as the command line does; a bar on a terminal.
-
-    Returns:
-        Whether `steps` was reached.
-
-    Raises:
-        UserError: a setting makes no sense, the task is unknown or none for LSP, the package that
-            is to track the run is missing, or `logdir` holds another run, is in use, damaged beyond
-            what a run survives, or cannot be written.
-    """
-    if progress:
-        with show_progress(int(steps)) as show:
-            call = (task, logdir, steps, runtime, both(show, listen))
-            return train(*call, config=config, force=force)
-    if not isinstance(steps, Real) or not steps >= 0:  # NaN neither
-        raise UserError(f"steps must be a number of at least 0, not {steps!r}")
-    settings, source = _settings(task, config)
-    runtime = runtime or default_runtime(settings.preset)
-    check_tracker(runtime.track)
-    prepare_torch(runtime)
-    settings = validated(settings)
-    folder, transfers = RunFolder(expanded(logdir)), settings.transfer.source is not None
-    if transfers and not folder.has_checkpoint:  # later the source may have gone away
-        check_transfer(settings, source)  # before there is a folder
-    trainer = Trainer(open_run(settings, folder, runtime, env_maker(settings, source), force))
-    listener = Listener(listen, trainer.stop)
-    try:
-        with signals.calling(trainer.stop, once=True):
-            if transfers and trainer.fresh:
-                _begin(trainer)
-            trainer.run(steps, listener)
-    finally:
-        trainer.close()
-    listener.raise_problem()
-    return trainer.env_steps >= steps
-
-
-def check(task: Config | Task, *, config: Config | None = None, only_env: bool = False) -> Check:
-    """Try an environment without training: some seconds of random actions.
-
-    Args:
-        task: as for `train`.
-        config: the other settings, where `task` is a task.
-        only_env: there can be only one environment: no second one is tried.
-
-    Returns:
-        What was found; as a string it is a few lines, the last of them the verdict.
-
-    Raises:
-        UserError: agents cannot learn from it, as `train` would say.
-    """
-    settings, source = _settings(task, config)
-    settings = validated(settings).resolved()
-    return check_task(settings, env_maker(settings, source), only_env)
-
-
-def transfer(
-    run: str | Path,
-    task: Task,
-    logdir: str | Path,
-    steps: int = 100_000,
-    runtime: RuntimeConfig | None = None,
-    listen: Callable[[Progress], None] = lambda progress: None,
-    *,
-    force: bool = False,
-    progress: bool = False,
-    **settings: Any,
-) -> bool:
-    """Train on another task, starting from what a run has learned (section 4.3).
-
-    Args:
-        run: the folder of the run to start from.
-        task: the task to adapt to, as for `train`; it observes and does the same things.
-        logdir: the new run's folder.
-        steps: env steps on the new task.
-        runtime: as for `train`.
-        listen: as for `train`.
-        force: as for `train`.
-        progress: as for `train`.
-        **settings: `transfer=TransferConfig(...)`, `skill_length`, `horizon`, `prior_weight`,
-            `plan_lambda`, `min_std`, and top-level settings such as `seed` and `reward`.
-
-    Returns:
-        Whether `steps` was reached.
-
-    Raises:
-        UserError: where `train` raises it, and where nothing can be carried over.
-    """
-    name = task if isinstance(task, str) else task_name(task)
-    config = transferred(expanded(run), name, logdir=expanded(logdir), **settings)
-    return train(
-        *(task, logdir, steps, runtime, listen), config=config, force=force, progress=progress
-    )
 
 
 def load(
@@ -308,27 +177,6 @@ def check_trust(folder: RunFolder, config: Config, env: Task | None, trust: bool
             f"{folder.path} names code that would be imported and run ({', '.join(named)}), and "
             "was not trained by you here: --trust, or trust=True, if you know it"
         )
-
-
-def _begin(trainer: Trainer) -> None:
-    """Carry over what a transfer starts from, or leave no folder behind."""
-    try:
-        begin(trainer)
-    except BaseException:
-        trainer.folder.discard()
-        raise
-
-
-def _settings(task: Config | Task, config: Config | None) -> tuple[Config, Task]:
-    """All settings, and where environments come from."""
-    if isinstance(task, Config):
-        if config is not None:
-            raise UserError("lsp.train: give the settings first or as config=..., not both")
-        return task, task.task
-    config = config or make_config()
-    if isinstance(task, str):
-        return replace(config, task=task), task
-    return replace(config, task=task_name(task)), Maker(task)
 
 
 def _env_maker(config: Config, env: Task | None) -> EnvMaker:
