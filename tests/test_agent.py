@@ -191,9 +191,9 @@ def test_with_a_shared_plan_the_agent_takes_the_learners_and_does_not_plan(plann
 def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch: Any) -> None:
     priors = []
 
-    def watched(networks: Any, latent: Any, generator: Any, prior: Any) -> Any:
+    def watched(networks: Any, latent: Any, generator: Any, prior: Any, rounds: Any) -> Any:
         priors.append(prior)
-        return plan_skills(networks, latent, generator, prior)
+        return plan_skills(networks, latent, generator, prior, rounds)
 
     monkeypatch.setattr(lsp.algorithm.agent, "plan_skills", watched)
     networks = make_networks(planner={"warm_start": True})
@@ -213,9 +213,9 @@ def test_a_warm_start_begins_from_n_0_1_in_a_new_episode(monkeypatch: Any) -> No
 def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch: Any) -> None:
     plans, priors = [], []
 
-    def watched(networks: Any, latent: Any, generator: Any, prior: Any) -> Any:
+    def watched(networks: Any, latent: Any, generator: Any, prior: Any, rounds: Any) -> Any:
         priors.append(prior.mean)
-        zeta, metrics = plan_skills(networks, latent, generator, prior)
+        zeta, metrics = plan_skills(networks, latent, generator, prior, rounds)
         plans.append(zeta.mean)
         return zeta, metrics
 
@@ -228,8 +228,8 @@ def test_a_warm_start_goes_on_with_the_rest_of_the_plan(monkeypatch: Any) -> Non
 def test_only_envs_that_are_due_are_planned_for_and_from_their_own_states(monkeypatch: Any) -> None:
     planned = []
 
-    def watched(networks: Any, latent: Any, generator: Any, prior: Any) -> Any:
-        zeta, metrics = plan_skills(networks, latent, generator, prior)
+    def watched(networks: Any, latent: Any, generator: Any, prior: Any, rounds: Any) -> Any:
+        zeta, metrics = plan_skills(networks, latent, generator, prior, rounds)
         planned.append((latent, zeta))
         return zeta, metrics
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import change
 
 import lsp.benchmark.bench
 from lsp.api import load_networks
@@ -27,6 +28,7 @@ KEYS = {
     "behavior_ms",
     "act_ms",
     "act_ms_max",
+    "plan_ms",
     "env_steps_per_s",
     "gemm_peak_gflops",
     "utilisation",
@@ -75,7 +77,15 @@ def test_benchmarks_run(name: Any) -> None:
 def test_parts_that_a_method_lacks_are_null(tmp_path: Any) -> None:
     figures = run(tmp_path / "b.json", "--method", "dreamer", "--env-steps", "0")
     assert figures["planner_ms"] is None
+    assert figures["plan_ms"] is None
     assert figures["env_steps_per_s"] is None
+
+
+def test_a_plan_is_timed_at_the_steps_that_make_one() -> None:
+    config = change(make_config(), planner={"skill_length": 3, "horizon": 3})
+    assert lsp.benchmark.bench._plan_ms(config, [9.0, 1.0, 2.0, 8.0, 1.0, 1.0, 7.0]) == 8.0
+    often = change(make_config(), planner={"replan_every": 2})
+    assert lsp.benchmark.bench._plan_ms(often, [9.0, 1.0, 8.0, 1.0, 5.0]) == 8.0
 
 
 def test_weights_and_settings_can_come_from_a_run(tmp_path: Any) -> None:

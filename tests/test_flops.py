@@ -57,6 +57,13 @@ def test_an_update_runs_about_the_operations_it_needs(method: Any, shapes: Any, 
     assert needed.behavior == pytest.approx(everything - model - planning, rel=0.1)
 
 
+def test_climbing_plans_go_forth_and_back() -> None:
+    networks = make_wide(planner={"refit": "gradient"})
+    learner, starts = Learner(networks, 0), networks.world_model.rssm.initial(4)
+    planning = counted(lambda: learner.plan(starts))
+    assert update_flops(networks).planner == pytest.approx(planning, rel=0.1)
+
+
 def test_multiplications_by_hand() -> None:
     assert multiplications(MLP(3, [4, 5], 2)) == 3 * 4 + 4 * 5 + 5 * 2
     # 64 → 31 → 14 → 6 → 2 pixels a side, kernels of 4×4.

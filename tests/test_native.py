@@ -102,6 +102,44 @@ def test_imagination_is_the_reference(variant: Any, rows: Any) -> None:
     assert distance(found[1], expected[1]) < CLOSE
 
 
+def gradient_of_plan(networks: Any, imagine: Any, rows: Any) -> Any:
+    """Of some function of the states and actions of a rollout."""
+    model = networks.config.model
+    start = Latent(*(torch.zeros(rows, size) for size in (model.deter, model.stoch)))
+    length = networks.config.plan_length
+    plan = torch.randn(rows, length, networks.plan_dim, generator=seeded(3)).requires_grad_()
+    noise = networks.draw_noise(10, rows, generator=seeded(4))
+    feature, action = (x.float() for x in imagine(start, plan, noise))
+    weights = (torch.randn(x.shape, generator=seeded(5)) for x in (feature, action))
+    loss = sum((x * w).sum() for x, w in zip((feature, action), weights, strict=True))
+    return torch.autograd.grad(loss, plan)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("rows", [1, 300])
+def test_the_gradient_of_a_plan_is_the_reference(variant: Any, rows: Any) -> None:
+    networks = make_disturbed(**VARIANTS[variant])
+    copy = NativeBackend(networks).frozen_copy
+    found, expected = (gradient_of_plan(x, x.imagine, rows) for x in (copy, networks))
+    assert distance(found, expected) < CLOSE
+
+
+def test_the_gradient_of_planned_actions_is_the_reference() -> None:
+    networks = make_disturbed("cem")
+    copy = NativeBackend(networks).frozen_copy
+    found, expected = (gradient_of_plan(x, x.imagine, 37) for x in (copy, networks))
+    assert distance(found, expected) < CLOSE
+    assert (found[0] == 0).float().mean() > 0.1  # where actions are beyond ±1
+
+
+@bf16_products
+def test_the_gradient_of_a_plan_in_bf16_stays_near_the_reference() -> None:
+    networks = make_disturbed()
+    copy = NativeBackend(networks, torch.bfloat16).frozen_copy
+    found, expected = (gradient_of_plan(x, x.imagine, 37) for x in (copy, networks))
+    assert 0 < distance(found, expected) < 0.06
+
+
 @pytest.mark.parametrize("method", ["dreamer", "cem"])
 def test_imagination_without_skills_is_the_reference(method: Any) -> None:
     networks = make_disturbed(method)

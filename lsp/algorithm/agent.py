@@ -1,4 +1,4 @@
-"""Acting: filter the latent from observations, re-plan the skill every K agent steps (MPC in z)."""
+"""Acting: filter the latent from observations, re-plan the skills now and then (MPC in z)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -126,21 +126,32 @@ class Agent:
         return latent._asdict()
 
     def _hold_or_replan(self) -> None:
-        """Re-plan, where a skill has been held for K steps, and take the first skill."""
+        """Re-plan where that is due.
+
+        The next skill of the plan is taken where one has been held for K steps, and the first one
+        of a new plan at once.
+        """
         config = self.config
-        due = self.steps % config.planner.skill_length == 0
+        age = self.steps % config.replan_every
+        due = age % config.planner.skill_length == 0
         if not due.any():
             return
-        if config.plans_skills or config.plans_actions:
-            self._update_plans(due)
-        if config.skills.source == "prior":
-            fresh = self._noise(*self.skill.shape)
-        elif self.mode == "evaluate" or config.plans_actions:
-            fresh = self.plan.mean[:, 0]
-        else:
-            zeta = noisy_plan(self.plan, self.config, self.generator)
-            fresh = self._some_from_prior(zeta.sample(self._noise(*zeta.mean.shape))[:, 0])
+        if (config.plans_skills or config.plans_actions) and (age == 0).any():
+            self._update_plans(age == 0)
+        fresh = self._next_skills(age // config.planner.skill_length)
         self.skill = torch.where(self._column(due), fresh, self.skill)
+
+    def _next_skills(self, number: np.ndarray) -> Tensor:
+        """Of each env: the skill of that `number` in its plan, or one from N(0, I)."""
+        config = self.config
+        if config.skills.source == "prior":
+            return self._noise(*self.skill.shape)
+        device = self.networks.device
+        which = torch.arange(self.count, device=device), torch.as_tensor(number, device=device)
+        if self.mode == "evaluate" or config.plans_actions:
+            return self.plan.mean[which]
+        zeta = noisy_plan(self.plan, config, self.generator)
+        return self._some_from_prior(zeta.sample(self._noise(*zeta.mean.shape))[which])
 
     def _some_from_prior(self, skill: Tensor) -> Tensor:
         """Each with the chance of `policy.prior_share` from N(0, I) in place of what is planned."""
@@ -167,12 +178,18 @@ class Agent:
     def plan_ahead(self, inputs: Tensors) -> Tensors:
         """ζ of some envs.
 
-        A warm start takes what is left of the plans that they had, the last skill once more.
+        A warm start takes what is left of the plans that they had, the last skill again.
         """
-        rest = torch.cat([inputs["mean"][:, 1:], inputs["mean"][:, -1:]], 1)
-        prior = Plan(rest, torch.ones_like(rest)) if self.config.planner.warm_start else None
-        latent = Latent(inputs["deter"], inputs["stoch"])
-        return plan_skills(self.backend.frozen_copy, latent, self.generator, prior)[0]._asdict()
+        networks, latent = self.backend.frozen_copy, Latent(inputs["deter"], inputs["stoch"])
+        prior = self._rest(inputs["mean"]) if self.config.planner.warm_start else None
+        asked = latent, self.generator, prior, self.config.acting_iterations
+        return plan_skills(networks, *asked)[0]._asdict()
+
+    def _rest(self, mean: Tensor) -> Plan:
+        """N(what is left of plans when the next ones are made, I)."""
+        over = self.config.replan_every // self.config.planner.skill_length
+        rest = torch.cat([mean[:, over:], mean[:, -1:].expand(-1, over, -1)], 1)
+        return Plan(rest, torch.ones_like(rest))
 
     def choose_action(self, inputs: Tensors) -> Tensors:
         """What the policy does with its skill, or the planned action itself."""

@@ -1,4 +1,4 @@
-"""Algorithm 2: the cross-entropy method over skill plans."""
+"""Algorithm 2: the cross-entropy method over skill plans, and MPPI, which refits ζ softly."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,6 +23,9 @@ class Plan(NamedTuple):
 
 Evaluate = Callable[[Float[Tensor, "candidates starts plan skill"], int], Tensor]
 """Plans to their estimated values V_g, `[candidates, starts]`, by rollouts of this iteration."""
+
+Refit = Callable[[Float[Tensor, "elites starts plan skill"], Float[Tensor, "elites starts"]], Plan]
+"""The best plans of a round and their values to ζ of the next."""
 
 
 def standard_plan(starts: int, length: int, skill_dim: int, device: torch.device) -> Plan:
@@ -52,6 +55,40 @@ def candidate_noise(
     return torch.randn(shape, generator=generator, device=prior.mean.device)
 
 
+def mean_and_std(
+    elites: Float[Tensor, "elites starts plan skill"], values: Float[Tensor, "elites starts"]
+) -> Plan:
+    """The refit of CEM: all elites count alike (section 3)."""
+    return Plan(elites.mean(0), elites.std(0, correction=0))
+
+
+def soft_mean_and_std(
+    elites: Float[Tensor, "elites starts plan skill"],
+    values: Float[Tensor, "elites starts"],
+    temperature: Float[Tensor, ""] | float,
+    min_std: float = 0.0,
+) -> Plan:
+    """The refit of MPPI: elites are weighted by exp((V - V_max) / temperature), as TD-MPC2 does.
+
+    Where no two values differ by more than the temperature it is CEM's; as the temperature falls to
+    0, the best plan is left alone, and `min_std`, the least deviation, says how wide ζ stays.
+    """
+    weight = torch.softmax(values / temperature, 0)[..., None, None]
+    mean = (weight * elites).sum(0)
+    std = (weight * (elites - mean).square()).sum(0).sqrt()
+    return Plan(mean, std.clamp(min=min_std))
+
+
+def best_plans(
+    candidates: Float[Tensor, "candidates starts plan skill"],
+    values: Float[Tensor, "candidates starts"],
+    count: int,
+) -> tuple[Float[Tensor, "elites starts plan skill"], Float[Tensor, "elites starts"]]:
+    """The `count` best of each start, and their values, best first."""
+    best, order = values.topk(count, dim=0)
+    return candidates.gather(0, order[..., None, None].expand(-1, -1, *candidates.shape[2:])), best
+
+
 @torch.no_grad()
 def plan(
     evaluate: Evaluate,
@@ -59,6 +96,7 @@ def plan(
     num_elites: int,
     noise: Float[Tensor, "iterations candidates starts plan skill"],
     shared: bool = False,
+    refit: Refit = mean_and_std,
 ) -> tuple[Plan, dict[str, Tensor]]:
     """The cross-entropy method: sample plans, imagine, sort, refit, as often as there is noise.
 
@@ -68,6 +106,7 @@ def plan(
         num_elites: M, the best plans of a round, which refit ζ.
         noise: of `candidate_noise`; its first axis is one round each.
         shared: one ζ serves all starts: candidates are scored by their mean over starts.
+        refit: ζ of the best plans and their values.
 
     Returns:
         ζ, one for each start of `prior`, and statistics of the last round.
@@ -84,16 +123,24 @@ def plan(
         if shared:
             values = values.mean(1, keepdim=True)
         # Sort {V_g} and use the top M to update ζ = (μ, Σ)
-        best, order = values.topk(num_elites, dim=0)
-        elites = candidates.gather(0, order[..., None, None].expand(-1, -1, *prior.mean.shape[1:]))
-        zeta = Plan(elites.mean(0), elites.std(0, correction=0))
+        elites, best = best_plans(candidates, values, num_elites)
+        zeta = refit(elites, best)
         first_values = values if first_values is None else first_values
     assert first_values is not None
-    stats = {
+    stats = {"planner/first_value": first_values.mean()} | statistics(zeta, values, best)
+    return for_all(zeta, starts), stats
+
+
+def statistics(zeta: Plan, values: Tensor, best: Tensor) -> dict[str, Tensor]:
+    """Of the last round: all values and those of the best plans, and the ζ that they gave."""
+    return {
         "planner/value": values.mean(),
-        "planner/first_value": first_values.mean(),
         "planner/elite_advantage": best.mean() - values.mean(),
         "planner/elite_std": zeta.std.mean(),
         "planner/candidate_spread": values.std(0, correction=0).mean(),
     }
-    return Plan(*(x.expand(starts, -1, -1) for x in zeta)), stats
+
+
+def for_all(zeta: Plan, starts: int) -> Plan:
+    """One ζ for each start, where it is that of all."""
+    return Plan(*(x.expand(starts, -1, -1) for x in zeta))

@@ -1,13 +1,23 @@
 """Algorithm 2 bound to the learned networks, and the skills that are drawn from its plans."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lsp.algorithm.ascent import ascend
 from lsp.algorithm.behavior import estimate_values, recognise_skills
-from lsp.algorithm.cem import Plan, candidate_noise, plan, standard_plan
+from lsp.algorithm.cem import (
+    Plan,
+    Refit,
+    candidate_noise,
+    mean_and_std,
+    plan,
+    soft_mean_and_std,
+    standard_plan,
+)
 from lsp.config import Config
 from lsp.models.imagination import RolloutNoise
 from lsp.models.networks import Networks
@@ -94,26 +104,44 @@ def plan_skills(
     starts: Latent,
     generator: torch.Generator,
     prior: Plan | None = None,
+    num_iterations: int | None = None,
 ) -> tuple[Plan, Metrics]:
-    """ζ for each start state: Algorithm 2 bound to the learned networks."""
-    config = networks.config
-    planner, num_starts = config.planner, starts.deter.shape[0]
-    independent = planner.rollout_noise == "independent"
-    rows = planner.num_candidates if independent else 1
+    """ζ for each start state: Algorithm 2 bound to the learned networks.
 
+    It begins from `prior`, N(0, I) where there is none; `num_iterations` are those of updates where
+    they are not given.
+    """
+    planner, num_starts = networks.config.planner, starts.deter.shape[0]
+    shared, climbs = planner.scope == "shared", planner.refit == "gradient"
+    rounds = planner.num_iterations if num_iterations is None else num_iterations
     if prior is None:
-        prior = standard_plan(num_starts, config.plan_length, networks.plan_dim, networks.device)
-    shared = planner.scope == "shared"
-    sizes = planner.num_iterations, planner.num_candidates
+        length, dim = networks.config.plan_length, networks.plan_dim
+        prior = standard_plan(num_starts, length, dim, networks.device)
+    sizes = 1 if climbs else rounds, planner.num_candidates
     draws = candidate_noise(prior, *sizes, generator, shared)
-    shape = (planner.num_iterations, planner.horizon, rows, num_starts)
+    rows = planner.num_candidates if planner.rollout_noise == "independent" else 1
+    # Climbing begins with plans that are sampled.
+    shape = (rounds + climbs, planner.horizon, rows, num_starts)
     noise = networks.draw_noise(*shape, generator=generator)
 
     def evaluate(candidates: Tensor, iteration: int) -> Tensor:
-        now = RolloutNoise(*(x[iteration] for x in noise))
+        count = min(len(candidates), rows)
+        now = RolloutNoise(*(x[iteration, :, :count] for x in noise))
         return score_plans(networks, starts, candidates, now, generator)
 
-    return plan(evaluate, prior, planner.num_elites, draws, shared)
+    if climbs:
+        steps = rounds, planner.step_size, planner.min_std
+        return ascend(evaluate, prior, planner.num_elites, draws[0], *steps, shared)
+    return plan(evaluate, prior, planner.num_elites, draws, shared, _refit(networks))
+
+
+def _refit(networks: Networks) -> Refit:
+    """Of the settings. The temperature is in units of the running size of returns."""
+    planner = networks.config.planner
+    if planner.refit == "cem":
+        return mean_and_std
+    temperature = planner.temperature * networks.return_size
+    return partial(soft_mean_and_std, temperature=temperature, min_std=planner.min_std)
 
 
 def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:

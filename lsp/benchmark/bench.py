@@ -49,7 +49,8 @@ class Report:
     """What `lsp bench` measures; None for what a method lacks.
 
     Milliseconds are medians over updates, those of acting a mean and a maximum over agent steps,
-    planning included. `behavior_ms` is what world model and planner leave of an update.
+    planning included. `behavior_ms` is what world model and planner leave of an update, `plan_ms`
+    the median of the agent steps at which a plan is made.
     """
 
     update_ms: float
@@ -58,6 +59,7 @@ class Report:
     behavior_ms: float
     act_ms: float
     act_ms_max: float
+    plan_ms: float | None
     env_steps_per_s: float | None
     update_gflop: float
     achieved_gflops: float
@@ -152,6 +154,7 @@ def bench(
         behavior_ms=times.update - times.world_model - (times.planner or 0.0),
         act_ms=fmean(acting),
         act_ms_max=max(acting),
+        plan_ms=_plan_ms(config, acting),
         env_steps_per_s=rate,
         update_gflop=flops.total / 1e9,
         achieved_gflops=achieved,
@@ -220,11 +223,17 @@ def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
     seen = observations(rows)
     steps = [{key: x[0, t] for key, x in seen.items()} for t in range(trainer.config.replay.length)]
     times = []
-    warm_up = WARM_UP[networks.device.type] * trainer.config.planner.skill_length
+    warm_up = WARM_UP[networks.device.type] * trainer.config.replan_every
     for step in range(warm_up + ACT_STEPS):
         observation = steps[step % len(steps)]
         times.append(milliseconds(partial(agent.act, observation), runtime))
     return times[warm_up:]
+
+
+def _plan_ms(config: Config, acting: list[float]) -> float | None:
+    """Of the agent steps at which a plan is made: the first, and every so many after it."""
+    plans = config.plans_skills and config.planner.scope == "per_state"
+    return median(acting[:: config.replan_every]) if plans or config.plans_actions else None
 
 
 def end_to_end(trainer: Trainer, env_steps: int) -> float:

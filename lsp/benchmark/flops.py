@@ -50,6 +50,9 @@ def _planner(networks: Networks) -> int:
         return 0
     planner, starts = config.planner, config.behavior.num_starts or _states(networks)
     rollouts = planner.num_iterations * planner.num_candidates * starts
+    if planner.refit == "gradient":  # forth and back, which is as much again
+        climbing = 2 * planner.num_iterations * planner.num_elites
+        rollouts = (planner.num_candidates + climbing) * starts
     step = multiplications(networks.policy) + _dynamics(networks) + _heads(networks)
     return rollouts * planner.horizon * step
 

@@ -111,6 +111,19 @@ class Config:
         return ceil(self.planner.horizon / self.planner.skill_length)
 
     @property
+    def replan_every(self) -> int:
+        """Agent steps between plans while acting; skills that are not planned are held for K."""
+        planned = self.plans_skills or self.plans_actions
+        chosen = self.planner.replan_every if planned else None
+        return chosen or self.planner.skill_length
+
+    @property
+    def acting_iterations(self) -> int:
+        """Rounds of a plan while acting."""
+        chosen = self.planner.acting_iterations
+        return self.planner.num_iterations if chosen is None else chosen
+
+    @property
     def planning_lambda(self) -> float:
         """λ of a plan's score."""
         if self.planner.lambda_ is not None:

@@ -142,7 +142,25 @@ class PlannerConfig:
     num_elites: int = 4
     """M, plans that refit the distribution (A.3)."""
     num_iterations: int = 4
-    """MaxCEMiter (A.3)."""
+    """MaxCEMiter (A.3): rounds of sampling and refitting, or steps of gradient ascent."""
+    acting_iterations: int | None = None
+    """The same while acting; None: as many as in updates (ours)."""
+    replan_every: int | None = None
+    """Agent steps between plans while acting; None: K (Algorithm 1). Before K steps are over, the
+    new plan begins with a fresh skill; after them the plan in force goes on to its next (ours)."""
+    refit: Literal["cem", "mppi", "gradient"] = "cem"
+    """`cem`: mean and variance of the M best plans (section 3). `mppi`: the same, weighted by
+    exp((V - V_max) / temperature) (TD-MPC2). `gradient`: the M best of G plans climb along the
+    gradient of V with respect to the skills, through the model (section 6)."""
+    temperature: float = 0.02
+    """Of `mppi`, in units of the running size of returns: what a nat of ζ's entropy is worth (A.5).
+    TD-MPC2: 2 of returns around 100. With `prior_weight` at the same value ζ follows
+    p_0(z) exp(V / temperature), eq. 6."""
+    step_size: float = 0.3
+    """Of `gradient`: length of the first step of a whole plan; the others grow shorter in equal
+    parts (ours)."""
+    min_std: float = 0.05
+    """Of `mppi` and `gradient`: least standard deviation of ζ (TD-MPC2)."""
     mean_noise: float = 0.1
     """Std of ε, added to the planned mean in training and collecting (A.3)."""
     intrinsic_weight: float = 0.0

@@ -6,7 +6,7 @@ from math import isfinite
 
 from lsp.config.config import Config
 from lsp.config.serialization import flattened, from_dict, to_dict
-from lsp.config.settings import TransferConfig
+from lsp.config.settings import PlannerConfig, TransferConfig
 from lsp.errors import UserError
 
 _SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
@@ -56,6 +56,7 @@ _MOST = {
     **dict.fromkeys(("model.deter", "model.stoch", "model.hidden", "skills.dim"), _WIDEST),
     **dict.fromkeys(("model.cnn_depth", "num_envs"), 1024),
     **dict.fromkeys(("planner.horizon", "planner.num_iterations", "behavior.horizon"), 10**4),
+    **dict.fromkeys(("planner.acting_iterations", "planner.replan_every"), 10**4),
     **dict.fromkeys(("planner.num_candidates", "policy.mode_samples", "skills.num_states"), 10**6),
     **dict.fromkeys(("replay.batch", "replay.length", "behavior.rollouts_per_start"), 10**6),
     **dict.fromkeys(("schedule.eval_episodes", "schedule.prior_episodes"), 10**6),
@@ -155,7 +156,7 @@ def _planner(config: Config) -> list[str]:
         for name, letter in _PLANNER_LETTERS.items()
         if getattr(planner, name) < 1
     ]
-    found += _below(1, "num_iterations", planner, "planner.")
+    found += _below(1, "num_iterations acting_iterations replan_every", planner, "planner.")
     found += _below(0, "mean_noise prior_weight", planner, "planner.")
     found += _no_share("lambda_", planner, "planner.")
     if planner.num_elites > planner.num_candidates:
@@ -172,6 +173,55 @@ def _planner(config: Config) -> list[str]:
             f"planner.over = actions has no skills: skills.dim must be 0, not {config.skills.dim}"
         )
     return found
+
+
+def _refit(config: Config) -> list[str]:
+    """How plans are found."""
+    planner, default = config.planner, PlannerConfig()
+    found = _below(0, "min_std", planner, "planner.")
+    found += [
+        f"planner.{name} must be above 0, not {getattr(planner, name)}"
+        for name in ("temperature", "step_size")
+        if not getattr(planner, name) > 0
+    ]
+    for name, kinds in _OF_REFITS.items():
+        if planner.refit not in kinds and getattr(planner, name) != getattr(default, name):
+            found.append(f"planner.{name} needs planner.refit = {' or '.join(kinds)}")
+    if planner.refit != "cem" and not _plans(config):
+        found.append(f"planner.refit = {planner.refit}: {config.method} plans nothing")
+    return found
+
+
+_OF_REFITS = {
+    "temperature": ("mppi",),
+    "step_size": ("gradient",),
+    "min_std": ("mppi", "gradient"),
+}
+"""Settings that other refits do not read."""
+
+
+def _acting(config: Config) -> list[str]:
+    """When plans are made while acting."""
+    planner, found = config.planner, []
+    for name in ("acting_iterations", "replan_every"):
+        if getattr(planner, name) is None:
+            continue
+        if not _plans(config):
+            found.append(f"planner.{name}: {config.method} plans nothing while acting")
+        if planner.scope == "shared":
+            found.append(f"planner.{name}: with planner.scope = shared acting plans nothing")
+    covered = config.skills_ahead * planner.skill_length
+    if planner.replan_every is not None and planner.replan_every > covered:
+        found.append(
+            f"planner.replan_every must be at most the {covered} agent steps of a plan's skills, "
+            f"not {planner.replan_every}"
+        )
+    return found
+
+
+def _plans(config: Config) -> bool:
+    """Whether plans are made in a world model."""
+    return config.method != "hiro" and (config.plans_skills or config.plans_actions)
 
 
 def _behavior(config: Config) -> list[str]:
@@ -267,7 +317,7 @@ def _hiro(config: Config) -> list[str]:
 
 
 SECTIONS: tuple[Callable[[Config], list[str]], ...] = (
-    *(_run, _model, _policy, _skills, _planner, _replay, _schedule),
+    *(_run, _model, _policy, _skills, _planner, _refit, _acting, _replay, _schedule),
     *(_behavior, _value, _transfer, _hiro, _numbers, _layers),
 )
 """What is wrong with each section, a sentence each; sizes before what depends on them, and

@@ -1,6 +1,6 @@
 // Imagination of a block of rows: the policy acts, the RSSM answers (lsp/models/imagination.py), and the
-// way back to the policy's weights. Rows do not touch each other, so a block goes through all steps
-// before the next one begins.
+// way back to the policy's weights, or to the plan. Rows do not touch each other, so a block goes through
+// all steps before the next one begins.
 
 #pragma once
 
@@ -23,7 +23,8 @@ struct Imagination {
   T* inputs[MAX_LAYERS];  // of the policy's layers, [horizon · rows, in_padded]
   const T* d_feature;     // gradients of `feature` and `actions`
   const float* d_actions;
-  Gradients<T> gradients;  // of the policy
+  float* d_plan;           // [rows, plan_length, skill], zeros; null: the policy learns
+  Gradients<T> gradients;  // of the policy, where it learns
 
   bool has_policy() const { return policy.count > 0; }
   int64_t widest() const {
@@ -209,11 +210,11 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   }
 }
 
-// Gradients of `feature` and `actions` back to the policy's layers. The world model is frozen, and
-// nothing flows into the states that a rollout starts from.
+// Gradients of `feature` and `actions` back to the policy's layers, or to the plan. The world model is
+// frozen, and nothing flows into the states that a rollout starts from.
 template <class T>
 void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t first, int64_t rows) {
-  const int64_t D = of.deter, S = of.stoch, A = of.action, F = D + S;
+  const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
   const int64_t wide = of.gru_hidden->in_padded, wide_in = of.enter->in_padded;
   const int64_t wide_enter = of.enter->out_padded, wide_prior = of.prior.last().out_padded;
   float *d_deter, *d_stoch, *d, *d_entered;
@@ -269,8 +270,22 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
       of.enter->backward(count, dy, of_input);
     });
 
-    // Through the policy
-    const Gradients<T> learned = of.gradients.at(of.policy, row, index);
+    // Through the policy, or to the action that was planned
+    const int64_t held = (first * of.plan_length + t / of.skill_length) * Z;
+    const int64_t plan = of.plan_length * Z;
+    float* d_skill = of.d_plan ? of.d_plan + held : nullptr;
+    if (!of.has_policy()) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const float *d_in = d + r * wide_in, *given = of.d_actions + (row + r) * A;
+        const float* skill = of.plan + held + r * plan;
+        std::copy(d_in, d_in + S, d_stoch + r * S);
+        for (int64_t i = 0; i < A; ++i)
+          if (std::abs(skill[i]) <= 1.0f) d_skill[r * plan + i] += d_in[S + i] + given[i];
+      }
+      continue;
+    }
+    const Gradients<T> learned = of.d_plan ? Gradients<T>::unwanted(of.policy, dy, du)
+                                           : of.gradients.at(of.policy, row, index);
     const int64_t wide_out = of.policy.last().out_padded;
     for (int64_t r = 0; r < rows; ++r) {
       const float* d_in = d + r * wide_in;
@@ -294,6 +309,8 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
       for (int64_t i = 0; i < D; ++i) d_deter[r * wide + i] += d[r * width + i];
 #pragma omp simd
       for (int64_t i = 0; i < S; ++i) d_stoch[r * S + i] += d[r * width + D + i];
+      if (!of.d_plan) continue;
+      for (int64_t i = 0; i < Z; ++i) d_skill[r * plan + i] += d[r * width + F + i];
     }
   }
 }

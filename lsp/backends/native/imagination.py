@@ -45,7 +45,7 @@ class Arguments(Structure):
         *((name, c_void_p) for name in ("action_noise", "latent_noise")),
         *((name, c_void_p) for name in ("feature", "actions", "memory")),
         ("inputs", c_void_p * MAX_LAYERS),
-        *((name, c_void_p) for name in ("d_feature", "d_actions")),
+        *((name, c_void_p) for name in ("d_feature", "d_actions", "d_plan")),
         ("gradients", Gradients),
     )
 
@@ -68,12 +68,13 @@ class Imagination:
     def __call__(
         self, start: Latent, plan: Float[Tensor, "batch plan skill"], noise: RolloutNoise
     ) -> Rollout:
-        """`Networks.imagine`, in `dtype`; gradients reach the policy alone."""
+        """`Networks.imagine`, in `dtype`; gradients reach the policy alone, or the plan alone where
+        it wants one: nothing learns from a plan that is still looked for."""
         self.policy.refresh()
         self.model.refresh()
         if not torch.is_grad_enabled():
             return Rollout(*Call(self, start, plan, noise).forward())
-        inputs = (*start, plan, *noise, *self.learned)
+        inputs = (*start, plan, *noise, *(() if plan.requires_grad else self.learned))
         return Rollout(*_Imagine.apply(self, *inputs))  # type: ignore[no-untyped-call]
 
 
@@ -120,20 +121,31 @@ class Call:
     def backward(self, d_feature: Tensor, d_actions: Tensor) -> list[Tensor]:
         """Gradients of the policy's parameters."""
         policy, dtype = self.of.policy, self.of.dtype
-        read = d_feature.to(dtype).contiguous(), fp32(d_actions)
         found = [
             Gradient(part, layer, self.horizon * self.rows, self.blocks, dtype)
             for part, layer in zip(policy.parts, policy.array)
         ]
-        self.arguments.d_feature, self.arguments.d_actions = map(pointer, read)
         self.arguments.gradients = gradients_of(found)
-        self.of.run_backward(byref(self.arguments))
+        self._run_backward(d_feature, d_actions)
         each = (one.of_parameters(read) for one, read in zip(found, self.inputs))
         return [gradient for several in each for gradient in several]
 
+    def backward_to_plan(self, d_feature: Tensor, d_actions: Tensor) -> Tensor:
+        """The gradient of the plan."""
+        _, _, plan, *_ = self.read
+        d_plan = torch.zeros_like(plan)
+        self.arguments.d_plan = pointer(d_plan)
+        self._run_backward(d_feature, d_actions)
+        return d_plan
+
+    def _run_backward(self, d_feature: Tensor, d_actions: Tensor) -> None:
+        read = d_feature.to(self.of.dtype).contiguous(), fp32(d_actions)
+        self.arguments.d_feature, self.arguments.d_actions = map(pointer, read)
+        self.of.run_backward(byref(self.arguments))
+
 
 class _Imagine(torch.autograd.Function):
-    """A rollout, differentiable in the policy's parameters."""
+    """A rollout, differentiable in the policy's parameters, or in the plan."""
 
     @staticmethod
     def forward(ctx: Any, of: Imagination, *inputs: Tensor) -> Any:
@@ -141,11 +153,13 @@ class _Imagine(torch.autograd.Function):
         call = Call(of, Latent(deter, stoch), plan, RolloutNoise(action_noise, latent_noise))
         if any(ctx.needs_input_grad):
             call.keep()
-            ctx.call = call
+            ctx.call, ctx.of_plan = call, ctx.needs_input_grad[3]
         return call.forward()
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
+        if ctx.of_plan:
+            return None, None, None, ctx.call.backward_to_plan(*given), None, None
         found = ctx.call.backward(*given)
         matched = (x.to(y.dtype) for x, y in zip(found, ctx.call.of.learned, strict=True))
         return (None,) * 6 + tuple(matched)
