@@ -114,6 +114,30 @@ def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way() 
     assert all(g is None for g in torch.autograd.grad(loss, weights, allow_unused=True))
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_where_the_policy_reads_states_are_constants_if_its_input_is_stopped(stopped: Any) -> None:
+    """By hand: how the loss depends on each action while all later ones stay what they were, and
+    how each action depends on the weights in the state that it was chosen in."""
+    networks = make_networks(policy={"stop_input_gradient": stopped})
+    rollout, _, starts = imagine(networks)
+    weights = list(networks.policy.parameters())
+    found = torch.autograd.grad(rollout.feature.sum(), weights)
+
+    count, horizon = starts.weight.shape[0], rollout.action.shape[0]
+    plans = torch.randn(count, 1, networks.config.skills.dim, generator=seeded(3))
+    noise = networks.draw_noise(horizon, count, generator=seeded(4))
+    actions = rollout.action.detach().requires_grad_()
+    latent, states = starts.latent, [starts.latent.feature]
+    for action, draws in zip(actions, noise.latent, strict=True):
+        latent = networks.world_model.rssm.imagine(latent, action, draws)
+        states.append(latent.feature)
+    (slope,) = torch.autograd.grad(torch.stack(states).sum(), actions)
+    chosen = networks.policy(torch.stack(states[:-1]).detach(), plans[:, 0].expand(horizon, -1, -1))
+    by_hand = torch.autograd.grad(chosen.sample(noise.action), weights, slope)
+    pairs = zip(found, by_hand, strict=True)
+    assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in pairs) is stopped
+
+
 def test_one_step_of_one_part_changes_no_other() -> None:
     networks = make_networks()
     learner = Learner(networks, seed=0)

@@ -86,6 +86,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "odd sizes": {"model": WIDE, "policy": {"layers": (33, 65, 20)}},
     "no hidden layer": {"policy": {"layers": ()}},
     "two skills in a plan": {"planner": {"horizon": 10, "skill_length": 7}},
+    "stopped gradient": {"policy": {"stop_input_gradient": True}},
 }
 
 
