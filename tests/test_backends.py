@@ -64,6 +64,17 @@ def test_in_full_precision_the_twin_is_the_reference(method: Any) -> None:
     assert all(torch.equal(x, y) for x, y in zip(heads, same_heads, strict=True))
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_imagining_in_pieces_has_the_gradient_of_imagining_at_once(stopped: Any) -> None:
+    networks = make_networks(policy={"stop_input_gradient": stopped})
+    copy = CompiledBackend(networks, wrap=lambda function: function).frozen_copy
+    gradients = [
+        torch.autograd.grad(x.imagine(*make_steps(x)).feature.sum(), list(x.policy.parameters()))
+        for x in (networks, copy)
+    ]
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*gradients, strict=True))
+
+
 @pytest.mark.parametrize("length", [1, 4, 10])
 def test_scanning_in_pieces_is_scanning_at_once(length: Any) -> None:
     networks = make_networks()

@@ -20,8 +20,10 @@ from unchecked import mostly_unchecked
 
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.behavior import (
+    Estimates,
     Starts,
     draw_starts,
+    entropy_bonus,
     estimate_values,
     intrinsic_scale,
     policy_loss,
@@ -34,7 +36,7 @@ from lsp.algorithm.cem import Plan
 from lsp.algorithm.diagnostics import skill_information
 from lsp.algorithm.learner import Learner
 from lsp.algorithm.skill_planning import draw_skills, score_plans, skill_sources
-from lsp.config import make_config
+from lsp.config import make_config, validated
 from lsp.errors import UserError
 from lsp.models.distributions import softly_clamped_std
 from lsp.models.networks import HeadOutputs
@@ -112,6 +114,80 @@ def test_task_reward_reaches_the_policy_through_the_dynamics_and_no_other_way() 
     weights = list(networks.policy.parameters())
     loss, _ = policy_loss(rollout, estimates, starts.weight)
     assert all(g is None for g in torch.autograd.grad(loss, weights, allow_unused=True))
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_where_the_policy_reads_states_are_constants_if_its_input_is_stopped(stopped: Any) -> None:
+    """By hand: how the loss depends on each action while all later ones stay what they were, and
+    how each action depends on the weights in the state that it was chosen in."""
+    networks = make_networks(policy={"stop_input_gradient": stopped})
+    rollout, _, starts = imagine(networks)
+    weights = list(networks.policy.parameters())
+    found = torch.autograd.grad(rollout.feature.sum(), weights)
+
+    count, horizon = starts.weight.shape[0], rollout.action.shape[0]
+    plans = torch.randn(count, 1, networks.config.skills.dim, generator=seeded(3))
+    noise = networks.draw_noise(horizon, count, generator=seeded(4))
+    actions = rollout.action.detach().requires_grad_()
+    latent, states = starts.latent, [starts.latent.feature]
+    for action, draws in zip(actions, noise.latent, strict=True):
+        latent = networks.world_model.rssm.imagine(latent, action, draws)
+        states.append(latent.feature)
+    (slope,) = torch.autograd.grad(torch.stack(states).sum(), actions)
+    chosen = networks.policy(torch.stack(states[:-1]).detach(), plans[:, 0].expand(horizon, -1, -1))
+    by_hand = torch.autograd.grad(chosen.sample(noise.action), weights, slope)
+    pairs = zip(found, by_hand, strict=True)
+    assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in pairs) is stopped
+
+
+@pytest.mark.parametrize(("weight", "std"), [(0.1, 0.1), (0.4, 0.2)])
+def test_entropy_at_a_fixed_reward_widens_the_policy_to_the_known_normal(
+    weight: Any, std: Any
+) -> None:
+    """The reward -a²/(2τ) and the weight α: the best density is N(0, ατ), here far from ±1."""
+    networks = make_networks("dreamer", policy={"entropy": weight}, behavior={"horizon": 1})
+    start = make_latent(networks, 1).rows(torch.zeros(256, dtype=torch.long))
+    nothing, ones = torch.zeros(256, 1, 0), torch.ones(1, 256)
+    optimizer = torch.optim.Adam(networks.policy.parameters(), 5e-3)
+    generator = seeded()
+    for _ in mostly_unchecked(range(600)):
+        noise = networks.draw_noise(1, 256, generator=generator)
+        rollout = networks.imagine(start, nothing, noise)
+        paid = -rollout.action.square().sum(-1) / (2 * 0.1)
+        bonus, _ = entropy_bonus(networks, rollout, nothing, noise)
+        loss, _ = policy_loss(rollout, Estimates(paid, paid, ones), ones[0], bonus)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    noise = networks.draw_noise(1, 256, generator=generator)
+    action = networks.imagine(start, nothing, noise).action
+    assert action.std().item() == pytest.approx(std, rel=0.1)
+    assert action.mean().abs().item() < 0.1 * std
+
+
+def test_without_a_weight_entropy_costs_nothing(monkeypatch: Any) -> None:
+    networks = make_networks()
+    rollout, _, _ = imagine(networks)
+    monkeypatch.setattr(networks, "policy", None)  # which nobody asks
+    plans = torch.zeros(6, 1, 3)
+    noise = networks.draw_noise(10, 6, generator=seeded())
+    assert entropy_bonus(networks, rollout, plans, noise) == (0.0, {})
+
+
+def test_entropy_is_a_share_of_the_size_of_returns() -> None:
+    networks = make_networks(policy={"entropy": 0.5})
+    rollout, _, _ = imagine(networks)
+    plans, noise = torch.zeros(6, 1, 3), networks.draw_noise(10, 6, generator=seeded())
+    once, about = entropy_bonus(networks, rollout, plans, noise)
+    networks.return_size.fill_(8.0)
+    torch.testing.assert_close(entropy_bonus(networks, rollout, plans, noise)[0], 8.0 * once)
+    torch.testing.assert_close(once.mean(), 0.5 * about["policy/entropy"])
+
+
+@pytest.mark.parametrize("method", ["cem", "hiro"])
+def test_entropy_needs_a_policy_in_a_model(method: Any) -> None:
+    with pytest.raises(UserError, match=rf"policy\.entropy .* {method} lacks"):
+        validated(change(make_config(method), policy={"entropy": 0.1}))
 
 
 def test_one_step_of_one_part_changes_no_other() -> None:
@@ -590,6 +666,7 @@ def test_a_reward_at_step_120_counts_with_a_lambda_of_one(monkeypatch: Any) -> N
         {"behavior": {"prior_share": 1.0}},
         {"behavior": {"prior_share": -0.1}},
         {"policy": {"prior_share": 1.5}},
+        {"policy": {"entropy": -0.1}},
         {"planner": {"lambda_": 2.0}},
         {"planner": {"prior_weight": -1.0}},
     ],

@@ -1,6 +1,6 @@
 """Normals, squashed Normals and the soft clamp, by hand and against torch.distributions."""
 
-from math import log
+from math import log, pi
 from typing import Any
 
 import pytest
@@ -70,6 +70,27 @@ def test_the_likeliest_action_of_a_wide_policy_is_near_the_edge_and_not_in_the_m
     normal = TanhNormal(torch.tensor([[0.1]]), torch.tensor([[5.0]]))
     assert normal.likeliest(drawn(100, 1, 1)).abs().item() > 0.99
     assert normal.mode().item() == pytest.approx(0.0997, abs=1e-3)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.05), (0.3, 0.87), (-1.0, 2.0)])
+def test_the_estimated_entropy_of_squashed_actions_is_their_entropy(mean: Any, std: Any) -> None:
+    normal = TanhNormal(torch.tensor([mean, 0.0]), torch.tensor([std, 0.5]))
+    found = normal.entropy(drawn(100_000, 2)).mean().item()
+    # -∫ p log p over u, of which the action is tanh.
+    expected = 0.0
+    for m, s in zip(*(x.double() for x in normal), strict=True):
+        u = torch.linspace(-8, 8, 4001, dtype=torch.float64) * s + m
+        p = torch.exp(-0.5 * ((u - m) / s) ** 2) / (s * (2 * pi) ** 0.5)
+        slope = 1 - u.tanh() ** 2
+        expected -= torch.trapezoid(p * (p / slope).log(), u).item()
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_a_squashed_normal_as_wide_as_its_range_has_less_entropy_when_wider() -> None:
+    def entropy(std: Any) -> Any:
+        return TanhNormal(torch.zeros(1), torch.tensor([std])).entropy(drawn(10_000, 1)).mean()
+
+    assert entropy(0.5) < entropy(0.9) > entropy(2.0) > entropy(5.0)
 
 
 def test_the_soft_clamp_keeps_the_std_in_bounds() -> None:

@@ -36,7 +36,17 @@ def counted(work: Any) -> Any:
 )
 @pytest.mark.parametrize("method", ["lsp", "dreamer"])
 def test_an_update_runs_about_the_operations_it_needs(method: Any, shapes: Any, model: Any) -> None:
-    networks = make_wide(method, shapes, model=model)
+    check_update(make_wide(method, shapes, model=model), shapes)
+
+
+def test_a_stopped_gradient_at_the_policys_input_saves_operations() -> None:
+    networks = make_wide(policy={"stop_input_gradient": True})
+    check_update(networks, VECTORS)
+    assert update_flops(networks).behavior < update_flops(make_wide()).behavior
+
+
+def check_update(networks: Any, shapes: Any) -> None:
+    """The formula against what is counted, part by part."""
     learner, batch = Learner(networks, 0), make_batch(networks.config, shapes)
     needed = update_flops(networks)
     data = {key: torch.as_tensor(x) for key, x in batch.items()}

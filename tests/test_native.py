@@ -86,6 +86,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "odd sizes": {"model": WIDE, "policy": {"layers": (33, 65, 20)}},
     "no hidden layer": {"policy": {"layers": ()}},
     "two skills in a plan": {"planner": {"horizon": 10, "skill_length": 7}},
+    "stopped gradient": {"policy": {"stop_input_gradient": True}},
 }
 
 
@@ -274,14 +275,28 @@ def two_updates(path: Any) -> Any:
     return learner.update(batch), path.networks.state_dict()
 
 
-def whole_update(make_path: Any) -> Any:
+def whole_update(make_path: Any, **parts: Any) -> Any:
     # Adam's first steps are the gradient's sign, which rounding can turn, but for a large ε.
-    return two_updates(make_path(make_disturbed(optimizer={"epsilon": 1.0})))
+    return two_updates(make_path(make_disturbed(optimizer={"epsilon": 1.0}, **parts)))
 
 
-def test_a_whole_update_is_the_reference() -> None:
+UPDATES: dict[str, dict[str, Any]] = {
+    "lsp": {},
+    "entropy": {"policy": {"entropy": 0.3}},
+    "entropy, stopped gradient": {"policy": {"entropy": 0.3, "stop_input_gradient": True}},
+    "entropy, two skills": {
+        "policy": {"entropy": 0.3},
+        "planner": {"horizon": 10, "skill_length": 7},
+    },
+}
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_whole_update_is_the_reference(update: Any) -> None:
     """Losses and gradients of all parts, the same noise in."""
-    (expected, weights), (found, changed) = map(whole_update, (EagerBackend, NativeBackend))
+    paths = (EagerBackend, NativeBackend)
+    (expected, weights), (found, changed) = (whole_update(x, **UPDATES[update]) for x in paths)
+    assert ("policy/entropy" in found) == update.startswith("entropy")
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lsp.algorithm.cem import Plan
 from lsp.algorithm.returns import discounted_sum, lambda_return
 from lsp.models.distributions import Normal
-from lsp.models.imagination import Rollout
+from lsp.models.imagination import Rollout, RolloutNoise
 from lsp.models.networks import Networks
 from lsp.models.skills import batch_density, intrinsic_reward, segments
 from lsp.models.world_model import Latent, Metrics, Scan
@@ -119,11 +119,38 @@ def intrinsic_scale(networks: Networks) -> Float[Tensor, ""] | float:
     return skills.intrinsic_scale * unit
 
 
+def entropy_bonus(
+    networks: Networks,
+    rollout: Rollout,
+    plans: Float[Tensor, "batch plan skill"],
+    noise: RolloutNoise,
+) -> tuple[Float[Tensor, "horizon batch"] | float, Metrics]:
+    """The policy's weighted entropy H[q(a | s_t, z)] in the states s_0..s_{H-1} of a rollout (A.4,
+    eq. 4), estimated by the action that was taken in each: `noise` is the rollout's own.
+
+    The gradient reaches the policy's weights, and earlier actions through the states if these are
+    no constants to it (`policy.stop_input_gradient`). Without a weight nothing is computed.
+    """
+    config, feature = networks.config, rollout.feature[:-1]
+    if config.policy.entropy == 0:
+        return 0.0, {}
+    if config.policy.stop_input_gradient:
+        feature = feature.detach()
+    held = plans.repeat_interleave(config.planner.skill_length, 1).transpose(0, 1)
+    entropy = networks.policy(feature, held[: feature.shape[0]]).entropy(noise.action)
+    weight = config.policy.entropy * networks.return_size
+    return weight * entropy, {"policy/entropy": entropy.mean()}
+
+
 def policy_loss(
-    rollout: Rollout, estimates: Estimates, weight: Float[Tensor, " batch"]
+    rollout: Rollout,
+    estimates: Estimates,
+    weight: Float[Tensor, " batch"],
+    bonus: Float[Tensor, "horizon batch"] | float = 0.0,
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Minus the value estimates; the gradient reaches the policy through the dynamics."""
-    loss = -(estimates.weight * weight * estimates.returns).mean()
+    """Minus the value estimates, whose gradient reaches the policy through the dynamics, and minus
+    what each state is worth to the policy besides."""
+    loss = -(estimates.weight * weight * (estimates.returns + bonus)).mean()
     return loss, {
         "policy/loss": loss,
         "policy/return": estimates.returns.mean(),

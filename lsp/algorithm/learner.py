@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lsp.algorithm.behavior import (
+    SkillEvidence,
     anchor_loss,
     draw_starts,
+    entropy_bonus,
     estimate_values,
     policy_loss,
     recognise_skills,
@@ -31,6 +33,7 @@ from lsp.algorithm.skill_planning import (
     skill_sources,
 )
 from lsp.backends.backends import EagerBackend
+from lsp.models.imagination import Rollout
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent, Metrics
 
@@ -116,17 +119,15 @@ class Learner:
         rollout = frozen.imagine(starts.latent, plans, draws)
 
         # Rewards R and intrinsic rewards r_i form the value estimates
-        evidence = None
-        if config.num_segments:
-            evidence = recognise_skills(frozen, rollout.feature, plans, generator)
-            metrics["skills/intrinsic_reward"] = evidence.reward.sum(0).mean()
+        evidence = self.recognise(rollout, plans)
         intrinsic = None if evidence is None else evidence.reward
         estimates = estimate_values(frozen, rollout.feature, intrinsic)
 
         # Update φ, ψ, χ
-        loss, about_policy = policy_loss(rollout, estimates, starts.weight)
+        bonus, about_entropy = entropy_bonus(frozen, rollout, plans, draws)
+        loss, about_policy = policy_loss(rollout, estimates, starts.weight, bonus)
         loss, about_anchor = self.anchored(loss, latents, data, noise)
-        metrics |= about_plan | about_policy | about_anchor
+        metrics |= about_plan | about_policy | about_entropy | about_anchor
         if "policy" in self.optimizers and not hold_policy:
             metrics |= self.descend("policy", loss, again=evidence is not None)
         value_weight = starts.weight * sources.value_weight
@@ -139,7 +140,7 @@ class Learner:
             loss, about_skills = skill_loss(
                 evidence.log_q, plans, zeta, starts.weight, sources.planned
             )
-            metrics |= about_skills
+            metrics |= about_skills | {"skills/intrinsic_reward": evidence.reward.sum(0).mean()}
             if "skills" in self.optimizers and not hold_policy:
                 metrics |= self.descend("skills", loss)
         networks.update_slow_value()
@@ -147,6 +148,12 @@ class Learner:
         every = config.behavior.rollouts_per_start
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}
+
+    def recognise(self, rollout: Rollout, plans: Tensor) -> SkillEvidence | None:
+        """How well the skills of a rollout show; None without a complete segment that pays."""
+        if not self.config.num_segments:
+            return None
+        return recognise_skills(self.backend.frozen_copy, rollout.feature, plans, self.generator)
 
     def anchored(
         self, loss: Tensor, latents: Latent, data: dict[str, Tensor], noise: Tensor

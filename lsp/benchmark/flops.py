@@ -66,6 +66,10 @@ def _behavior(networks: Networks) -> int:
     policy, value = multiplications(networks.policy), multiplications(networks.value)
     # The weights of dynamics and heads get no gradient, the states that a value learns from none.
     step = 3 * policy + 2 * (_dynamics(networks) + _heads(networks))
+    if config.policy.stop_input_gradient:
+        step -= _first(networks.policy.net)
+    if config.policy.entropy > 0:  # the policy is asked once more in every state
+        step += 3 * policy - config.policy.stop_input_gradient * _first(networks.policy.net)
     count = rollouts * config.behavior_horizon * step
     fit = 3 * value - _first(networks.value.net)
     if config.value.states == "observed":

@@ -67,6 +67,7 @@ def _fast() -> Config:
             # seen little (docs/notebook/cheetah_run.md).
             learning_rate=4e-4,
             prior_share=0.1,  # and other skills in the replay, for the model
+            stop_input_gradient=False,  # no reason but that its results were made so
         ),
         value=ValueConfig(
             layers=(64,),
@@ -112,7 +113,9 @@ def _debug() -> Config:
             layer_norm=True,
             obs_transform="symlog",
         ),
-        policy=PolicyConfig(layers=(16,), init_std=1.0, mode_samples=0, prior_share=0.1),
+        policy=PolicyConfig(
+            layers=(16,), init_std=1.0, mode_samples=0, prior_share=0.1, stop_input_gradient=False
+        ),
         value=ValueConfig(layers=(16,), covers="task", states="observed", slow_rate=0.02),
         skills=SkillsConfig(layers=(16,), intrinsic_unit="return"),
         planner=PlannerConfig(

@@ -73,6 +73,13 @@ class PolicyConfig:
     """Std of the Gaussian added to actions while collecting (Dreamer v1)."""
     prior_share: float = 0.0
     """Share of the skills drawn from N(0, I) while collecting, where skills are planned (ours)."""
+    stop_input_gradient: bool = True
+    """Imagined states are constants where the policy reads them: an action's gradient reaches the
+    policy's weights, and no earlier action through the state that was read (Dreamer v1, v2, v3)."""
+    entropy: float = 0.0
+    """Weight of the policy's entropy, in nats, beside the return of each imagined state (A.4,
+    eq. 4), in units of the running size of returns. It holds up the standard deviation, which
+    returns alone take to `min_std` (Dreamer v1 and the paper's own experiments: 0)."""
     learning_rate: float = 8e-5
     """Adam, policy (Dreamer v1)."""
 

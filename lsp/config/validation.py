@@ -113,7 +113,9 @@ def _model(config: Config) -> list[str]:
 
 def _policy(config: Config) -> list[str]:
     policy = config.policy
-    found = _below(0, "exploration_noise mode_samples", policy, "policy.")
+    found = _below(0, "exploration_noise mode_samples entropy", policy, "policy.")
+    if policy.entropy > 0 and (config.plans_actions or config.method == "hiro"):
+        found.append(f"policy.entropy needs a policy in a world model, which {config.method} lacks")
     return found + _no_share("prior_share", policy, "policy.")
 
 

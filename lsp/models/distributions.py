@@ -60,11 +60,23 @@ class TanhNormal(NamedTuple):
         """KL(self ‖ other) in nats: that of the Normals, since both are squashed alike."""
         return Normal(self.mean, self.std).kl(Normal(other.mean, other.std))
 
+    def entropy(self, noise: Float[Tensor, "*#batch dim"]) -> Float[Tensor, "*batch"]:
+        """An unbiased estimate in nats, summed over the last axis, from the sample of `noise`.
+
+        H[tanh(u)] = H[u] + E[log tanh'(u)]: the Normal's entropy is known, and what squashing takes
+        from it is that of the one sample.
+        """
+        normal = 0.5 * (LOG_2PI + 1) + self.std.log()
+        return (normal + _log_slope(self.mean + self.std * noise)).sum(-1)
+
     def likeliest(self, noise: Float[Tensor, "samples *batch dim"]) -> Float[Tensor, "*batch dim"]:
         """The sample of highest density among `samples` (Dreamer v1's mode)."""
         before = self.mean + self.std * noise
-        # log |d tanh(u) / du| = 2 (log 2 - u - softplus(-2u))
-        jacobian = 2 * (log(2) - before - F.softplus(-2 * before)).sum(-1)
-        density = -0.5 * noise.square().sum(-1) - jacobian
+        density = -0.5 * noise.square().sum(-1) - _log_slope(before).sum(-1)
         best = density.argmax(0)[None, ..., None].expand(1, *before.shape[1:])
         return torch.tanh(before.gather(0, best)[0])
+
+
+def _log_slope(before: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """log of d tanh(u) / du at u = `before`, where 1 - tanh(u)² would have been rounded to 0."""
+    return 2 * (log(2) - before - F.softplus(-2 * before))

@@ -66,7 +66,10 @@ class Networks(nn.Module):
         if self.config.plans_actions:
             action = skill.clamp(-1, 1)
         else:
-            action = self.policy(latent.feature, skill).sample(noise.action)
+            read = latent.feature
+            if self.config.policy.stop_input_gradient:
+                read = read.detach()
+            action = self.policy(read, skill).sample(noise.action)
         return self.world_model.rssm.imagine(latent, action, noise.latent), action
 
     @property

@@ -11,6 +11,7 @@ template <class T>
 struct Imagination {
   int64_t rows, horizon, block;  // block: rows that go together
   int64_t deter, stoch, action, skill, plan_length, skill_length;
+  int64_t stop_input_gradient;  // whether none flows into the states that the policy reads
   Mlp<T> policy;  // none: the skill is the action
   const Layer<T> *enter, *gru_input, *gru_hidden;
   Mlp<T> prior;
@@ -302,6 +303,7 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
       std::fill(out + 2 * A, out + wide_out, rounded<T>(0.0f));
     }
     backward(of.policy, rows, step.policy, learned, d);
+    if (of.stop_input_gradient) continue;
     of.policy[0].backward(rows, learned.products[0], d);
     const int64_t width = of.policy[0].in_padded;
     for (int64_t r = 0; r < rows; ++r) {

@@ -36,7 +36,7 @@ class Arguments(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rows", "horizon", "block")),
         *((name, c_int64) for name in ("deter", "stoch", "action", "skill")),
-        *((name, c_int64) for name in ("plan_length", "skill_length")),
+        *((name, c_int64) for name in ("plan_length", "skill_length", "stop_input_gradient")),
         ("policy", Mlp),
         *((name, c_void_p) for name in ("enter", "gru_input", "gru_hidden")),
         ("prior", Mlp),
@@ -92,7 +92,7 @@ class Call:
         self.arguments = Arguments(
             *(rows, self.horizon, block),
             *(rssm.deter, rssm.stoch, of.networks.action_dim, skill),
-            *(length, config.planner.skill_length),
+            *(length, config.planner.skill_length, config.policy.stop_input_gradient),
             of.policy.mlp(),
             *(of.model.address(i) for i in range(3)),
             of.model.mlp(3),
