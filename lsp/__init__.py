@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lsp.experiments.skills.report import show_skills
     from lsp.report import statistics
     from lsp.training.evaluation import Evaluation
+    from lsp.training.new_reward import NewReward
     from lsp.training.schedule import Progress
 else:  # a type checker would take any name for one that there is
 
@@ -42,6 +43,7 @@ __all__ = [
     "Agent",
     "Config",
     "Evaluation",
+    "NewReward",
     "Progress",
     "RuntimeConfig",
     "TransferConfig",
@@ -62,6 +64,7 @@ _WHERE = {
     "Agent": "algorithm.agent",
     "Config": "config",
     "Evaluation": "training.evaluation",
+    "NewReward": "training.new_reward",
     "Progress": "training.schedule",
     "RuntimeConfig": "config",
     "TransferConfig": "config",

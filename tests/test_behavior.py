@@ -71,7 +71,7 @@ def imagine(networks: Any) -> Any:
     intrinsic = None
     if config.has_skills:
         intrinsic = recognise_skills(networks, rollout.feature, plans, seeded(5)).reward
-    return rollout, estimate_values(networks, rollout.feature, intrinsic), starts
+    return rollout, estimate_values(networks, rollout, intrinsic), starts
 
 
 def policy_gradient(networks: Any) -> Any:
@@ -181,6 +181,7 @@ def test_entropy_is_a_share_of_the_size_of_returns() -> None:
     once, about = entropy_bonus(networks, rollout, plans, noise)
     networks.return_size.fill_(8.0)
     torch.testing.assert_close(entropy_bonus(networks, rollout, plans, noise)[0], 8.0 * once)
+    assert isinstance(once, torch.Tensor)
     torch.testing.assert_close(once.mean(), 0.5 * about["policy/entropy"])
 
 
@@ -281,7 +282,7 @@ def worth_of_intrinsic_reward(covers: Any) -> Any:
     rollout, _, _ = imagine(networks)
     paid = torch.zeros(8, 6)
     paid[3::4] = 1
-    without, found = (estimate_values(networks, rollout.feature, x) for x in (0 * paid, paid))
+    without, found = (estimate_values(networks, rollout, x) for x in (0 * paid, paid))
     return found.returns - without.returns, found.target - without.target
 
 
@@ -348,7 +349,7 @@ def test_what_the_model_imagines_wrongly_is_set_right_by_what_followed() -> None
         linear(networks.world_model.reward_head).bias.fill_(1.0)
     starts = make_starts(networks)
     rollout, _, _ = imagine(networks)
-    estimates = estimate_values(networks, rollout.feature, None)
+    estimates = estimate_values(networks, rollout, None)
     promised = estimates.target[0].mean().item()
     pairs = Latent(*(torch.stack([x, x], 1) for x in starts.latent))
     nothing = torch.zeros(6, 2, dtype=torch.bool)

@@ -495,9 +495,9 @@ def test_a_refused_transfer_leaves_no_folder_and_says_why(source: Any, tmp_path:
     refused("0 agent steps", short, "walker_run", run, 20, **relabel)
     refused("no checkpoint yet", lost, "walker_run", run, 20)
     refused("held for 40 env steps", held, "walker_run", run, 20, action_repeat=2, **relabel)
-    refused("failed .KeyError", source(), "walker_run", run, 20, reward=f"{__name__}:broken")
+    refused("failed: KeyError", source(), "walker_run", run, 20, reward=f"{__name__}:broken")
     reward = {"reward": f"{__name__}:broken"}
-    refused("failed .KeyError", source(), "walker_run", run, 20, **relabel, **reward)
+    refused("failed: KeyError", source(), "walker_run", run, 20, **relabel, **reward)
     refused("number for each", source(), "walker_run", run, 20, reward=f"{__name__}:wrong_shape")
     assert not run.exists()
 

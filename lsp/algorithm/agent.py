@@ -6,17 +6,20 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lsp.algorithm.cem import Plan
-from lsp.algorithm.rng import restore
+from lsp.algorithm.rng import restore, seeded
 from lsp.algorithm.skill_planning import noisy_plan, plan_skills
 from lsp.backends.backends import EagerBackend
-from lsp.backends.cuda_graphs import Tensors
+from lsp.backends.cuda_graphs import Tensors, as_it_is
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 from lsp.rows import as_rows, observations
+
+FORESEEN = 8  # rollouts behind what is expected of a new task's reward
 
 
 class Agent:
@@ -45,10 +48,12 @@ class Agent:
         self.backend = backend or EagerBackend(networks)
         self.batched = num_envs is not None
         self.count = num_envs or 1
-        self.generator = torch.Generator(networks.device).manual_seed(seed)
+        self.generator = seeded(seed, networks.device)
+        # A new task's reward may be a function of arrays, which cannot be recorded.
+        record = self.backend.record if networks.new_task is None else as_it_is
         # The three functions of tensors below, recorded where that is faster.
         self._recorded_filter, self._recorded_plan, self._recorded_act = (
-            self.backend.record(function, self.generator)
+            record(function, self.generator)
             for function in (self.filter_latent, self.plan_ahead, self.choose_action)
         )
         self.reset()
@@ -62,6 +67,7 @@ class Agent:
         shape = (self.count, config.plan_length, networks.plan_dim)
         self.plan = Plan(*(torch.full(shape, x, device=networks.device) for x in (0.0, 1.0)))
         self.steps = np.zeros(self.count, np.int64)
+        self._foreseen = np.zeros((self.count, config.planner.skill_length))
 
     def begin(self, index: int) -> None:
         """The next observation of env `index` is the first of an episode."""
@@ -93,6 +99,8 @@ class Agent:
             self.skill = self._given_skill(skill)
         elif self.config.has_skills or self.config.plans_actions:
             self._hold_or_replan()
+        if self.networks.new_task is not None:
+            self._foresee()
         self.action = self._recorded_act(self.latent._asdict() | {"skill": self.skill})["action"]
         self.steps += 1
         actions = self.action.cpu().numpy()
@@ -152,6 +160,26 @@ class Agent:
             return self.plan.mean[which]
         zeta = noisy_plan(self.plan, config, self.generator)
         return self._some_from_prior(zeta.sample(self._noise(*zeta.mean.shape))[which])
+
+    def _foresee(self) -> None:
+        """What a new task pays in the next K steps, where a skill has just been chosen."""
+        age, length = self.steps % self.config.replan_every, self.config.planner.skill_length
+        due = torch.as_tensor(np.flatnonzero(age % length == 0), device=self.networks.device)
+        if len(due) == 0:
+            return
+        frozen, rows = self.backend.frozen_copy, due.repeat_interleave(FORESEEN)
+        noise = frozen.draw_noise(length, len(rows), generator=self.generator)
+        rollout = frozen.imagine(self.latent.rows(rows), self.skill[rows][:, None], noise)
+        reward = frozen.judge(rollout).reward.view(length, len(due), FORESEEN).mean(-1)
+        self._foreseen[due.cpu().numpy()] = reward.T.cpu().numpy()
+
+    def foreseen(self) -> Float[np.ndarray, " envs"] | None:
+        """What was expected of the last step's reward when its skill was chosen, on a new task."""
+        if self.networks.new_task is None:
+            return None
+        age = (self.steps - 1) % self.config.replan_every
+        column = age % self.config.planner.skill_length
+        return np.asarray(self._foreseen[np.arange(self.count), column])
 
     def _some_from_prior(self, skill: Tensor) -> Tensor:
         """Each with the chance of `policy.prior_share` from N(0, I) in place of what is planned."""

@@ -61,7 +61,7 @@ class Estimates(NamedTuple):
 
 def estimate_values(
     networks: Networks,
-    feature: Float[Tensor, "states batch features"],
+    rollout: Rollout,
     intrinsic: Float[Tensor, "horizon batch"] | None,
     lambda_: float | None = None,
 ) -> Estimates:
@@ -72,7 +72,7 @@ def estimate_values(
     (docs/notebook/critic.md).
     """
     config = networks.config
-    reward, going_on, value = networks.predict_heads(feature[1:])
+    reward, going_on, value = networks.judge(rollout)
     discount = config.behavior.discount * going_on
     if intrinsic is not None and config.value.covers == "total":
         reward, intrinsic = reward + intrinsic, None

@@ -121,7 +121,7 @@ class Learner:
         # Rewards R and intrinsic rewards r_i form the value estimates
         evidence = self.recognise(rollout, plans)
         intrinsic = None if evidence is None else evidence.reward
-        estimates = estimate_values(frozen, rollout.feature, intrinsic)
+        estimates = estimate_values(frozen, rollout, intrinsic)
 
         # Update φ, ψ, χ
         bonus, about_entropy = entropy_bonus(frozen, rollout, plans, draws)

@@ -79,11 +79,11 @@ def score_plans(
     rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts))
     flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
     plans = candidates.flatten(0, 1)
-    feature = networks.imagine(rows, plans, flat).feature
+    rollout = networks.imagine(rows, plans, flat)
     intrinsic = None
     if weight > 0:
-        intrinsic = weight * recognise_skills(networks, feature, plans, generator).reward
-    estimates = estimate_values(networks, feature, intrinsic, config.planning_lambda)
+        intrinsic = weight * recognise_skills(networks, rollout.feature, plans, generator).reward
+    estimates = estimate_values(networks, rollout, intrinsic, config.planning_lambda)
     scores = estimates.returns[0].reshape(count, num_starts)
     if config.planner.prior_weight > 0:
         used = candidates[:, :, : config.skills_ahead]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from lsp.config import Config, RuntimeConfig, default_runtime, named_code
 from lsp.envs.lookup import Maker, Task
+from lsp.envs.rewards import OwnReward, RewardFunction, own_reward, try_reward
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter
@@ -16,6 +17,7 @@ from lsp.runs.spaces import Spaces, spaces_of
 from lsp.training.build import AnyAgent, AnyNetworks, build_agent, build_networks
 from lsp.training.evaluation import Evaluation
 from lsp.training.evaluation import evaluate as evaluate_networks
+from lsp.training.new_reward import Fit, NewReward, plan_for
 from lsp.training.parts import EnvMaker, env_maker, weights_of
 from lsp.training.skill_controls import SkillChoice
 
@@ -28,6 +30,7 @@ def load(
     device: str = "cpu",
     env: Task | None = None,
     trust: bool = False,
+    reward: str | RewardFunction | NewReward | None = None,
 ) -> AnyAgent:
     """The agent of a run's newest checkpoint: `agent.act(observation)`.
 
@@ -41,15 +44,21 @@ def load(
         device: `cpu` or `cuda`.
         env: the environment that it will act in, to be checked against what it was trained on.
         trust: the run may name code of your own, which is not known to be harmless.
+        reward: plan for this reward, which nothing was trained for (docs/guide/new_reward.md): a
+            function, its name, `task` (what `env` pays), or an `lsp.NewReward` with more settings.
 
     Returns:
         The agent, with weights of its own.
 
     Raises:
-        UserError: there is no checkpoint, `env` is another task, or the run names code, was not
-            trained by this user, and `trust` is false.
+        UserError: there is no checkpoint, `env` is another task, the reward cannot be planned for,
+            or the run names code, was not trained by this user, and `trust` is false.
     """
     networks = load_networks(logdir, device, env, trust)
+    wanted = _new_reward(networks.config, reward)
+    if wanted is not None:
+        make = _paying_maker(networks.config, env, wanted.reward)
+        _plan_for(networks, wanted, make, logdir, seed)
     return build_agent(networks, mode, num_envs, seed, _runtime_of(networks))
 
 
@@ -63,6 +72,7 @@ def evaluate(
     skills: SkillChoice | None = None,
     seed: int | None = None,
     checkpoint: int | None = None,
+    reward: str | RewardFunction | NewReward | None = None,
 ) -> Evaluation:
     """Evaluate a run's newest checkpoint, without exploration.
 
@@ -80,6 +90,8 @@ def evaluate(
         seed: draws other episodes, and other random numbers for the agent; without it the episodes
             are those of every run's evaluations.
         checkpoint: env steps of a checkpoint that is kept, in place of the newest.
+        reward: as for `load`; it pays, and what the plans predict of it is compared. Where the run
+            was trained with this very function, it only pays.
 
     Returns:
         Return, length in env steps and success of each episode.
@@ -96,8 +108,12 @@ def evaluate(
     config = networks.config
     if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
         raise UserError(f"{config.method} has no skills: leave out the choice of them")
-    make = _env_maker(config, env)
+    wanted = _new_reward(config, reward)
+    paying = wanted.reward if wanted is not None else reward
+    assert not isinstance(paying, NewReward)
+    make = _env_maker(config, env) if paying is None else _paying_maker(config, env, paying)
     frames_per_second = _check_spaces(RunFolder(expanded(logdir)), make)
+    fit = None if wanted is None else _plan_for(networks, wanted, make, logdir, config.seed)
     own = config.seed if seed is None else seed
     asked = partial(
         evaluate_networks,
@@ -106,9 +122,9 @@ def evaluate(
         draw=seed,
     )
     if video is None:
-        return asked()._replace(checkpoint=reached)
+        return asked()._replace(checkpoint=reached, fit=fit)
     with VideoWriter(expanded(video), frames_per_second / config.action_repeat) as writer:
-        return asked(on_frame=writer.add)._replace(checkpoint=reached)
+        return asked(on_frame=writer.add)._replace(checkpoint=reached, fit=fit)
 
 
 def load_networks(
@@ -185,6 +201,42 @@ def _env_maker(config: Config, env: Task | None) -> EnvMaker:
     if not isinstance(source, str):
         source = Maker(source)
     return env_maker(config, source)
+
+
+def _new_reward(
+    config: Config, reward: str | RewardFunction | NewReward | None
+) -> NewReward | None:
+    """What to plan for, if it is not what the run was trained for."""
+    if reward is None or isinstance(reward, NewReward):
+        return reward
+    if reward != "task" and own_reward(reward).name == config.reward:
+        return None
+    return NewReward(reward)
+
+
+def _paying_maker(
+    config: Config, env: Task | None, reward: str | RewardFunction | OwnReward
+) -> EnvMaker:
+    """Makes environments that pay `reward`; `task` is what they pay by themselves."""
+    source: Task = config.task if env is None else env
+    source = source if isinstance(source, str) else Maker(source)
+    own = None if reward == "task" else own_reward(reward)
+    return env_maker(replace(config, reward=None), source, own)
+
+
+def _plan_for(
+    networks: AnyNetworks, wanted: NewReward, make: EnvMaker, logdir: str | Path, seed: int
+) -> Fit | None:
+    """Make networks plan for a new reward. Raises UserError where they cannot."""
+    if not isinstance(networks, Networks):
+        raise UserError(f"{networks.config.method} has no model to plan for another reward in")
+    env = make()
+    try:
+        try_reward(env, seed)
+        folder = RunFolder(expanded(logdir))
+        return plan_for(networks, wanted, env, folder, _runtime_of(networks), seed)
+    finally:
+        env.close()
 
 
 def _spaces_made_by(make: EnvMaker) -> Spaces:

@@ -73,15 +73,20 @@ def train(
     check_tracker(runtime.track)
     prepare_torch(runtime)
     settings = validated(settings)
-    folder, transfers = RunFolder(expanded(logdir)), settings.transfer.source is not None
-    if transfers and not folder.has_checkpoint:  # later the source may have gone away
-        check_transfer(settings, env_maker(settings, source, own))  # before there is a folder
-    make = env_maker(settings, source, own)
-    trainer = Trainer(open_run(settings, folder, runtime, make, force))
+    folder, make = RunFolder(expanded(logdir)), env_maker(settings, source, own)
+    if (
+        settings.transfer.source is not None and not folder.has_checkpoint
+    ):  # later the source may have gone away
+        check_transfer(settings, make)  # before there is a folder
+    return _run(Trainer(open_run(settings, folder, runtime, make, force)), steps, listen)
+
+
+def _run(trainer: Trainer, steps: int, listen: Callable[[Progress], None]) -> bool:
+    """Train until so many env steps or a signal; whether they were reached."""
     listener = Listener(listen, trainer.stop)
     try:
         with signals.calling(trainer.stop, once=True):
-            if transfers and trainer.fresh:
+            if trainer.config.transfer.source is not None and trainer.fresh:
                 _begin(trainer)
             trainer.run(steps, listener)
     finally:

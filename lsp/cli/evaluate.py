@@ -12,7 +12,8 @@ from lsp.errors import UserError
 
 @dataclass(frozen=True)
 class Eval:
-    """Evaluate a run's newest checkpoint, without exploration."""
+    """Evaluate a run's newest checkpoint, without exploration; with --reward or --task plan for a
+    reward that nothing was trained for, with policy, skills and world model as they are."""
 
     run: Positional[Path]
     """The run's folder."""
@@ -36,6 +37,17 @@ class Eval:
     """Where skills come from, whatever the run was trained with: planned; from N(0, I); constant at
     the mean of what is planned; or what is planned in another episode at the same time."""
 
+    reward: str | None = None
+    """Plan for this reward of your own, `package.module:function`, as --reward of lsp train."""
+    task: str | None = None
+    """Act in this task, which observes and does the same things, and plan for what it pays."""
+    horizon: int = 40
+    """With --reward or --task: H, agent steps that are planned."""
+    prior_weight: float = 0.3
+    """With them: weight of the skills' prior in a plan's score."""
+    updates: int = 0
+    """With them: updates of a value in imagination first, everything else held."""
+
     def main(self) -> None:
         from lsp import api
         from lsp.backends.torch_setup import prepare_torch
@@ -54,23 +66,50 @@ class Eval:
             skills=self.skills,
             seed=self.seed,
             checkpoint=self.checkpoint,
+            env=self.task,
+            reward=self._new_reward(),
         )
+        if outcome.fit is not None:
+            print(outcome.fit)
         for number, total in enumerate(outcome.returns):
-            print(f"episode {number}: return {total:.1f}, {outcome.lengths[number]} env steps")
+            print(
+                f"episode {number}: return {total:.1f}{self._predicted(outcome, number)}, "
+                f"{outcome.lengths[number]} env steps"
+            )
         if outcome.success is not None:
             print(f"success {outcome.success.mean():.2f}")
-        print(f"return {outcome.returns.mean():.1f} ± {outcome.returns.std():.1f}")
+        predicted = self._predicted(outcome, slice(None))
+        print(f"return {outcome.returns.mean():.1f} ± {outcome.returns.std():.1f}{predicted}")
         if video:
             print(f"Video: {video}")
         if written is not None:
             write_json(written, self._measured(outcome))
             print(f"Written: {written}")
 
+    def _new_reward(self) -> Any:
+        from lsp.training.new_reward import NewReward
+
+        if self.reward is None and self.task is None:
+            return None
+        return NewReward(
+            self.reward or "task", self.horizon, self.prior_weight, updates=self.updates
+        )
+
+    def _predicted(self, outcome: Any, episodes: int | slice) -> str:
+        """What the plans expected, beside what an episode, or all of them, returned."""
+        if outcome.predicted is None:
+            return ""
+        return f" (predicted {outcome.predicted[episodes].mean():.1f})"
+
     def _measured(self, outcome: Any) -> dict[str, Any]:
         """What was asked for, and what `metrics.jsonl` would hold of it."""
-        asked = {"run": str(self.run), "seed": self.seed, "skills": self.skills}
+        asked: dict[str, Any] = {"run": str(self.run), "seed": self.seed, "skills": self.skills}
         measured: dict[str, Any] = outcome.metrics() | {
             "eval/lengths": outcome.lengths.tolist(),
             "eval/successes": None if outcome.success is None else outcome.success.tolist(),
         }
+        if outcome.predicted is not None:
+            measured["eval/predicted"] = outcome.predicted.tolist()
+            asked |= {"reward": self.reward, "task": self.task, "horizon": self.horizon}
+            asked |= {"prior_weight": self.prior_weight, "updates": self.updates}
         return asked | {"checkpoint": outcome.checkpoint} | measured

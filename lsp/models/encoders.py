@@ -22,6 +22,11 @@ def symlog(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return x.sign() * x.abs().log1p()
 
 
+def symexp(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
 def _split(shapes: Shapes) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes of the vectors and channels of the images, in a fixed order."""
     vectors = {k: s[0] for k, s in sorted(shapes.items()) if len(s) == 1}
@@ -72,6 +77,13 @@ class Preprocessor(nn.Module):
         vectors |= {key: symlog(vectors[key]) for key in self.compressed}
         images = {key: observation[key].movedim(-1, -3).float() / 255 - 0.5 for key in self.images}
         return vectors | images
+
+    def restore(self, seen: Observation) -> dict[str, Tensor]:
+        """The inverse: what the decoder predicts as raw observations, images as bytes."""
+        vectors = {key: seen[key] for key in self.vectors}
+        vectors |= {key: symexp(vectors[key]) for key in self.compressed}
+        pictures = {key: ((seen[key] + 0.5).clamp(0, 1) * 255).round() for key in self.images}
+        return vectors | {key: x.byte().movedim(-3, -1) for key, x in pictures.items()}
 
 
 class Encoder(nn.Module):

@@ -26,6 +26,18 @@ class HeadOutputs(NamedTuple):
     value: Float[Tensor, "*batch"]
 
 
+class NewTask(NamedTuple):
+    """A task that these networks were not trained for, and plan for.
+
+    Attributes:
+        reward: (networks, rollout) → reward of each agent step, `[horizon, batch]`.
+        has_value: whether v was fitted to it; else nothing is known of what comes after a rollout.
+    """
+
+    reward: "Callable[[Networks, Rollout], Tensor]"
+    has_value: bool = False
+
+
 class Networks(nn.Module):
     """θ (world model), φ (policy), ψ (value) and χ (skill predictor), the last where skills are
     paid for; a method that plans actions has θ alone. A transfer may have an anchor besides."""
@@ -57,6 +69,7 @@ class Networks(nn.Module):
         self.transition: Transition = self._transition
         self.predict_heads: Callable[[Tensor], HeadOutputs] = self._predict_heads
         self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
+        self.new_task: NewTask | None = None
 
     def _transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
@@ -93,6 +106,14 @@ class Networks(nn.Module):
 
     def _predict_heads(self, feature: Float[Tensor, "*batch features"]) -> HeadOutputs:
         return self.head_outputs([head(feature).squeeze(-1) for head in self.heads])
+
+    def judge(self, rollout: Rollout) -> HeadOutputs:
+        """What the heads say of the states s_1..s_H, or of a new task what it pays in them."""
+        said = self.predict_heads(rollout.feature[1:])
+        if self.new_task is None:
+            return said
+        value = said.value if self.new_task.has_value else torch.zeros_like(said.value)
+        return said._replace(reward=self.new_task.reward(self, rollout), value=value)
 
     @property
     def dtype(self) -> torch.dtype:

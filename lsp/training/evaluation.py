@@ -13,10 +13,12 @@ from typing import Any, Literal, NamedTuple
 import gymnasium
 import numpy as np
 
+from lsp.algorithm.agent import Agent
 from lsp.config import RuntimeConfig
 from lsp.envs.vector import Failure, InProcess, Step
 from lsp.errors import UserError, warn
-from lsp.training.build import AnyNetworks, build_agent
+from lsp.training.build import AnyAgent, AnyNetworks, build_agent
+from lsp.training.new_reward import Fit
 from lsp.training.skill_controls import Act, Now, SkillChoice, SkillRecorder, check_shuffled
 
 MOST_AT_ONCE = 100  # each has a simulator of its own, of 10 MiB and more
@@ -34,6 +36,9 @@ class Evaluation(NamedTuple):
         success: 1 where a goal was reached, else 0, `[episodes]`; None for tasks without one.
         failed: episodes that are left out, because their environment failed each time.
         checkpoint: env steps that the agent had been trained for, where a run was evaluated.
+        predicted: of a reward that nothing was trained for, the returns that the model expected as
+            skills were chosen, `[episodes]`, to be compared with `returns`; else None.
+        fit: how well such a reward was fitted to the model's states, where it was.
     """
 
     returns: np.ndarray
@@ -41,6 +46,8 @@ class Evaluation(NamedTuple):
     success: np.ndarray | None
     failed: int = 0
     checkpoint: int | None = None
+    predicted: np.ndarray | None = None
+    fit: Fit | None = None
 
     def metrics(self) -> dict[str, Any]:
         """What an `eval` line of metrics.jsonl holds."""
@@ -62,6 +69,7 @@ class _Outcome(NamedTuple):
     env_steps: int = 0
     success: bool | None = None
     problem: str | None = None
+    predicted: float | None = None
 
 
 def episode_seeds(count: int, attempt: int = 0, draw: int | None = None) -> list[int]:
@@ -166,6 +174,7 @@ def _summary(task: str, outcomes: Sequence[_Outcome]) -> Evaluation:
         np.array([outcome.env_steps for outcome in done]),
         None if None in success else np.array(success, float),
         len(problems),
+        predicted=None if None in (x := [each.predicted for each in done]) else np.array(x, float),
     )
 
 
@@ -188,13 +197,14 @@ def _evaluate(
         try:
             agent = build_agent(networks, "evaluate", len(envs), seed, runtime, skills)
             film = on_frame if first == 0 else None
-            outcomes += _run(partial(act, agent), envs, seeds, part, film, on_step)
+            outcomes += _run(agent, partial(act, agent), envs, seeds, part, film, on_step)
         finally:
             place.close(envs)
     return outcomes
 
 
 def _run(
+    agent: AnyAgent,
     act: Callable[[dict[str, np.ndarray], Now], np.ndarray],
     envs: list[Env],
     seeds: list[int],
@@ -217,8 +227,9 @@ def _run(
             for key, x in shown.items()
         }
         actions = act(batch, Now(step_number, part, running))
+        foreseen = agent.foreseen() if isinstance(agent, Agent) else None
         for i in np.flatnonzero(running):
-            episodes[i].step(actions[i])
+            episodes[i].step(actions[i], None if foreseen is None else float(foreseen[i]))
     return [episode.outcome for episode in episodes]
 
 
@@ -230,7 +241,7 @@ class _Episode:
         self.observation: dict[str, np.ndarray] | None = None
         self._take(lambda: self._env.reset({0: seed})[0])
 
-    def step(self, action: np.ndarray) -> None:
+    def step(self, action: np.ndarray, foreseen: float | None = None) -> None:
         given = self._take(lambda: self._env.step(action[None])[0])
         if given is None:
             return
@@ -238,7 +249,9 @@ class _Episode:
         if "success" in given.info:
             success = bool(success) or bool(given.info["success"])
         env_steps = before.env_steps + int(given.info["env_steps"])
-        self.outcome = _Outcome(before.total + given.reward, env_steps, success)
+        predicted = None if foreseen is None else (before.predicted or 0.0) + foreseen
+        total = before.total + given.reward
+        self.outcome = _Outcome(total, env_steps, success, predicted=predicted)
         self.running = not (given.terminated or given.truncated)
 
     def _take(self, act: Callable[[], Step | Failure]) -> Step | None:

@@ -1,0 +1,308 @@
+"""A reward without training: a run plans for another one, its policy, skills and model as they are.
+
+The reward is a user's function of observations, read on what the model decodes; or one of simulator
+states, or a task's own, which a small regression fits to the latents of the run's replay.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsp.algorithm.behavior import estimate_values, value_loss
+from lsp.algorithm.optimizer import Adam
+from lsp.algorithm.rng import seeded
+from lsp.algorithm.skill_planning import noisy_plan, plan_skills
+from lsp.backends.backends import acting_backend
+from lsp.config import Config, PlannerConfig, RuntimeConfig, validated
+from lsp.envs.rewards import OwnReward, RewardFunction, own_reward_of
+from lsp.errors import UserError
+from lsp.models.actor_critic import Value
+from lsp.models.imagination import Rollout
+from lsp.models.networks import Networks, NewTask
+from lsp.models.new_reward import DecodedReward, FittedReward
+from lsp.models.world_model import Latent
+from lsp.rows import observations
+from lsp.runs.folder import RunFolder
+from lsp.training.episode_files import Episode
+from lsp.training.parts import count_episodes
+from lsp.training.relabel import Relabel, relabelled, rewards_of
+from lsp.training.replay import Replay
+
+ROWS = 20_000  # agent steps of the replay that are looked at, spread over the run
+TOGETHER = 16  # episodes that are filtered side by side
+HELD_OUT = 10  # of so many episodes one tells the error of a fitted reward
+FIT_UPDATES, FIT_BATCH, FIT_RATE = 2000, 512, 1e-3
+VALUE_STARTS = 128  # states from which each update of v imagines
+VALUE_RATE = 1e-3  # Adam; v starts anew, and has few updates
+
+
+@dataclass(frozen=True)
+class NewReward:
+    """A reward to plan for with nothing trained, and how to plan for it.
+
+    Attributes:
+        reward: a function of (observations, actions) or of (simulator states, actions), or its
+            name; `task`: what the environment's own task pays.
+        horizon: H, agent steps that are planned.
+        skill_length: K, agent steps that a plan holds each skill; None: as in training.
+        replan_every: agent steps between plans (`planner.replan_every`); None: K.
+        prior_weight: weight of log p_0(z) in a plan's score (`planner.prior_weight`), in units of
+            the size of predicted returns. Without it plans leave the skills that were trained.
+        lambda_: λ of a plan's score (`planner.lambda_`).
+        num_candidates: G.
+        num_elites: M.
+        num_iterations: rounds of sampling and refitting.
+        updates: of a value v in imagination, everything else held, which stands for what comes
+            after the horizon; 0 has none.
+    """
+
+    reward: str | RewardFunction | OwnReward = "task"
+    horizon: int = 40
+    skill_length: int | None = None
+    replan_every: int | None = None
+    prior_weight: float = 0.3
+    lambda_: float = 1.0
+    num_candidates: int = 64
+    num_elites: int = 8
+    num_iterations: int = 6
+    updates: int = 0
+
+    def settings(self, config: Config) -> Config:
+        """A run's settings, with which its agent plans for this reward.
+
+        Raises:
+            UserError: the method has no skills to plan, or a number makes no sense.
+        """
+        if not config.has_skills or config.method == "hiro":
+            raise UserError(
+                f"{config.method} has no skills to plan: a reward without training needs a run of "
+                "lsp, no_mi or random_skills"
+            )
+        if self.updates < 0:
+            raise UserError(f"updates must be at least 0, not {self.updates}")
+        planner = replace(
+            config.planner,
+            horizon=self.horizon,
+            skill_length=self.skill_length or config.planner.skill_length,
+            replan_every=self.replan_every,
+            prior_weight=self.prior_weight,
+            lambda_=self.lambda_,
+            num_candidates=self.num_candidates,
+            num_elites=self.num_elites,
+            num_iterations=self.num_iterations,
+            acting_iterations=None,
+            scope="per_state",
+        )
+        skills = replace(config.skills, source="planned")
+        return validated(replace(config, planner=planner, skills=skills))
+
+
+class Fit(NamedTuple):
+    """How well a regression tells a new reward from the model's states, in held-out episodes.
+
+    Attributes:
+        rows: agent steps it was fitted to.
+        error: root mean square, of an agent step's reward.
+        spread: standard deviation of these rewards, which a regression that knows nothing has.
+    """
+
+    rows: int
+    error: float
+    spread: float
+
+    def __str__(self) -> str:
+        """For people."""
+        return (
+            f"reward fitted to {self.rows:,} agent steps of the replay: error {self.error:.3g}, "
+            f"where rewards spread by {self.spread:.3g} (in held-out episodes)"
+        )
+
+
+def plan_for(
+    networks: Networks,
+    wanted: NewReward,
+    env: gymnasium.Env[Any, Any],
+    folder: RunFolder,
+    runtime: RuntimeConfig,
+    seed: int = 0,
+) -> Fit | None:
+    """Make `networks` plan for a new reward, which `env` pays; how well it was fitted, if it was.
+
+    Raises:
+        UserError: the method plans no skills, the reward cannot be read, or the run's replay, which
+            a fit needs, is not there.
+    """
+    trained = networks.config
+    networks.config = wanted.settings(trained)
+    own = own_reward_of(env)
+    decoded = own is not None and own.reads == "observations"
+    if decoded and networks.config.planner.refit == "gradient":
+        raise UserError(
+            "planner.refit gradient needs a reward with a gradient, and a function of observations "
+            "has none: let a run with planner.refit cem or mppi plan for it"
+        )
+    fit, seen = None, None
+    if not decoded or wanted.updates:
+        seen = look_back(networks, folder, None if decoded else rewards_of(env, folder.path.name))
+    if decoded:
+        assert own is not None
+        networks.new_task = NewTask(DecodedReward(own, networks.config.action_repeat))
+    else:
+        assert seen is not None
+        reward, fit = fit_reward(networks, seen, seed)
+        networks.new_task = NewTask(reward)
+    if wanted.updates:
+        assert seen is not None
+        fit_value(networks, seen.latents, wanted.updates, trained.planner, runtime, seed)
+    return fit
+
+
+class Seen(NamedTuple):
+    """Agent steps of a replay as the model reads them, those of an episode one after another."""
+
+    latents: Latent
+    """`[rows, ...]`"""
+    rewards: Tensor
+    """Of the new reward, `[rows]`; 0 where it is read on observations."""
+    episode: Tensor
+    """Which one each row is of, `[rows]`."""
+
+
+def look_back(networks: Networks, folder: RunFolder, rewards: Relabel | None) -> Seen:
+    """Episodes spread over a run's replay, filtered by its model and paid by `rewards`.
+
+    Raises UserError where the replay is not there or cannot be paid.
+    """
+    latents, paid, lengths = list[Latent](), list[np.ndarray](), list[int]()
+    together: list[Episode] = []
+    for episode in _spread_out(folder, networks.config):
+        if rewards is not None:
+            episode = relabelled(episode, rewards, folder.path)
+            paid.append(episode["reward"])
+        together.append(episode)
+        lengths.append(len(episode["is_first"]))
+        if len(together) == TOGETHER:
+            latents.append(_filtered(networks, together))
+            together = []
+    if together:
+        latents.append(_filtered(networks, together))
+    if not latents:
+        raise UserError(f"{folder.path} has no episodes to learn from: restore {folder.episodes}")
+    rows = sum(lengths)
+    gained = np.concatenate(paid) if paid else np.zeros(rows, np.float32)
+    device = networks.device
+    return Seen(
+        Latent(*(torch.cat(parts) for parts in zip(*latents, strict=True))),
+        torch.as_tensor(gained, device=device),
+        torch.repeat_interleave(torch.tensor(lengths, device=device)),
+    )
+
+
+def _spread_out(folder: RunFolder, config: Config) -> Iterator[Episode]:
+    """About `ROWS` agent steps of whole episodes, evenly from the first to the last."""
+    checkpoint = folder.newest_checkpoint()
+    assert checkpoint is not None
+    if not folder.episodes.is_dir():
+        raise UserError(f"{folder.path} has no episodes to learn from: restore {folder.episodes}")
+    count = count_episodes(checkpoint, folder)
+    every = max(1, round(checkpoint.env_steps / config.action_repeat / ROWS))
+    for number, episode in enumerate(Replay.stream(folder.episodes, count, folder.id)):
+        if number % every == 0:
+            yield episode
+
+
+@torch.no_grad()
+def _filtered(networks: Networks, episodes: list[Episode]) -> Latent:
+    """The posteriors of whole episodes, filtered side by side, in one row."""
+    model, lengths = networks.world_model, [len(each["is_first"]) for each in episodes]
+    names = [*(f"obs/{key}" for key in observations(episodes[0])), "action", "is_first"]
+    padded = {
+        name: torch.nn.utils.rnn.pad_sequence(
+            [torch.as_tensor(each[name], device=networks.device) for each in episodes], True
+        )
+        for name in names
+    }
+    generator = seeded(0, networks.device)
+    shape = (*padded["is_first"].shape, model.config.stoch)
+    noise = torch.randn(shape, generator=generator, device=networks.device)
+    embedding = model.encode(observations(padded))
+    latents, _, _ = model.rssm.observe(embedding, padded["action"], padded["is_first"], noise)
+    whole = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
+    return Latent(*(x[whole.to(x.device)] for x in latents))
+
+
+def fit_reward(networks: Networks, seen: Seen, seed: int = 0) -> tuple[FittedReward, Fit]:
+    """A regression of the new reward on states, and its error in episodes that it did not see."""
+    feature, generator = seen.latents.feature, seeded(seed, networks.device)
+    episodes = int(seen.episode[-1]) + 1
+    held_out = seen.episode % HELD_OUT == min(HELD_OUT, episodes) - 1
+    known = torch.nonzero(~held_out).flatten() if episodes > 1 else torch.arange(len(feature))
+    reward = FittedReward(feature.shape[-1]).to(networks.device)
+    reward.mean.copy_(seen.rewards[known].mean())
+    reward.std.copy_(seen.rewards[known].std().clamp(min=1e-6))
+    target = (seen.rewards - reward.mean) / reward.std
+    optimizer = Adam(reward.net.parameters(), FIT_RATE, networks.config.optimizer.epsilon)
+    for _ in range(FIT_UPDATES):
+        draw = torch.randint(len(known), (FIT_BATCH,), generator=generator, device=feature.device)
+        rows = known[draw]
+        loss = (reward.net(feature[rows]).squeeze(-1) - target[rows]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    reward.requires_grad_(False)
+    error = (reward.predict(feature) - seen.rewards)[held_out].square().mean().sqrt()
+    spread = seen.rewards[held_out].std(correction=0)
+    return reward, Fit(len(known), float(error), float(spread))
+
+
+def fit_value(
+    networks: Networks,
+    states: Latent,
+    updates: int,
+    planner: PlannerConfig,
+    runtime: RuntimeConfig,
+    seed: int = 0,
+) -> None:
+    """V of the new reward, from nothing: λ-returns of imagined rollouts from replayed states.
+
+    Policy, skills and model stay as they are. Skills are planned for the new reward with as many
+    candidates as in the run's own updates, whose settings are in `planner`.
+    """
+    assert networks.new_task is not None
+    device, config = networks.device, networks.config
+    generator, ones = seeded(seed, device), torch.ones(VALUE_STARTS, device=device)
+    networks.value = Value(networks.world_model.features, config.value).to(device)
+    networks.slow_value.load_state_dict(networks.value.state_dict())
+    networks.new_task = networks.new_task._replace(has_value=True)
+    frozen = acting_backend(networks, runtime).frozen_copy
+    names = "num_candidates", "num_elites", "num_iterations"
+    few = replace(config.planner, **{name: getattr(planner, name) for name in names})
+    frozen.config = replace(config, planner=few)
+    parameters = networks.value.parameters()
+    optimizer = Adam(parameters, VALUE_RATE, config.optimizer.epsilon)
+    for _ in range(updates):
+        size = (VALUE_STARTS,)
+        rows = torch.randint(len(states.deter), size, generator=generator, device=device)
+        rollout = imagine_planned(frozen, states.rows(rows), generator)
+        estimates = estimate_values(frozen, rollout, None)
+        loss, _ = value_loss(networks, rollout, estimates, ones)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        networks.update_slow_value()
+
+
+@torch.no_grad()
+def imagine_planned(networks: Networks, starts: Latent, generator: torch.Generator) -> Rollout:
+    """A rollout from each start under skills that are planned there."""
+    zeta = noisy_plan(plan_skills(networks, starts, generator)[0], networks.config, generator)
+    shape = zeta.mean.shape
+    plans = zeta.sample(torch.randn(shape, generator=generator, device=networks.device))
+    horizon = networks.config.planner.horizon
+    noise = networks.draw_noise(horizon, shape[0], generator=generator)
+    return networks.imagine(starts, plans, noise)
