@@ -140,6 +140,17 @@ def test_where_the_policy_reads_states_are_constants_if_its_input_is_stopped(sto
     assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in pairs) is stopped
 
 
+def test_a_plan_that_wants_its_gradient_has_the_whole_of_it() -> None:
+    found = []
+    for stopped in (True, False):
+        networks = make_networks(policy={"stop_input_gradient": stopped})
+        plan = torch.randn(6, 1, 3, generator=seeded(3)).requires_grad_()
+        noise = networks.draw_noise(10, 6, generator=seeded(4))
+        feature = networks.imagine(make_latent(networks), plan, noise).feature
+        found += torch.autograd.grad(feature.sum(), plan)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(("weight", "std"), [(0.1, 0.1), (0.4, 0.2)])
 def test_entropy_at_a_fixed_reward_widens_the_policy_to_the_known_normal(
     weight: Any, std: Any

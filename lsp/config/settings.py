@@ -116,6 +116,10 @@ class SkillsConfig:
     evaluating (section 4.2, Random Skills)."""
     intrinsic: bool = True
     """Pay for skills that χ can tell apart, and train χ (section 3.2)."""
+    estimator: Literal["backward", "forward"] = "backward"
+    """What r_i estimates the mutual information by. `backward`: by χ (section 3.2). `forward`: by
+    the model's own densities of the states under the skills of a start's rollouts, which bounds it
+    by the log of their number (A.6); χ learns all the same, and what it says is logged."""
     intrinsic_scale: float = 1.0
     """The intrinsic reward log q(z | {s}, s0) is multiplied by this (ours; the paper: 1)."""
     intrinsic_unit: Literal["reward", "return"] = "reward"
