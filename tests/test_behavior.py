@@ -141,7 +141,7 @@ def test_where_the_policy_reads_states_are_constants_if_its_input_is_stopped(sto
 
 
 def test_a_plan_that_wants_its_gradient_has_the_whole_of_it() -> None:
-    found = []
+    found: list[Any] = []
     for stopped in (True, False):
         networks = make_networks(policy={"stop_input_gradient": stopped})
         plan = torch.randn(6, 1, 3, generator=seeded(3)).requires_grad_()
@@ -190,6 +190,7 @@ def test_entropy_is_a_share_of_the_size_of_returns() -> None:
     rollout, _, _ = imagine(networks)
     plans, noise = torch.zeros(6, 1, 3), networks.draw_noise(10, 6, generator=seeded())
     once, about = entropy_bonus(networks, rollout, plans, noise)
+    assert isinstance(once, torch.Tensor)
     networks.return_size.fill_(8.0)
     torch.testing.assert_close(entropy_bonus(networks, rollout, plans, noise)[0], 8.0 * once)
     torch.testing.assert_close(once.mean(), 0.5 * about["policy/entropy"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import change, make_batch, make_latent, make_networks, seeded
+from builders import change, linear, make_batch, make_latent, make_networks, seeded
 
 from lsp.algorithm.diagnostics import forward_probe
 from lsp.algorithm.forward_information import (
@@ -144,25 +144,24 @@ FORWARD = {"estimator": "forward", "intrinsic_scale": 1.0, "intrinsic_unit": "re
 
 
 def forward_update(scale: float = 1.0) -> Any:
+    """Of networks whose rewards and values are nothing, and stay so."""
     networks = make_networks(
-        skills=FORWARD | {"intrinsic_scale": scale}, policy={"learning_rate": 1e-2}
+        skills=FORWARD | {"intrinsic_scale": scale}, model={"learning_rate": 1e-30}
     )
     with torch.no_grad():
         for head in (networks.world_model.reward_head, networks.value.net, networks.slow_value.net):
-            head[-1].weight.zero_()
-            head[-1].bias.zero_()
+            linear(head).weight.zero_()
+            linear(head).bias.zero_()
     before = {name: x.clone() for name, x in networks.policy.named_parameters()}
     learner = Learner(networks, seed=0)
-    learner.optimizers.pop("model")  # stays silent
-    learner.optimizers["model"] = torch.optim.SGD(networks.world_model.parameters(), 0.0)  # type: ignore[assignment]
     metrics = learner.update(make_batch(networks.config))
     after = dict(networks.policy.named_parameters())
-    return metrics, any(not torch.equal(before[name], after[name]) for name in before)
+    return metrics, max((before[name] - after[name]).abs().max().item() for name in before)
 
 
 def test_it_alone_moves_the_policy_and_the_predictor_learns_on() -> None:
     metrics, moved = forward_update()
-    assert moved
+    assert moved > 1e-6
     assert metrics["gradient/policy"] > 1e-6
     assert metrics["gradient/skills"] > 1e-6
     names = {"skills/mutual_information", "skills/mutual_information_forward"}
@@ -171,8 +170,8 @@ def test_it_alone_moves_the_policy_and_the_predictor_learns_on() -> None:
     paid = metrics["skills/intrinsic_reward"]
     torch.testing.assert_close(paid, metrics["skills/mutual_information_forward"])
     metrics, moved = forward_update(scale=0.0)
-    assert metrics["gradient/policy"] == 0
-    assert not moved
+    assert metrics["gradient/policy"] < 1e-20
+    assert moved < 1e-20
 
 
 def test_both_estimates_are_probed_whatever_trains() -> None:

@@ -46,7 +46,8 @@ def forward_information(
     def of_rows(x: Tensor) -> Tensor:
         """`[steps, batch, ...]` to `[length, skills · segments · batch, ...]`."""
         apart = x[:steps].unflatten(0, (count, length)).transpose(0, 1)
-        return apart.unsqueeze(1).expand(-1, skills, -1, -1, -1).flatten(1, 3)
+        copies: Tensor = apart.unsqueeze(1).expand(-1, skills, -1, -1, -1)
+        return copies.flatten(1, 3)
 
     starts = rollout.feature[:steps:length].detach().expand(skills, -1, -1, -1).flatten(0, 2)
     followed = torch.cat([plans[None], rivals])[:, :, :count].transpose(1, 2).flatten(0, 2)
