@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_networks, seeded
+from builders import linear, make_networks, seeded
 
 import lsp.backends.backends
 import lsp.backends.native.build
@@ -181,6 +181,17 @@ def test_the_likelihood_of_drawn_states_is_the_reference(variant: Any, rows: Any
     found = likelihood(networks, NativeBackend(networks).frozen_copy, rows)
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
+
+
+def test_the_likelihood_of_a_model_that_is_nearly_sure_is_the_reference() -> None:
+    """Standard deviations of 1e-6 in 21 numbers: their product is no float."""
+    networks = make_disturbed(model={"stoch": 21, "min_std": 1e-6})
+    with torch.no_grad():
+        linear(networks.world_model.rssm.prior_head).bias[21:] = -30.0
+    expected = likelihood(networks, networks, 5)[0]
+    found = likelihood(networks, NativeBackend(networks).frozen_copy, 5)[0]
+    assert all(x.isfinite().all() for x in found)
+    assert distance(found, expected) < 1e-3
 
 
 @bf16_products

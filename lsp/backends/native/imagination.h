@@ -142,7 +142,7 @@ void answer(const Imagination<T>& of, int64_t rows, const float* y, const float*
 template <class T>
 void weigh(const Imagination<T>& of, int64_t rows, const float* y, const float* drawn, float* mean,
            const Steps<T>& step, T* read, float* score) {
-  constexpr int64_t few = 8;  // as many stds as can be multiplied without leaving float's range
+  constexpr int64_t few = 8;  // as many floats as can be multiplied within double's range
   const float least = float(of.min_std);
   const int64_t S = of.stoch;
   float *slope = step.latent_slope, *pull = step.pull;
@@ -161,9 +161,9 @@ void weigh(const Imagination<T>& of, int64_t rows, const float* y, const float* 
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < S; ++i) sum += 0.5f * each[i] * each[i] * std[i] * std[i];
     for (int64_t i = 0; i < S; i += few) {
-      float product = 1.0f;
+      double product = 1.0;
       for (int64_t j = i; j < std::min(i + few, S); ++j) product *= std[j];
-      sum += std::log(product);
+      sum += float(std::log(product));
     }
     score[r] -= sum;
   }
