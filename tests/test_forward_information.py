@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import change, linear, make_batch, make_latent, make_networks, seeded
+from unchecked import mostly_unchecked
 
 from lsp.algorithm.diagnostics import forward_probe
 from lsp.algorithm.forward_information import (
@@ -227,3 +228,29 @@ def test_the_noise_is_the_rollouts_own() -> None:
     own, wrong = (networks.log_likelihood(start, plans, x.action, stoch) for x in (noise, other))
     assert (own > wrong).float().mean() >= 0.8
     assert isinstance(noise, RolloutNoise)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_policy_that_ascends_it_shows_its_skills(stopped: Any) -> None:
+    """Also those, and from those starts, that it did not learn from."""
+    networks = make_networks(
+        planner={"horizon": 5, "skill_length": 5},
+        policy={"stop_input_gradient": stopped},
+        model={"min_std": 0.5},
+    )
+    elsewhere = Latent(torch.zeros(16, 16), torch.randn(16, 4, generator=seeded(8)))
+    name = "skills/mutual_information_prior_forward"
+    before = forward_probe(networks, elsewhere, seeded())[name]
+    starts = Latent(*(x.repeat_interleave(8, 0) for x in make_latent(networks, 8)))
+    weights = list(networks.policy.parameters())
+    optimizer, generator = torch.optim.Adam(weights, 1e-2), seeded(9)
+    for _ in mostly_unchecked(range(40)):
+        plans = torch.randn(64, 1, 3, generator=generator)
+        noise = networks.draw_noise(5, 64, generator=generator)
+        rollout = networks.imagine(starts, plans, noise)
+        rivals = others_of_start(plans, 8)
+        nats = forward_information(networks, rollout, plans, noise, rivals).mean()
+        for weight, gradient in zip(weights, torch.autograd.grad(-nats, weights), strict=True):
+            weight.grad = gradient
+        optimizer.step()
+    assert forward_probe(networks, elsewhere, seeded())[name] > 1.5 * before > 0
