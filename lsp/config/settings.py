@@ -75,7 +75,8 @@ class PolicyConfig:
     """Share of the skills drawn from N(0, I) while collecting, where skills are planned (ours)."""
     stop_input_gradient: bool = True
     """Imagined states are constants where the policy reads them: an action's gradient reaches the
-    policy's weights, and no earlier action through the state that was read (Dreamer v1, v2, v3)."""
+    policy's weights, and no earlier action through the state that was read (Dreamer v1, v2, v3).
+    The gradient of a plan, where planning ascends it, is whole either way."""
     entropy: float = 0.0
     """Weight of the policy's entropy, in nats, beside the return of each imagined state (A.4,
     eq. 4), in units of the running size of returns. It holds up the standard deviation, which
