@@ -75,6 +75,20 @@ def test_imagining_in_pieces_has_the_gradient_of_imagining_at_once(stopped: Any)
     assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*gradients, strict=True))
 
 
+def test_a_likelihood_in_pieces_is_the_likelihood_at_once() -> None:
+    networks = make_networks()
+    copy = CompiledBackend(networks, wrap=lambda function: function).frozen_copy
+    latent, plan, noise = make_steps(networks)
+    drawn = torch.randn(noise.latent.shape, generator=seeded(5))
+    found = []
+    for each in (networks, copy):
+        stoch = drawn.clone().requires_grad_()
+        scores = each.log_likelihood(latent, plan, noise.action, stoch)
+        learned = [stoch, *each.policy.parameters()]
+        found.append([scores, *torch.autograd.grad(scores.sum(), learned)])
+    assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("length", [1, 4, 10])
 def test_scanning_in_pieces_is_scanning_at_once(length: Any) -> None:
     networks = make_networks()

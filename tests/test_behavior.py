@@ -140,6 +140,17 @@ def test_where_the_policy_reads_states_are_constants_if_its_input_is_stopped(sto
     assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in pairs) is stopped
 
 
+def test_a_plan_that_wants_its_gradient_has_the_whole_of_it() -> None:
+    found: list[Any] = []
+    for stopped in (True, False):
+        networks = make_networks(policy={"stop_input_gradient": stopped})
+        plan = torch.randn(6, 1, 3, generator=seeded(3)).requires_grad_()
+        noise = networks.draw_noise(10, 6, generator=seeded(4))
+        feature = networks.imagine(make_latent(networks), plan, noise).feature
+        found += torch.autograd.grad(feature.sum(), plan)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(("weight", "std"), [(0.1, 0.1), (0.4, 0.2)])
 def test_entropy_at_a_fixed_reward_widens_the_policy_to_the_known_normal(
     weight: Any, std: Any
@@ -179,6 +190,7 @@ def test_entropy_is_a_share_of_the_size_of_returns() -> None:
     rollout, _, _ = imagine(networks)
     plans, noise = torch.zeros(6, 1, 3), networks.draw_noise(10, 6, generator=seeded())
     once, about = entropy_bonus(networks, rollout, plans, noise)
+    assert isinstance(once, torch.Tensor)
     networks.return_size.fill_(8.0)
     torch.testing.assert_close(entropy_bonus(networks, rollout, plans, noise)[0], 8.0 * once)
     assert isinstance(once, torch.Tensor)

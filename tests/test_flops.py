@@ -39,10 +39,18 @@ def test_an_update_runs_about_the_operations_it_needs(method: Any, shapes: Any, 
     check_update(make_wide(method, shapes, model=model), shapes)
 
 
-def test_a_stopped_gradient_at_the_policys_input_saves_operations() -> None:
-    networks = make_wide(policy={"stop_input_gradient": True})
+@pytest.mark.parametrize(
+    ("parts", "sign"),
+    [
+        ({"policy": {"stop_input_gradient": True}}, -1),
+        ({"policy": {"entropy": 0.1}}, 1),
+        ({"skills": {"estimator": "forward"}}, 1),
+    ],
+)
+def test_what_settings_add_to_an_update_or_save(parts: Any, sign: Any) -> None:
+    networks = make_wide(**parts)
     check_update(networks, VECTORS)
-    assert update_flops(networks).behavior < update_flops(make_wide()).behavior
+    assert sign * (update_flops(networks).behavior - update_flops(make_wide()).behavior) > 0
 
 
 def check_update(networks: Any, shapes: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_networks, seeded
+from builders import linear, make_networks, seeded
 
 import lsp.backends.backends
 import lsp.backends.native.build
@@ -152,6 +152,57 @@ def test_imagination_without_skills_is_the_reference(method: Any) -> None:
     assert method == "cem" or distance(found[1], expected[1]) < CLOSE
 
 
+def likelihood(networks: Any, computing: Any, rows: Any) -> Any:
+    """Of what a rollout drew, under other plans, and gradients of a function of it."""
+    config = networks.config
+    deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
+    start = Latent(deter, torch.randn(rows, config.model.stoch, generator=seeded(2)))
+    shape = rows, config.plan_length, networks.plan_dim
+    plan, other = (torch.randn(shape, generator=seeded(n)) for n in (3, 6))
+    noise = networks.draw_noise(10, rows, generator=seeded(4))
+    with torch.no_grad():
+        drawn = networks.imagine(start, plan, noise).feature[1:, :, config.model.deter :]
+    drawn = drawn.to(computing.dtype).requires_grad_()
+    scores = computing.log_likelihood(start, other, noise.action, drawn)
+    learned = [drawn, *computing.policy.parameters()]
+    loss = (scores * torch.randn(rows, generator=seeded(5))).sum()
+    with torch.no_grad():
+        again = computing.log_likelihood(start, other, noise.action, drawn)
+    return [scores, again], torch.autograd.grad(loss, learned)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "dreamer", "many numbers"])
+@pytest.mark.parametrize("rows", [1, 37, 300])
+def test_the_likelihood_of_drawn_states_is_the_reference(variant: Any, rows: Any) -> None:
+    method = variant if variant == "dreamer" else "lsp"
+    parts = {"model": {"stoch": 21}} if variant == "many numbers" else VARIANTS.get(variant, {})
+    networks = make_disturbed(method, **parts)
+    expected = likelihood(networks, networks, rows)
+    found = likelihood(networks, NativeBackend(networks).frozen_copy, rows)
+    assert distance(found[0], expected[0]) < CLOSE
+    assert distance(found[1], expected[1]) < CLOSE
+
+
+def test_the_likelihood_of_a_model_that_is_nearly_sure_is_the_reference() -> None:
+    """Standard deviations of 1e-6 in 21 numbers: their product is no float."""
+    networks = make_disturbed(model={"stoch": 21, "min_std": 1e-6})
+    with torch.no_grad():
+        linear(networks.world_model.rssm.prior_head).bias[21:] = -30.0
+    expected = likelihood(networks, networks, 5)[0]
+    found = likelihood(networks, NativeBackend(networks).frozen_copy, 5)[0]
+    assert all(x.isfinite().all() for x in found)
+    assert distance(found, expected) < 1e-3
+
+
+@bf16_products
+def test_the_likelihood_in_bf16_stays_near_the_reference() -> None:
+    networks = make_disturbed()
+    expected = likelihood(networks, networks, 37)
+    found = likelihood(networks, NativeBackend(networks, torch.bfloat16).frozen_copy, 37)
+    assert 0 < distance(found[0], expected[0]) < 0.03
+    assert 0 < distance(found[1], expected[1]) < 0.1
+
+
 @bf16_products
 def test_bf16_stays_near_the_reference() -> None:
     networks = make_disturbed()
@@ -280,6 +331,7 @@ def whole_update(make_path: Any, **parts: Any) -> Any:
     return two_updates(make_path(make_disturbed(optimizer={"epsilon": 1.0}, **parts)))
 
 
+FORWARD = {"estimator": "forward", "intrinsic_scale": 1.0}
 UPDATES: dict[str, dict[str, Any]] = {
     "lsp": {},
     "entropy": {"policy": {"entropy": 0.3}},
@@ -288,6 +340,9 @@ UPDATES: dict[str, dict[str, Any]] = {
         "policy": {"entropy": 0.3},
         "planner": {"horizon": 10, "skill_length": 7},
     },
+    "forward": {"skills": FORWARD},
+    "forward, stopped gradient": {"skills": FORWARD, "policy": {"stop_input_gradient": True}},
+    "forward, two segments": {"skills": FORWARD, "planner": {"horizon": 10, "skill_length": 4}},
 }
 
 
@@ -297,6 +352,7 @@ def test_a_whole_update_is_the_reference(update: Any) -> None:
     paths = (EagerBackend, NativeBackend)
     (expected, weights), (found, changed) = (whole_update(x, **UPDATES[update]) for x in paths)
     assert ("policy/entropy" in found) == update.startswith("entropy")
+    assert ("skills/mutual_information_forward" in found) == update.startswith("forward")
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)

@@ -31,7 +31,8 @@ def make_run(
         if episodes:
             logger.write("episode", step, {"episode/return": step / 100})
         if skills:
-            names = ("mutual_information", "mutual_information_given_start", "log_q")
+            suffixes = ("", "_given_start", "_prior", "_prior_forward")
+            names = (*(f"mutual_information{x}" for x in suffixes), "log_q")
             values = {f"skills/{name}": step / 1e4 for name in (*names, "effect", "noise")}
             logger.write("train", step, values | {"skills/log_q": None})
     if episodes:
@@ -216,6 +217,7 @@ def test_skill_metrics_are_drawn_and_nulls_left_out(tmp_path: Any, drawn: Any) -
     assert len(curves(information)["planned z, against the batch"].get_xydata()) == 10
     assert len(curves(log_q)["log q(z | states, start)"].get_xydata()) == 0
     assert len(curves(effect)["over noise, skill fixed"].get_xydata()) == 10
+    assert "z from N(0, I), forward estimator" in curves(information)
     assert (tmp_path / "skills.png").stat().st_size > 5000
 
 

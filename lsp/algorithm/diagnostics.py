@@ -4,6 +4,7 @@ import torch
 
 from lsp.algorithm.behavior import Starts, recognise_skills, repeat_starts
 from lsp.algorithm.cem import standard_plan
+from lsp.algorithm.forward_information import forward_information
 from lsp.algorithm.skill_planning import score_plans
 from lsp.models.distributions import Normal
 from lsp.models.networks import Networks
@@ -58,3 +59,30 @@ def skill_information(
     log_q = torch.stack(recognise_skills(networks, feature, plans, generator).log_q)
     log_p = Normal(prior.mean, prior.std).log_prob(plans)[:, : config.num_segments]
     return {"skills/mutual_information_prior": log_q.mean() - log_p.mean()}
+
+
+@torch.no_grad()
+def forward_probe(
+    networks: Networks,
+    starts: Latent,
+    generator: torch.Generator,
+    num_rollouts: int = 2,
+    num_skills: int = 64,
+) -> Metrics:
+    """The same from the model's own densities (A.6), with or without χ: of some rollouts from each
+    start, compared with their own skill and others from N(0, I), `num_skills` in all.
+
+    It is at most log `num_skills`, 4.16 nats. Empty where no segment is complete.
+    """
+    config, count = networks.config, starts.deter.shape[0] * num_rollouts
+    if config.behavior_horizon < config.planner.skill_length:
+        return {}
+    rows = repeat_starts(Starts(starts, torch.ones_like(starts.deter[:, 0])), num_rollouts).latent
+    shape = (num_skills, count, config.plan_length, config.skills.dim)
+    plans, rivals = torch.randn(shape, generator=generator, device=networks.device).split(
+        [1, num_skills - 1]
+    )
+    noise = networks.draw_noise(config.behavior_horizon, count, generator=generator)
+    rollout = networks.imagine(rows, plans[0], noise)
+    nats = forward_information(networks, rollout, plans[0], noise, rivals)
+    return {"skills/mutual_information_prior_forward": nats.mean()}

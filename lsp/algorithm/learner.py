@@ -13,6 +13,7 @@ from lsp.algorithm.behavior import (
     draw_starts,
     entropy_bonus,
     estimate_values,
+    intrinsic_scale,
     policy_loss,
     recognise_skills,
     repeat_starts,
@@ -21,7 +22,8 @@ from lsp.algorithm.behavior import (
     value_loss,
 )
 from lsp.algorithm.cem import Plan, standard_plan
-from lsp.algorithm.diagnostics import skill_effect, skill_information
+from lsp.algorithm.diagnostics import forward_probe, skill_effect, skill_information
+from lsp.algorithm.forward_information import forward_information, others_of_start
 from lsp.algorithm.optimizer import Adam
 from lsp.algorithm.rng import restore
 from lsp.algorithm.skill_planning import (
@@ -33,8 +35,9 @@ from lsp.algorithm.skill_planning import (
     skill_sources,
 )
 from lsp.backends.backends import EagerBackend
-from lsp.models.imagination import Rollout
+from lsp.models.imagination import Rollout, RolloutNoise
 from lsp.models.networks import Networks
+from lsp.models.skills import paid_at_ends
 from lsp.models.world_model import Latent, Metrics
 
 PROBE_STARTS = 16  # start states at which skills are probed
@@ -119,7 +122,7 @@ class Learner:
         rollout = frozen.imagine(starts.latent, plans, draws)
 
         # Rewards R and intrinsic rewards r_i form the value estimates
-        evidence = self.recognise(rollout, plans)
+        evidence, about_evidence = self.recognise(rollout, plans, draws)
         intrinsic = None if evidence is None else evidence.reward
         estimates = estimate_values(frozen, rollout, intrinsic)
 
@@ -140,7 +143,7 @@ class Learner:
             loss, about_skills = skill_loss(
                 evidence.log_q, plans, zeta, starts.weight, sources.planned
             )
-            metrics |= about_skills | {"skills/intrinsic_reward": evidence.reward.sum(0).mean()}
+            metrics |= about_skills | about_evidence
             if "skills" in self.optimizers and not hold_policy:
                 metrics |= self.descend("skills", loss)
         networks.update_slow_value()
@@ -149,11 +152,24 @@ class Learner:
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))
         return {name: value.detach() for name, value in metrics.items()}
 
-    def recognise(self, rollout: Rollout, plans: Tensor) -> SkillEvidence | None:
-        """How well the skills of a rollout show; None without a complete segment that pays."""
-        if not self.config.num_segments:
-            return None
-        return recognise_skills(self.backend.frozen_copy, rollout.feature, plans, self.generator)
+    def recognise(
+        self, rollout: Rollout, plans: Tensor, noise: RolloutNoise
+    ) -> tuple[SkillEvidence | None, Metrics]:
+        """How well the skills of a rollout show, and what that pays; None without a complete
+        segment, or where none pays."""
+        config, frozen = self.config, self.backend.frozen_copy
+        if not config.num_segments:
+            return None, {}
+        backward, metrics = config.skills.estimator == "backward", dict[str, Tensor]()
+        feature = rollout.feature if backward else rollout.feature.detach()
+        evidence = recognise_skills(frozen, feature, plans, self.generator)
+        if not backward:
+            rivals = others_of_start(plans, config.behavior.rollouts_per_start)
+            nats = forward_information(frozen, rollout, plans, noise, rivals)
+            paid = paid_at_ends(nats, config.behavior_horizon, config.planner.skill_length)
+            evidence = evidence._replace(reward=intrinsic_scale(frozen) * paid)
+            metrics["skills/mutual_information_forward"] = nats.mean()
+        return evidence, metrics | {"skills/intrinsic_reward": evidence.reward.sum(0).mean()}
 
     def anchored(
         self, loss: Tensor, latents: Latent, data: dict[str, Tensor], noise: Tensor
@@ -194,8 +210,11 @@ class Learner:
         if not self.config.has_skills or self._starts is None:
             return {}
         probe = torch.Generator(self.networks.device).manual_seed(0)
-        information = skill_information(self.networks, self._starts, probe)
-        return skill_effect(self.networks, self._starts, probe) | information
+        found = [
+            work(self.networks, self._starts, probe)
+            for work in (skill_information, skill_effect, forward_probe)
+        ]
+        return found[0] | found[1] | found[2]
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps besides networks and optimisers."""

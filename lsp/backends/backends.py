@@ -19,12 +19,13 @@ from lsp.backends.native.build import CannotBuild
 from lsp.backends.native.filtering import Filter
 from lsp.backends.native.heads import Heads
 from lsp.backends.native.imagination import Imagination
+from lsp.backends.native.likelihood import Likelihood
 from lsp.backends.native.mlp import NativeMLP
 from lsp.backends.precision import precision
 from lsp.config import RuntimeConfig
 from lsp.errors import warn
 from lsp.models.distributions import Normal
-from lsp.models.imagination import RolloutNoise, Transition
+from lsp.models.imagination import Predict, RolloutNoise, Transition
 from lsp.models.layers import MLP
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent, Scan, WorldModel
@@ -76,7 +77,8 @@ class NativeBackend(EagerBackend):
         super().__init__(networks, dtype)
         copy = self.frozen_copy
         learned = [] if networks.config.plans_actions else list(copy.policy.parameters())
-        copy.imagine = Imagination(networks, learned, dtype)
+        copy.imagine = imagination = Imagination(networks, learned, dtype)
+        copy.log_likelihood = Likelihood(imagination)
         copy.predict_heads = Heads(networks, dtype)
         self.model = _same_weights(networks.world_model)
         self.scan = Filter(self.model.rssm, dtype)
@@ -110,6 +112,8 @@ class CompiledBackend(EagerBackend):
         self.scan = self._scan_in_pieces
         self._transition: Transition = wrap(self.frozen_copy.transition)
         self.frozen_copy.transition = self.transition
+        self._predict: Predict = wrap(self.frozen_copy.predict)
+        self.frozen_copy.predict = self.predict
         self.frozen_copy.predict_heads = wrap(self.frozen_copy.predict_heads)
 
     def _scan_in_pieces(
@@ -131,6 +135,12 @@ class CompiledBackend(EagerBackend):
     ) -> tuple[Latent, Float[Tensor, "batch action"]]:
         """`Networks.transition` of the copy."""
         return self._transition(_with_gradient(latent), skill, noise)
+
+    def predict(
+        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: Tensor
+    ) -> tuple[Tensor, Normal]:
+        """`Networks.predict` of the copy."""
+        return self._predict(_with_gradient(latent), skill, noise)
 
 
 def frozen_copy(networks: Networks, dtype: torch.dtype) -> Networks:

@@ -68,9 +68,10 @@ def _behavior(networks: Networks) -> int:
     step = 3 * policy + 2 * (_dynamics(networks) + _heads(networks))
     if config.policy.stop_input_gradient:
         step -= _first(networks.policy.net)
-    if config.policy.entropy > 0:  # the policy is asked once more in every state
-        step += 3 * policy - config.policy.stop_input_gradient * _first(networks.policy.net)
     count = rollouts * config.behavior_horizon * step
+    if config.policy.entropy > 0:  # the policy is asked once more in every state
+        again = 3 * policy - config.policy.stop_input_gradient * _first(networks.policy.net)
+        count += rollouts * config.behavior_horizon * again
     fit = 3 * value - _first(networks.value.net)
     if config.value.states == "observed":
         # s_0 of every rollout, and all rows but the last of a sequence; all with the slow copy.
@@ -79,10 +80,21 @@ def _behavior(networks: Networks) -> int:
     else:
         count += rollouts * config.behavior_horizon * fit
     if config.num_segments:
-        predictor = multiplications(networks.skill_predictor)
-        # χ is asked once, with gradients to the states and to its own weights.
-        count += rollouts * config.num_segments * 3 * predictor
+        predictor, forward = networks.skill_predictor, config.skills.estimator == "forward"
+        # χ is asked once, with gradients to its own weights and, if it pays, to the states.
+        ask = 3 * multiplications(predictor) - forward * _first(predictor.net)
+        count += rollouts * config.num_segments * ask
+        if forward:
+            count += _forward(networks, rollouts, step - 2 * _heads(networks))
     return count
+
+
+def _forward(networks: Networks, rollouts: int, step: int) -> int:
+    """Every complete segment of a rollout under the skills of all rollouts of its start, each as
+    costly as a step of imagination that is learned from."""
+    config = networks.config
+    steps = config.num_segments * config.planner.skill_length
+    return rollouts * config.behavior.rollouts_per_start * steps * step
 
 
 def _states(networks: Networks) -> int:

@@ -67,7 +67,7 @@ def _fast() -> Config:
             # seen little (docs/notebook/cheetah_run.md).
             learning_rate=4e-4,
             prior_share=0.1,  # and other skills in the replay, for the model
-            stop_input_gradient=False,  # no reason but that its results were made so
+            stop_input_gradient=False,  # as its results were made; no slower
         ),
         value=ValueConfig(
             layers=(64,),

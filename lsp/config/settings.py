@@ -75,7 +75,8 @@ class PolicyConfig:
     """Share of the skills drawn from N(0, I) while collecting, where skills are planned (ours)."""
     stop_input_gradient: bool = True
     """Imagined states are constants where the policy reads them: an action's gradient reaches the
-    policy's weights, and no earlier action through the state that was read (Dreamer v1, v2, v3)."""
+    policy's weights, and no earlier action through the state that was read (Dreamer v1, v2, v3).
+    The gradient of a plan, where planning ascends it, is whole either way."""
     entropy: float = 0.0
     """Weight of the policy's entropy, in nats, beside the return of each imagined state (A.4,
     eq. 4), in units of the running size of returns. It holds up the standard deviation, which
@@ -116,6 +117,10 @@ class SkillsConfig:
     evaluating (section 4.2, Random Skills)."""
     intrinsic: bool = True
     """Pay for skills that χ can tell apart, and train χ (section 3.2)."""
+    estimator: Literal["backward", "forward"] = "backward"
+    """What r_i estimates the mutual information by. `backward`: by χ (section 3.2). `forward`: by
+    the model's own densities of the states under the skills of a start's rollouts, which bounds it
+    by the log of their number (A.6); χ learns all the same, and what it says is logged."""
     intrinsic_scale: float = 1.0
     """The intrinsic reward log q(z | {s}, s0) is multiplied by this (ours; the paper: 1)."""
     intrinsic_unit: Literal["reward", "return"] = "reward"

@@ -139,6 +139,8 @@ def _skills(config: Config) -> list[str]:
     skills = config.skills
     found = _below(0, "dim input_noise", skills, "skills.")
     found += _below(1, "num_states", skills, "skills.")
+    if skills.estimator == "forward":
+        found += _forward(config)
     relative = skills.intrinsic_unit == "return"
     if config.has_intrinsic and relative and config.value.covers != "task":
         found.append(
@@ -146,6 +148,14 @@ def _skills(config: Config) -> list[str]:
             "intrinsic reward would be measured against itself"
         )
     return found
+
+
+def _forward(config: Config) -> list[str]:
+    """Of the estimator that compares the rollouts of a start."""
+    if not config.has_intrinsic or config.method == "hiro":
+        return [f"skills.estimator = forward needs skills paid for in a model: not {config.method}"]
+    found = _below(2, "rollouts_per_start", config.behavior, "behavior.")
+    return [f"{each}: skills.estimator = forward compares them" for each in found]
 
 
 _PLANNER_LETTERS = {"horizon": "H", "skill_length": "K", "num_candidates": "G", "num_elites": "M"}

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lsp.models.distributions import Normal
 from lsp.models.world_model import Latent
 
 
@@ -22,6 +23,11 @@ class RolloutNoise(NamedTuple):
 
 Transition = Callable[[Latent, Tensor, RolloutNoise], tuple[Latent, Tensor]]
 """(latent, skill, noise of one step) → (next latent, action taken)."""
+
+
+Predict = Callable[[Latent, Tensor, Tensor], tuple[Tensor, Normal]]
+"""(latent, skill, action noise) → (next deter, density of the next stoch): a transition that draws
+no state."""
 
 
 class Rollout(NamedTuple):
@@ -50,3 +56,24 @@ def imagine(
         actions.append(action)
     states = Latent(*(torch.stack(parts) for parts in zip(*latents, strict=True)))
     return Rollout(states.feature, torch.stack(actions))
+
+
+def log_likelihood(
+    start: Latent,
+    plan: Float[Tensor, "batch plan skill"],
+    skill_length: int,
+    predict: Predict,
+    action_noise: Float[Tensor, "horizon batch action"],
+    stoch: Float[Tensor, "horizon batch stoch"],
+) -> Float[Tensor, " batch"]:
+    """log p(stoch_1..stoch_H | s_0, plan, action noise) in nats: how likely the states of a rollout
+    were, had `plan` been followed (A.6).
+
+    `stoch` is what was drawn on the way. The deterministic part runs along under `plan`.
+    """
+    skills, latent, total = plan.unbind(-2), start, start.stoch.new_zeros(())
+    for step, (noise, drawn) in enumerate(zip(action_noise, stoch, strict=True)):
+        deter, prior = predict(latent, skills[step // skill_length], noise)
+        total = total + prior.log_prob(drawn)
+        latent = Latent(deter, drawn)
+    return total

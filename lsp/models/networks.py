@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from lsp.config import Config
 from lsp.models.actor_critic import Policy, Value
 from lsp.models.anchor import Anchor
+from lsp.models.distributions import Normal
 from lsp.models.encoders import Shapes
-from lsp.models.imagination import Rollout, RolloutNoise, Transition, imagine
+from lsp.models.imagination import (
+    Predict,
+    Rollout,
+    RolloutNoise,
+    Transition,
+    imagine,
+    log_likelihood,
+)
 from lsp.models.layers import MLP
 from lsp.models.skills import SkillPredictor
 from lsp.models.world_model import Latent, WorldModel
@@ -67,23 +75,41 @@ class Networks(nn.Module):
         self.register_buffer("return_size", torch.ones(()))
         # Attributes, so that a faster copy can have faster ones (`backends`).
         self.transition: Transition = self._transition
+        self.predict: Predict = self._predict
         self.predict_heads: Callable[[Tensor], HeadOutputs] = self._predict_heads
         self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
         self.new_task: NewTask | None = None
+        self.log_likelihood: Callable[[Latent, Tensor, Tensor, Tensor], Tensor] = (
+            self._log_likelihood
+        )
 
     def _transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
     ) -> tuple[Latent, Float[Tensor, "batch action"]]:
         """One step of imagination: the policy acts, the RSSM answers. Planned actions need no
         policy."""
-        if self.config.plans_actions:
-            action = skill.clamp(-1, 1)
-        else:
-            read = latent.feature
-            if self.config.policy.stop_input_gradient:
-                read = read.detach()
-            action = self.policy(read, skill).sample(noise.action)
+        action = self._act(latent, skill, noise.action)
         return self.world_model.rssm.imagine(latent, action, noise.latent), action
+
+    def _predict(
+        self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: Tensor
+    ) -> tuple[Tensor, Normal]:
+        """The same, of which the last draw is left out; `noise` is the action's."""
+        return self.world_model.rssm.predict(latent, self._act(latent, skill, noise))
+
+    def _act(
+        self,
+        latent: Latent,
+        skill: Float[Tensor, "batch skill"],
+        noise: Float[Tensor, "batch action"],
+    ) -> Float[Tensor, "batch action"]:
+        if self.config.plans_actions:
+            return skill.clamp(-1, 1)
+        read = latent.feature
+        # A plan that is improved by its gradient wants the whole of it.
+        if self.config.policy.stop_input_gradient and not skill.requires_grad:
+            read = read.detach()
+        return self.policy(read, skill).sample(noise)
 
     @property
     def heads(self) -> list[MLP]:
@@ -137,6 +163,18 @@ class Networks(nn.Module):
         skill_length = self.config.planner.skill_length
         start, plan = start.to(self.dtype), plan.to(self.dtype)
         return imagine(start, plan, skill_length, self.transition, noise)
+
+    def _log_likelihood(
+        self,
+        start: Latent,
+        plan: Float[Tensor, "batch plan skill"],
+        action_noise: Float[Tensor, "horizon batch action"],
+        stoch: Float[Tensor, "horizon batch stoch"],
+    ) -> Float[Tensor, " batch"]:
+        """How likely states of rollouts were, had other plans been followed (A.6)."""
+        start, plan, stoch = start.to(self.dtype), plan.to(self.dtype), stoch.to(self.dtype)
+        skill_length = self.config.planner.skill_length
+        return log_likelihood(start, plan, skill_length, self.predict, action_noise, stoch)
 
     @torch.no_grad()
     def update_slow_value(self) -> None:

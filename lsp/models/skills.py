@@ -58,10 +58,17 @@ def intrinsic_reward(
     The constant entropy keeps the reward positive for a χ that knows anything, so that ending an
     episode early never pays. Index t belongs to s_{t+1}.
     """
-    reward = log_q[0].new_zeros(horizon, *log_q[0].shape)
     bonus = torch.stack(log_q) + standard_normal_entropy(skill_dim)
+    return paid_at_ends(bonus, horizon, skill_length)
+
+
+def paid_at_ends(
+    worth: Float[Tensor, "segments *batch"], horizon: int, skill_length: int
+) -> Float[Tensor, "horizon *batch"]:
+    """What complete segments are worth, on arriving at the last state of each."""
+    reward = worth.new_zeros(horizon, *worth.shape[1:])
     # A slice, because a list of indices would have to be copied to a GPU.
-    reward[skill_length - 1 :: skill_length] = bonus
+    reward[skill_length - 1 :: skill_length] = worth
     return reward
 
 

@@ -76,8 +76,15 @@ class RSSM(nn.Module):
         noise: Float[Tensor, "batch stoch"],
     ) -> Latent:
         """One step forward without an observation; `noise` is standard normal."""
+        deter, prior = self.predict(latent, action)
+        return Latent(deter, prior.sample(noise).to(deter.dtype))
+
+    def predict(
+        self, latent: Latent, action: Float[Tensor, "batch action"]
+    ) -> tuple[Float[Tensor, "batch deter"], Normal]:
+        """What is known of the next latent: the deterministic part, and the other's density."""
         deter = self._recur(latent, action)
-        return Latent(deter, self.prior(deter).sample(noise).to(deter.dtype))
+        return deter, self.prior(deter)
 
     def filter(
         self,

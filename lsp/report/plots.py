@@ -82,6 +82,7 @@ def plot_skills(run: Path, out: Path) -> None:
         lines,
         {
             "skills/mutual_information_prior": "z from N(0, I), given the start",
+            "skills/mutual_information_prior_forward": "z from N(0, I), forward estimator",
             "skills/mutual_information": "planned z, against the batch",
             "skills/mutual_information_given_start": "planned z, given the start",
         },
@@ -229,7 +230,7 @@ def _draw_spread(
 
 def _draw_metrics(axes: Axes, lines: list[dict[str, Any]], labels: dict[str, str]) -> None:
     measured = {key: label for key, label in labels.items() if any(key in x for x in lines)}
-    colors = (COLORS["lsp"], COLORS["dreamer"], "#009E73")
+    colors = (COLORS["lsp"], COLORS["dreamer"], "#009E73", "#CC79A7")
     for (key, label), color in zip(measured.items(), colors):
         steps, values = curve(lines, key)
         alone = "o" if len(values) == 1 else None  # a line of one point is not seen

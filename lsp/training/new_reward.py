@@ -1,7 +1,8 @@
 """A reward without training: a run plans for another one, its policy, skills and model as they are.
 
-The reward is a user's function of observations, read on what the model decodes; or one of simulator
-states, or a task's own, which a small regression fits to the latents of the run's replay.
+The reward is a user's function of observations, read on what the model decodes. One of simulator
+states, or a task's own, is fitted to the latents of the run's replay by a small regression, and so
+is every reward for which a value is fitted: that takes too many states to decode.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from lsp.algorithm.behavior import estimate_values, value_loss
 from lsp.algorithm.optimizer import Adam
 from lsp.algorithm.rng import seeded
 from lsp.algorithm.skill_planning import noisy_plan, plan_skills
-from lsp.backends.backends import acting_backend
+from lsp.backends.backends import learning_backend
 from lsp.config import Config, PlannerConfig, RuntimeConfig, validated
 from lsp.envs.rewards import OwnReward, RewardFunction, own_reward_of
 from lsp.errors import UserError
@@ -140,24 +141,18 @@ def plan_for(
     trained = networks.config
     networks.config = wanted.settings(trained)
     own = own_reward_of(env)
-    decoded = own is not None and own.reads == "observations"
-    if decoded and networks.config.planner.refit == "gradient":
-        raise UserError(
-            "planner.refit gradient needs a reward with a gradient, and a function of observations "
-            "has none: let a run with planner.refit cem or mppi plan for it"
-        )
-    fit, seen = None, None
-    if not decoded or wanted.updates:
-        seen = look_back(networks, folder, None if decoded else rewards_of(env, folder.path.name))
-    if decoded:
-        assert own is not None
+    if own is not None and own.reads == "observations" and wanted.updates == 0:
+        if networks.config.planner.refit == "gradient":
+            raise UserError(
+                "planner.refit gradient needs a reward with a gradient, which a function of "
+                "observations has not: give --updates, for which it is fitted"
+            )
         networks.new_task = NewTask(DecodedReward(own, networks.config.action_repeat))
-    else:
-        assert seen is not None
-        reward, fit = fit_reward(networks, seen, seed)
-        networks.new_task = NewTask(reward)
+        return None
+    seen = look_back(networks, folder, rewards_of(env, folder.path.name))
+    reward, fit = fit_reward(networks, seen, seed)
+    networks.new_task = NewTask(reward)
     if wanted.updates:
-        assert seen is not None
         fit_value(networks, seen.latents, wanted.updates, trained.planner, runtime, seed)
     return fit
 
@@ -168,12 +163,12 @@ class Seen(NamedTuple):
     latents: Latent
     """`[rows, ...]`"""
     rewards: Tensor
-    """Of the new reward, `[rows]`; 0 where it is read on observations."""
+    """Of the new reward, `[rows]`."""
     episode: Tensor
     """Which one each row is of, `[rows]`."""
 
 
-def look_back(networks: Networks, folder: RunFolder, rewards: Relabel | None) -> Seen:
+def look_back(networks: Networks, folder: RunFolder, rewards: Relabel) -> Seen:
     """Episodes spread over a run's replay, filtered by its model and paid by `rewards`.
 
     Raises UserError where the replay is not there or cannot be paid.
@@ -181,10 +176,8 @@ def look_back(networks: Networks, folder: RunFolder, rewards: Relabel | None) ->
     latents, paid, lengths = list[Latent](), list[np.ndarray](), list[int]()
     together: list[Episode] = []
     for episode in _spread_out(folder, networks.config):
-        if rewards is not None:
-            episode = relabelled(episode, rewards, folder.path)
-            paid.append(episode["reward"])
-        together.append(episode)
+        together.append(relabelled(episode, rewards, folder.path))
+        paid.append(together[-1]["reward"])
         lengths.append(len(episode["is_first"]))
         if len(together) == TOGETHER:
             latents.append(_filtered(networks, together))
@@ -193,12 +186,10 @@ def look_back(networks: Networks, folder: RunFolder, rewards: Relabel | None) ->
         latents.append(_filtered(networks, together))
     if not latents:
         raise UserError(f"{folder.path} has no episodes to learn from: restore {folder.episodes}")
-    rows = sum(lengths)
-    gained = np.concatenate(paid) if paid else np.zeros(rows, np.float32)
     device = networks.device
     return Seen(
         Latent(*(torch.cat(parts) for parts in zip(*latents, strict=True))),
-        torch.as_tensor(gained, device=device),
+        torch.as_tensor(np.concatenate(paid), device=device),
         torch.repeat_interleave(torch.tensor(lengths, device=device)),
     )
 
@@ -279,7 +270,7 @@ def fit_value(
     networks.value = Value(networks.world_model.features, config.value).to(device)
     networks.slow_value.load_state_dict(networks.value.state_dict())
     networks.new_task = networks.new_task._replace(has_value=True)
-    frozen = acting_backend(networks, runtime).frozen_copy
+    frozen = learning_backend(networks, runtime).frozen_copy
     names = "num_candidates", "num_elites", "num_iterations"
     few = replace(config.planner, **{name: getattr(planner, name) for name in names})
     frozen.config = replace(config, planner=few)

@@ -16,15 +16,19 @@ struct Imagination {
   const Layer<T> *enter, *gru_input, *gru_hidden;
   Mlp<T> prior;
   double raw_init_std, policy_min_std, min_std;
-  const float *start_deter, *start_stoch, *plan, *action_noise, *latent_noise;
+  const float *start_deter, *start_stoch, *plan, *action_noise;
+  const float* latent_noise;  // or, where there is a score, the states that were drawn
   T* feature;      // [horizon + 1, rows, deter + stoch]
   float* actions;  // [horizon, rows, action]
+  float* score;    // [rows]: log density of the states that were drawn; otherwise null
   // Of a rollout that is learned from; otherwise null.
   char* memory;           // of what the backward pass needs, `memory_bytes`
   T* inputs[MAX_LAYERS];  // of the policy's layers, [horizon · rows, in_padded]
   const T* d_feature;     // gradients of `feature` and `actions`
   const float* d_actions;
-  float* d_plan;           // [rows, plan_length, skill], zeros; null: the policy learns
+  float* d_plan;         // [rows, plan_length, skill], zeros; null: the policy learns
+  const float* d_score;  // the gradient of `score`, [rows]
+  float* d_drawn;        // [horizon, rows, stoch]
   Gradients<T> gradients;  // of the policy, where it learns
 
   bool has_policy() const { return policy.count > 0; }
@@ -42,6 +46,7 @@ struct Steps {
   Hidden enter;
   T *entered, *gates;
   float* latent_slope;
+  float* pull;  // of what was drawn on the prior's mean, where there is a score
 
   // Room for `rows` rows: of what is learned from, or of one step after the other.
   void carve(const Imagination<T>& of, int64_t rows, Carver& memory, bool learned) {
@@ -55,6 +60,7 @@ struct Steps {
     enter = Hidden::carve(rows, of.enter->out_padded, memory, learned);
     gates = learned ? memory.take<T>(4 * rows * of.gru_hidden->in_padded) : nullptr;
     latent_slope = memory.take<float>(rows * of.stoch);
+    pull = of.score ? memory.take<float>(rows * of.stoch) : nullptr;
   }
 
   Steps at(const Imagination<T>& of, int64_t row) const {
@@ -67,6 +73,7 @@ struct Steps {
     there.enter = enter.at(row, of.enter->out_padded);
     there.gates += 4 * row * of.gru_hidden->in_padded;
     there.latent_slope += row * of.stoch;
+    if (pull) there.pull += row * of.stoch;
     return there;
   }
 };
@@ -130,6 +137,38 @@ void answer(const Imagination<T>& of, int64_t rows, const float* y, const float*
   }
 }
 
+// The log density of what was drawn is added to each row's score, and its slopes are kept: with
+// respect to the prior's mean and to the parameter of its std. y is as above.
+template <class T>
+void weigh(const Imagination<T>& of, int64_t rows, const float* y, const float* drawn, float* mean,
+           const Steps<T>& step, T* read, float* score) {
+  constexpr int64_t few = 8;  // as many floats as can be multiplied within double's range
+  const float least = float(of.min_std);
+  const int64_t S = of.stoch;
+  float *slope = step.latent_slope, *pull = step.pull;
+  part(rows, S, y, of.prior.last().out_padded, mean, slope);
+#pragma omp simd
+  for (int64_t i = 0; i < rows * S; ++i) {
+    const float raw = slope[i], std = softplus(raw) + least, normal = (drawn[i] - mean[i]) / std;
+    mean[i] = std;  // which is what is left to add up
+    pull[i] = normal / std;
+    slope[i] = sigmoid(raw) * (normal * normal - 1.0f) / std;
+    read[i] = rounded<T>(drawn[i]);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const float *std = mean + r * S, *each = pull + r * S;
+    float sum = 0.91893853f * S;  // log(2 pi) / 2
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < S; ++i) sum += 0.5f * each[i] * each[i] * std[i] * std[i];
+    for (int64_t i = 0; i < S; i += few) {
+      double product = 1.0;
+      for (int64_t j = i; j < std::min(i + few, S); ++j) product *= std[j];
+      sum += float(std::log(product));
+    }
+    score[r] -= sum;
+  }
+}
+
 template <class T>
 void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
@@ -154,6 +193,7 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   if (of.memory) all = kept(of);
 
   auto write_feature = [&](int64_t t) {
+    if (of.score) return;
     T* feature = of.feature + (t * of.rows + first) * F;
     for (int64_t r = 0; r < rows; ++r, feature += F) {
       std::copy(read_deter + r * wide, read_deter + r * wide + D, feature);
@@ -166,6 +206,7 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   copy_row(of.start_stoch + first * S, rows * S, read_stoch, rows * S);
   std::fill(read_in, read_in + rows * wide_in, rounded<T>(0.0f));
   write_feature(0);
+  if (of.score) std::fill(of.score + first, of.score + first + rows, 0.0f);
 
   for (int64_t t = 0; t < of.horizon; ++t) {
     const int64_t row = t * of.rows + first;  // the first of this block's at this step
@@ -206,13 +247,16 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     read_deter = step.prior.input[0];
     std::swap(deter, next);
     forward(of.prior, rows, step.prior, y);
-    answer(of, rows, y, of.latent_noise + row * S, stoch, step.latent_slope, read_stoch);
+    const float* noise = of.latent_noise + row * S;
+    if (of.score) weigh(of, rows, y, noise, stoch, step, read_stoch, of.score + first);
+    else answer(of, rows, y, noise, stoch, step.latent_slope, read_stoch);
     write_feature(t + 1);
   }
 }
 
-// Gradients of `feature` and `actions` back to the policy's layers, or to the plan. The world model is
-// frozen, and nothing flows into the states that a rollout starts from.
+// Gradients of `feature` and `actions`, or of `score`, back to the policy's layers, or to the plan, and
+// to what was drawn where that was given. The world model is frozen, and nothing flows into the states
+// that a rollout starts from.
 template <class T>
 void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
@@ -240,7 +284,7 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
     const int64_t row = t * of.rows + first;
     const Steps<T> step = all.at(of, row);
     const T* d_feature = of.d_feature + (row + of.rows) * F;
-    for (int64_t r = 0; r < rows; ++r, d_feature += F) {
+    for (int64_t r = 0; r < rows && !of.score; ++r, d_feature += F) {
 #pragma omp simd
       for (int64_t i = 0; i < D; ++i) d_deter[r * wide + i] += to_float(d_feature[i]);
 #pragma omp simd
@@ -251,8 +295,16 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
     for (int64_t r = 0; r < rows; ++r) {
       const float *grad = d_stoch + r * S, *slope = step.latent_slope + r * S;
       T* out = frozen.products[of.prior.count - 1] + r * wide_prior;
-      for (int64_t i = 0; i < S; ++i) out[i] = rounded<T>(grad[i]);
-      for (int64_t i = 0; i < S; ++i) out[S + i] = rounded<T>(grad[i] * slope[i]);
+      if (of.score) {
+        const float given = of.d_score[first + r], *pull = step.pull + r * S;
+        float* d_drawn = of.d_drawn + (row + r) * S;
+        for (int64_t i = 0; i < S; ++i) d_drawn[i] = grad[i] - given * pull[i];
+        for (int64_t i = 0; i < S; ++i) out[i] = rounded<T>(given * pull[i]);
+        for (int64_t i = 0; i < S; ++i) out[S + i] = rounded<T>(given * slope[i]);
+      } else {
+        for (int64_t i = 0; i < S; ++i) out[i] = rounded<T>(grad[i]);
+        for (int64_t i = 0; i < S; ++i) out[S + i] = rounded<T>(grad[i] * slope[i]);
+      }
       std::fill(out + 2 * S, out + wide_prior, rounded<T>(0.0f));
     }
     backward(of.prior, rows, step.prior, frozen, d);
@@ -303,7 +355,7 @@ void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t fir
       std::fill(out + 2 * A, out + wide_out, rounded<T>(0.0f));
     }
     backward(of.policy, rows, step.policy, learned, d);
-    if (of.stop_input_gradient) continue;
+    if (of.stop_input_gradient && !of.d_plan) continue;
     of.policy[0].backward(rows, learned.products[0], d);
     const int64_t width = of.policy[0].in_padded;
     for (int64_t r = 0; r < rows; ++r) {

@@ -43,9 +43,9 @@ class Arguments(Structure):
         *((name, c_double) for name in ("raw_init_std", "policy_min_std", "min_std")),
         *((name, c_void_p) for name in ("start_deter", "start_stoch", "plan")),
         *((name, c_void_p) for name in ("action_noise", "latent_noise")),
-        *((name, c_void_p) for name in ("feature", "actions", "memory")),
+        *((name, c_void_p) for name in ("feature", "actions", "score", "memory")),
         ("inputs", c_void_p * MAX_LAYERS),
-        *((name, c_void_p) for name in ("d_feature", "d_actions", "d_plan")),
+        *((name, c_void_p) for name in ("d_feature", "d_actions", "d_plan", "d_score", "d_drawn")),
         ("gradients", Gradients),
     )
 
@@ -120,13 +120,19 @@ class Call:
 
     def backward(self, d_feature: Tensor, d_actions: Tensor) -> list[Tensor]:
         """Gradients of the policy's parameters."""
-        policy, dtype = self.of.policy, self.of.dtype
+        read = d_feature.to(self.of.dtype).contiguous(), fp32(d_actions)
+        self.arguments.d_feature, self.arguments.d_actions = map(pointer, read)
+        return self.learn()
+
+    def learn(self) -> list[Tensor]:
+        """The way back to the policy, from the gradients that `arguments` point to."""
+        policy = self.of.policy
         found = [
-            Gradient(part, layer, self.horizon * self.rows, self.blocks, dtype)
+            Gradient(part, layer, self.horizon * self.rows, self.blocks, self.of.dtype)
             for part, layer in zip(policy.parts, policy.array)
         ]
         self.arguments.gradients = gradients_of(found)
-        self._run_backward(d_feature, d_actions)
+        self.of.run_backward(byref(self.arguments))
         each = (one.of_parameters(read) for one, read in zip(found, self.inputs))
         return [gradient for several in each for gradient in several]
 
@@ -135,13 +141,10 @@ class Call:
         _, _, plan, *_ = self.read
         d_plan = torch.zeros_like(plan)
         self.arguments.d_plan = pointer(d_plan)
-        self._run_backward(d_feature, d_actions)
-        return d_plan
-
-    def _run_backward(self, d_feature: Tensor, d_actions: Tensor) -> None:
         read = d_feature.to(self.of.dtype).contiguous(), fp32(d_actions)
         self.arguments.d_feature, self.arguments.d_actions = map(pointer, read)
         self.of.run_backward(byref(self.arguments))
+        return d_plan
 
 
 class _Imagine(torch.autograd.Function):
