@@ -92,7 +92,10 @@ class Eval:
         if self.reward is None and self.task is None:
             return None
         return NewReward(
-            self.reward or "task", self.horizon, self.prior_weight, updates=self.updates
+            self.reward or "task",
+            horizon=self.horizon,
+            prior_weight=self.prior_weight,
+            updates=self.updates,
         )
 
     def _predicted(self, outcome: Any, episodes: int | slice) -> str:
