@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from builders import short_run, source_of
+from forked import Forked, sweep_worker
 from unchecked import unchecked
 
 from lsp.cli.main import _parse, main
@@ -35,7 +37,7 @@ from lsp.experiments.figures.definitions import SCALES, TARGETS, Scale
 from lsp.experiments.figures.evaluations import Records
 from lsp.experiments.figures.reproduce import draw, find_targets, runs_of
 from lsp.experiments.figures.trajectories import draw_ways, episode_states, first_ways, last_ways
-from lsp.experiments.sweep import local_engine
+from lsp.experiments.sweep import local_engine, worker
 from lsp.experiments.sweep.estimate import elapsed, hours, listing
 from lsp.experiments.sweep.execution import Execution, cores
 from lsp.experiments.sweep.planned_run import Outcome, PlannedRun, grid, parse_seeds, unique
@@ -69,6 +71,17 @@ def brief(steps: int, task: str = "walker_walk", source: Any = None, **changes: 
 
 def call(command: str) -> None:
     main(shlex.split(command))
+
+
+@pytest.fixture
+def forked(monkeypatch: Any) -> None:
+    """The local engine's processes, without what each takes to start: other tests start them."""
+
+    def start(run: Any, storage: Any, runtime: Any) -> Any:
+        given = worker.job(run, storage, runtime)
+        return Forked(sweep_worker, [], run.log(storage), Path.cwd(), os.environ, given)
+
+    monkeypatch.setattr(local_engine, "_start", start)
 
 
 def perform_here(runs: Any, storage: Any) -> None:
@@ -405,7 +418,9 @@ def test_threads_share_the_cores() -> None:
 # Carrying runs out
 
 
-def test_a_sweep_trains_what_is_missing_and_only_that(tmp_path: Any, capsys: Any) -> None:
+def test_a_sweep_trains_what_is_missing_and_only_that(
+    tmp_path: Any, capsys: Any, forked: Any
+) -> None:
     command = (
         "sweep --preset debug --task walker_walk --method lsp,dreamer --steps 60 --jobs 2 "
         "--action-repeat 20 "
@@ -433,7 +448,9 @@ class Killing(Screen):
         self.lines.append(line)
 
 
-def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_killed_process_goes_on_from_its_checkpoint(
+    tmp_path: Any, forked: Any, monkeypatch: Any
+) -> None:
     started, start = [], local_engine._start
 
     def remember(run: Any, storage: Any, runtime: Any) -> Any:
@@ -461,7 +478,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint(tmp_path: Any, monkeypatch
 
 
 def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(
-    tmp_path: Any, capsys: Any
+    tmp_path: Any, capsys: Any, forked: Any
 ) -> None:
     runs = [brief(200, "walker_wak"), brief(200)]
     transfer = brief(200, "walker_run", runs[0])
@@ -473,7 +490,7 @@ def test_a_run_that_cannot_be_done_is_one_line_and_the_others_go_on(
     assert capsys.readouterr().out.count("failed: ") == 2
 
 
-def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path: Any) -> None:
+def test_a_transfer_waits_for_its_source_and_starts_from_it(tmp_path: Any, forked: Any) -> None:
     source = brief(400)
     config = on_another_task(source.config, "walker_run", TransferConfig())
     transfer = PlannedRun(config, 200, source)
@@ -524,7 +541,7 @@ def test_the_source_of_a_sweep_is_a_run_however_it_is_spelled(
 # Ray's own processes take half a minute to come and go.
 STOPPED_BY = [
     ("local", signal.SIGINT),
-    ("local", signal.SIGTERM),
+    pytest.param("local", signal.SIGTERM, marks=pytest.mark.slow),
     pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow),
     pytest.param("ray", signal.SIGINT, marks=pytest.mark.slow),
 ]
@@ -557,7 +574,7 @@ def test_a_signal_saves_every_run(tmp_path: Any, engine: Any, number: Any) -> No
         assert debug_run(seed=seed).reached(tmp_path) > 0
 
 
-def test_two_processes_do_not_train_the_same_run_at_once(tmp_path: Any) -> None:
+def test_two_processes_do_not_train_the_same_run_at_once(tmp_path: Any, forked: Any) -> None:
     run = brief(600)
     (tmp_path / "logs").mkdir()
     processes = [local_engine._start(run, tmp_path, RUNTIME) for _ in range(2)]
@@ -569,17 +586,24 @@ def test_two_processes_do_not_train_the_same_run_at_once(tmp_path: Any) -> None:
 # The paper's figures
 
 
+@cache
+def all_targets(scale: str) -> list[Any]:
+    """Of one seed: what others run is the same."""
+    with unchecked():
+        return find_targets("all", replace(SCALES[scale], seeds=(0,)))
+
+
 def test_every_target_lists_its_runs(tmp_path: Any) -> None:
-    for scale in SCALES.values():
-        targets = find_targets("all", scale)
+    for scale in SCALES:
+        targets = all_targets(scale)
         assert [target.name for target in targets] == list(TARGETS)
-        for run in runs_of(targets):
-            validated(run.settings(tmp_path))
+        with unchecked():
+            for run in runs_of(targets):
+                validated(run.settings(tmp_path))
 
 
 def test_figures_share_their_runs() -> None:
-    scale = replace(SCALES["small"], seeds=(0,))
-    names = {t.name: {run.name for run in t.runs} for t in find_targets("all", scale)}
+    names = {t.name: {run.name for run in t.runs} for t in all_targets("small")}
     assert names["fig7"] <= names["fig5"]
     assert names["fig8"] == names["fig9"]
     assert len(names["fig1"] & names["fig9"]) == 2  # the sources
@@ -588,8 +612,8 @@ def test_figures_share_their_runs() -> None:
 
 
 def test_no_source_is_trained_further_by_another_figure() -> None:
-    for scale in SCALES.values():
-        runs = runs_of(find_targets("all", scale))
+    for scale in SCALES:
+        runs = runs_of(all_targets(scale))
         lengths = {run.name: run.steps for run in runs}
         for run in runs:
             if run.source:
@@ -631,7 +655,7 @@ def test_the_help_and_the_docs_name_every_target(capsys: Any) -> None:
 
 
 def test_small_sources_are_long_where_getting_up_comes_first() -> None:
-    runs = runs_of(find_targets("all", SCALES["small"]))
+    runs = runs_of(all_targets("small"))
     lengths = {run.source.config.task: run.source.steps for run in runs if run.source}
     assert lengths == {
         "quadruped_getup_walk": 250_000,
@@ -676,7 +700,7 @@ def test_what_waits_for_its_source_is_not_halved_by_two_jobs() -> None:
 
 
 def test_a_figure_without_runs_says_so(tmp_path: Any) -> None:
-    for target in find_targets("all", SCALES["debug"]):
+    for target in all_targets("debug"):
         (picture,) = draw([target], Records(tmp_path), tmp_path / "figures")
         assert picture.stat().st_size > 5000
 
@@ -686,7 +710,7 @@ def test_titles_say_what_is_seen_and_the_terminal_what_is_missing(
 ) -> None:
     figures = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, out: figures.append(figure))
-    for target in find_targets("all", SCALES["debug"]):
+    for target in all_targets("debug"):
         draw([target], Records(tmp_path), tmp_path / "figures")
     titles = [figure.get_suptitle() for figure in figures]
     assert {title for title, _ in TARGETS.values()} <= set(titles)
