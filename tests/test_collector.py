@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from forked import SERVER
 from test_train import assert_same_but_for_stops, assert_same_learning, open_trainer, train
 
 from lsp.algorithm.agent import Agent
@@ -82,6 +83,12 @@ def echo(shortest: Any = 5, longest: Any = 25, image: Any = True, trouble: Any =
 
 def episode_seed(seed: Any, number: Any) -> Any:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: Any) -> None:
+    """Those of a test that is not about how they start: each would take a second to import."""
+    monkeypatch.setattr("lsp.envs.vector._CONTEXT", SERVER)
 
 
 def open_workers(make: Any, count: Any = 3) -> Any:
@@ -180,6 +187,7 @@ def assert_only_fails(workers: Any, index: Any, *words: Any) -> None:
     assert not any(process.is_alive() for process in processes)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_dies_is_replaced_while_the_others_go_on() -> None:
     workers = open_workers(echo())
     workers.reset({0: 0, 1: 1, 2: 2})
@@ -188,6 +196,7 @@ def test_a_worker_that_dies_is_replaced_while_the_others_go_on() -> None:
     assert_only_fails(workers, 1, "worker process died, exit code -9")
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_an_environment_that_raises_is_made_anew_while_the_others_go_on() -> None:
     workers = open_workers(echo(trouble="raises"), 2)
     workers.reset({0: 0, 1: 1})
@@ -199,6 +208,7 @@ def test_an_environment_that_raises_is_made_anew_while_the_others_go_on() -> Non
     workers.close()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_hangs_is_replaced() -> None:
     like = echo()()
     workers = Workers(echo(trouble="hangs"), 2, like, "echo", patience=20.0)
@@ -212,6 +222,7 @@ def test_a_worker_that_hangs_is_replaced() -> None:
     workers.close()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_user_error_of_the_environment_is_handed_on() -> None:
     like = make_env("cartpole_balance")
     workers = Workers(partial(make_env, "cartpole_balance"), 2, like, "cartpole_balance")
@@ -228,6 +239,7 @@ def test_an_environment_that_cannot_be_sent_is_an_error_of_one_line() -> None:
         Workers(lambda: made() if lock else None, 2, made(), "echo")
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_simulates_what_this_process_does() -> None:
     make = partial(make_env, "walker_walk")
     here = make()
@@ -325,6 +337,7 @@ def echo_config(num_envs: Any = 2, **schedule: Any) -> Any:
 BLIND = env_maker(echo_config(), Maker(echo(image=False)))
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_several_envs_resume_exactly(tmp_path: Any) -> None:
     config = echo_config()
     whole = train(tmp_path / "whole", config, 330, make_env=BLIND)
@@ -344,6 +357,7 @@ def evaluations(path: Any) -> Any:
     return [line for line in lines if line["kind"] == "eval"]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_env_steps_are_those_of_all_envs(tmp_path: Any) -> None:
     trainer = train(tmp_path, echo_config(), 260, make_env=BLIND)
     episodes = list(trainer.replay.episodes())
@@ -506,6 +520,7 @@ def test_an_action_that_is_not_finite_stops_with_what_led_to_it() -> None:
     assert error.value.arrays["obs/time"].tolist() == [[1], [1]]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_dead_worker_does_not_end_training(tmp_path: Any) -> None:
     config = echo_config(save_every=50)
     trainer = open_trainer(tmp_path, config, BLIND)

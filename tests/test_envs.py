@@ -1,5 +1,6 @@
 """Invariants that hold for every environment, whatever the task."""
 
+import json
 import os
 import subprocess
 import sys
@@ -298,46 +299,74 @@ def test_pixels_show_the_state() -> None:
 
 
 WITHOUT_GL = """
-from lsp.envs import make_env, rendering_problem
-from lsp.errors import UserError
-env = make_env("cartpole_balance")
-env.reset(seed=0)
-env.step(env.action_space.high)
-print(rendering_problem())
-for attempt in (env.render, lambda: make_env("cartpole_balance", obs="pixels")):
-    try:
-        attempt()
-    except UserError as error:
-        print(error)
+import json
+import os
+import sys
+
+# All that takes long to import and reads none of the variables: each case is a fork of this.
+import gymnasium
+import lsp.config
+import scipy.ndimage
+
+
+def show():
+    from lsp.envs import make_env, rendering_problem
+    from lsp.errors import UserError
+
+    env = make_env("cartpole_balance")
+    env.reset(seed=0)
+    env.step(env.action_space.high)
+    print(rendering_problem())
+    for attempt in (env.render, lambda: make_env("cartpole_balance", obs="pixels")):
+        try:
+            attempt()
+        except UserError as error:
+            print(error)
+
+
+assert not {"mujoco", "dm_control", "OpenGL"} & sys.modules.keys()
+for number, variables in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        os.environ.update(variables)
+        with open(f"{sys.argv[2]}/{number}", "w") as sys.stdout:
+            show()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, variables
 """
+
+NO_DRIVER = {"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent"}  # the EGL loader finds none
+GL_CASES: list[tuple[dict[str, str], str]] = [
+    ({"MUJOCO_GL": "disabled"}, "MUJOCO_GL"),
+    # Asked for and not asked for.
+    (NO_DRIVER | {"MUJOCO_GL": "egl"}, "apt-get install"),
+    (NO_DRIVER | {"MUJOCO_GL": ""}, "apt-get install"),
+    # Variables that a cluster or a script sets.
+    ({"MUJOCO_GL": "bogus"}, "MUJOCO_GL=bogus is none of egl, osmesa, glfw"),
+    ({"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "PYOPENGL_PLATFORM=egl keeps osmesa"),
+    ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "bogus"}, "PYOPENGL_PLATFORM=bogus keeps egl"),
+    ({"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "77"}, "MUJOCO_EGL_DEVICE_ID=77 is no EGL"),
+    ({"MUJOCO_GL": " EGL", "MUJOCO_EGL_DEVICE_ID": "a"}, "MUJOCO_EGL_DEVICE_ID=a is no EGL"),
+]
+
+
+@pytest.fixture(scope="module")
+def said_without_gl(tmp_path_factory: Any) -> Any:
+    """What is printed in each of GL_CASES, in processes of their own."""
+    folder = tmp_path_factory.mktemp("gl")
+    cases = json.dumps([variables for variables, _ in GL_CASES])
+    # Each case says by itself what it wants.
+    named = {"MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"}
+    environment = {key: x for key, x in os.environ.items() if key not in named}
+    command = [sys.executable, "-c", WITHOUT_GL, cases, str(folder)]
+    subprocess.run(command, env=environment, timeout=240, check=True)
+    return [(folder / str(number)).read_text().splitlines() for number in range(len(GL_CASES))]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux chooses a backend")
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"MUJOCO_GL": "disabled"}, "MUJOCO_GL"),
-        # An EGL loader that finds no driver, asked for and not asked for.
-        ({"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "MUJOCO_GL": "egl"}, "apt-get install"),
-        ({"__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent", "MUJOCO_GL": ""}, "apt-get install"),
-        # Variables that a cluster or a script sets.
-        ({"MUJOCO_GL": "bogus"}, "MUJOCO_GL=bogus is none of egl, osmesa, glfw"),
-        ({"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "PYOPENGL_PLATFORM=egl keeps osmesa"),
-        ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "bogus"}, "PYOPENGL_PLATFORM=bogus keeps egl"),
-        ({"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "77"}, "MUJOCO_EGL_DEVICE_ID=77 is no EGL"),
-        ({"MUJOCO_GL": " EGL", "MUJOCO_EGL_DEVICE_ID": "a"}, "MUJOCO_EGL_DEVICE_ID=a is no EGL"),
-    ],
-)
-def test_without_opengl_all_but_rendering_works(variables: Any, expected: Any) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_GL],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    problem, *errors = done.stdout.splitlines()
+@pytest.mark.parametrize("number", range(len(GL_CASES)), ids=[str(x) for x, _ in GL_CASES])
+def test_without_opengl_all_but_rendering_works(number: int, said_without_gl: Any) -> None:
+    (variables, expected), (problem, *errors) = GL_CASES[number], said_without_gl[number]
     if problem == "None" and variables["MUJOCO_GL"] == "":
         pytest.skip("another backend than EGL renders here")
     assert expected in problem

@@ -1,13 +1,13 @@
 """The README stays within its bounds, its commands run, and its numbers are those of the tables."""
 
 import re
+import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unchecked import unchecked
 
 import lsp
 from lsp.cli.main import main
@@ -31,11 +31,13 @@ def test_it_stays_short() -> None:
 
 
 @pytest.mark.long
-def test_numbers_of_results_are_those_of_the_tables() -> None:
+def test_numbers_of_results_are_those_of_the_tables(monkeypatch: Any, capsys: Any) -> None:
     """Of the README and of docs/results."""
-    command = [sys.executable, "results/recompute.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"run python results/recompute.py: {done.stdout}{done.stderr}"
+    path = ROOT / "results" / "recompute.py"
+    monkeypatch.setattr("sys.argv", [str(path), "--check"])
+    with unchecked(), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0, f"run python results/recompute.py: {capsys.readouterr().out}"
 
 
 @pytest.fixture
@@ -50,7 +52,8 @@ def reader(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    lsp.train(lsp.make_config("lsp", "debug", task="quadruped_upright_walk"), "runs/walk", 200)
+    with unchecked():
+        lsp.train(lsp.make_config("lsp", "debug", task="quadruped_upright_walk"), "runs/walk", 200)
     return monkeypatch
 
 
@@ -79,7 +82,8 @@ def _without_updates(added: list[str]) -> list[str]:
 def test_its_commands_run(reader: Any, capsys: Any) -> None:
     assert len(COMMANDS) >= 9
     for command in COMMANDS:
-        main(shortened(command))
+        with unchecked():  # other tests check what the commands call
+            main(shortened(command))
     assert {"first", "cheetah", "hopper", "arm"} <= {path.name for path in Path("runs").iterdir()}
     said = capsys.readouterr().out
     assert "Video: " in said

@@ -26,6 +26,9 @@ from lsp.report.plots import STANDING_STILL
 from lsp.tasks import PAPER_TASKS, ids
 
 CASES = [pytest.param(task, obs, id=f"{task}-{obs}") for _, task, obs in ids()]
+# How pictures are made depends on the body alone, and on whether an arena of ours is around it.
+SEEN = ("walker_walk", "cheetah_run", "hopper_hop", "quadruped_walk", "quadruped_cove")
+DIFFERENT = [x for x in CASES if x.values[1] == "proprio" or x.values[0] in SEEN]
 SPEED, CONTROL_STEP = 0.5, 0.02  # metres a second, seconds
 WIDTH = 1.34  # metres from the quadruped's left toes to its right ones
 # Families of tasks between which an agent is transferred.
@@ -82,7 +85,8 @@ def test_gymnasium_makes_and_checks_it(name: Any, task: Any, obs: Any) -> None:
             warnings.filterwarnings("ignore", message=message)
         env: Any = gymnasium.make(name)
         assert (env.unwrapped.task, env.unwrapped.obs) == (task, obs)
-        check_env(env.unwrapped, skip_render_check=obs == "proprio")  # the renderer is the same
+        if obs == "proprio" or task in SEEN:
+            check_env(env.unwrapped, skip_render_check=obs == "proprio")  # the renderer is the same
         env.close()
 
 
@@ -109,7 +113,7 @@ def test_the_seed_alone_decides_an_episode(env_of: Any, task: Any, obs: Any) -> 
     assert not same(first, other)
 
 
-@pytest.mark.parametrize(("task", "obs"), CASES)
+@pytest.mark.parametrize(("task", "obs"), DIFFERENT)
 def test_two_environments_share_nothing(env_of: Any, task: Any, obs: Any) -> None:
     env, twin = env_of(task, obs), DMControlEnv(task, obs)
     alone = play(env, 3, 6)

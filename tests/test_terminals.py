@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked, command_on_terminal
 
 import lsp
 from lsp.cli.main import main
@@ -22,9 +23,8 @@ from lsp.training.progress import say
 DEBUG = "--preset debug --task cartpole_balance --no-compile --threads 1 --schedule.eval-every 0"
 
 
-def train(folder: Path, steps: int, **settings: Any) -> "subprocess.Popen[bytes]":
-    flags = f"train {DEBUG} --schedule.log-every 100 --steps {steps} --logdir {folder}"
-    return subprocess.Popen([sys.executable, "-m", "lsp", *flags.split()], **settings)
+def flags(folder: Path, steps: int) -> list[str]:
+    return f"train {DEBUG} --schedule.log-every 100 --steps {steps} --logdir {folder}".split()
 
 
 def saved(folder: Path) -> int:
@@ -88,23 +88,21 @@ def test_nohup_is_left_alone() -> None:
 
 def test_a_terminal_that_closes_does_not_lose_the_run(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    run = train(tmp_path / "run", 10**6, **ends, preexec_fn=lambda: _take_terminal(theirs))
-    os.close(theirs)
+    arguments = flags(tmp_path / "run", 10**6)
+    end = Path(os.ttyname(theirs))
+    run = Forked(command_on_terminal, arguments, end, Path.cwd(), os.environ)
     seen = b""
     while not re.search(rb"\d\d\d/1,000,000 env steps", seen):
         seen += os.read(ours, 10_000)
+    os.close(theirs)
     os.close(ours)  # the kernel sends SIGHUP
     assert run.wait(60) == 0
     assert saved(tmp_path / "run") > 0
 
 
-def _take_terminal(end: int) -> None:
-    os.login_tty(end)
-
-
 def test_a_reader_that_goes_away_ends_the_run_saved(tmp_path: Path) -> None:
-    run = train(tmp_path / "run", 10**6, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "lsp", *flags(tmp_path / "run", 10**6)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert run.stdout is not None
     assert run.stderr is not None
     while b"env steps" not in run.stdout.readline():

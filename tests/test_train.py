@@ -324,7 +324,8 @@ def learner_config(method: Any) -> Any:
 
 
 # With skills 33 updates after those of the beginning are enough.
-LEARNERS: list[Any] = [("lsp", 400), ("dreamer", 800), ("cem", 800)]
+LEARNERS: list[Any] = [("lsp", 400), ("dreamer", 800)]
+LEARNERS += [pytest.param("cem", 800, marks=pytest.mark.slow)]
 LEARNERS += [pytest.param(x, 400, marks=pytest.mark.slow) for x in ("no_mi", "random_skills")]
 
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import bootstrap, trim_mean
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -187,7 +186,13 @@ def _relabelled_wins(
     return np.asarray(won / (chosen.sum(1) * (~chosen).sum(1)))
 
 
+# Only of FEW runs and more is anything computed with scipy.stats, which takes half a second to
+# import: every training draws its curve.
+
+
 def _trimmed_mean(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    from scipy.stats import trim_mean
+
     return np.asarray(trim_mean(np.concatenate(samples, axis=-1), 0.25, axis=-1))
 
 
@@ -199,6 +204,8 @@ def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def _estimate(statistic: Any, samples: Sequence[Scores]) -> Estimate:
     samples = [np.asarray(x, float) for x in samples]
     value = statistic(*samples)
+    from scipy.stats import bootstrap
+
     drawn = [x for x in samples if x.shape[-1] > 1]
     if not drawn:
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))

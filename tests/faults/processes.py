@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import torch
+from forked import Forked
 from unchecked import unchecked
 
 from lsp.cli.main import main
@@ -35,6 +38,7 @@ SETTINGS = {
 }
 OWN = {"seconds", "run", "eval_return"}
 CLOCK = {"time", "steps_per_second", "wall_hours", "eval/seconds", "save_seconds"}
+FULL = os.environ.get("LSP_FAULTS") == "full"
 PATIENCE = 400  # seconds; machines may be busy with other things
 
 
@@ -49,6 +53,20 @@ def environment() -> Any:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
+def start(arguments: Sequence[str], said: Path) -> "Forked | subprocess.Popen[bytes]":
+    """`lsp` with its arguments: in `make faults` as people start it."""
+    if not FULL:
+        return Forked(forked.command, [*arguments], said, ROOT, environment())
+    with said.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lsp", *arguments],
+            cwd=ROOT,
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+
+
 class Training:
     """`lsp train` in a process of its own; what it says goes to a file beside its folder, or in
     the folder `said`. With `limited` another process writes that file, free of the limits that
@@ -60,18 +78,14 @@ class Training:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.said = (said or self.folder.parent) / f"{self.folder.name}-{time.time_ns()}.txt"
-        with self.said.open("w") as out:
-            writer = subprocess.Popen("cat", stdin=subprocess.PIPE, stdout=out) if limited else None
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lsp", *arguments],
-                cwd=ROOT,
-                env=environment(),
-                stdout=writer.stdin if writer else out,
-                stderr=subprocess.STDOUT,
-            )
-        if writer:
-            assert writer.stdin is not None
-            writer.stdin.close()  # it ends with the training
+        self.said.touch()
+        writer, out = None, self.said
+        if limited:
+            out = self.said.with_suffix(".pipe")
+            os.mkfifo(out)
+            with self.said.open("wb") as file:
+                writer = subprocess.Popen(["cat", out], stdout=file)
+        self.process = start(arguments, out)
         self.writer = writer
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import command, metric_lines, steps_saved
+from processes import command, metric_lines, steps_saved, train_here
 
 from lsp.cli.main import main
 from lsp.errors import RunWarning, UserError
@@ -24,7 +24,7 @@ STEPS = 600
 def trained(tmp_path_factory: Any) -> Any:
     """A run with three checkpoints and some episodes."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    main(command(folder, STEPS))
+    train_here(folder, STEPS)
     return folder
 
 

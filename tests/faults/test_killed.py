@@ -33,16 +33,16 @@ def unfinished_saves(folder: Any) -> Any:
     return found
 
 
-def kill_at_random(training: Any, rng: Any) -> Any:
+def kill_at_random(training: Any, rng: Any, seconds: Any) -> Any:
     """While it trains, wherever that is. Returns whether that was in a save."""
     began, left = last_step(training.folder), unfinished_saves(training.folder)
     training.wait_for(lambda: last_step(training.folder) > began)
-    time.sleep(rng.uniform(0, 1))
+    time.sleep(rng.uniform(0, seconds))
     training.kill()
     return bool(unfinished_saves(training.folder) - left)
 
 
-def kill_in_a_save(training: Any, rng: Any) -> Any:
+def kill_in_a_save(training: Any, rng: Any, _: Any) -> Any:
     """Within some milliseconds of the beginning of a save. Returns whether it was not yet over."""
     began, left = last_step(training.folder), unfinished_saves(training.folder)
     training.wait_for(lambda: last_step(training.folder) > began)
@@ -62,7 +62,7 @@ def test_row_01_killed_at_random_moments_half_of_them_in_a_save(
     while in_saves < wanted or elsewhere < wanted or not known:
         training = Training(folder, *command(folder))
         kill = kill_in_a_save if in_saves < wanted else kill_at_random
-        if kill(training, rng):
+        if kill(training, rng, count(0.3, 1)):
             in_saves += 1
         else:
             elsewhere += 1
@@ -76,7 +76,7 @@ def test_row_01_killed_at_random_moments_half_of_them_in_a_save(
         saved, known = newest.env_steps, now
     # Nothing is missing, double or different: it ends as a run that nobody killed.
     end = saved + 300
-    train(folder, end)
+    train_here(folder, end)
     train_here(tmp_path / "whole", end)
     assert_same_run(tmp_path / "whole", folder)
     kills = in_saves + elsewhere
@@ -97,7 +97,7 @@ def test_row_02_asked_to_stop(tmp_path: Any, count: Any, figure: Any, number: An
         training = Training(folder, *arguments)
         before = steps_saved(folder)[0] if stops else 0
         training.wait_for_checkpoint(after=before)
-        time.sleep(rng.uniform(0, 2))
+        time.sleep(rng.uniform(0, count(0.3, 2)))
         slowest = max(slowest, training.stop(number))
         assert training.process.returncode == 0, training.text
         said = training.text.splitlines()[-1]
@@ -132,11 +132,12 @@ def test_row_03_stopped_and_resumed_against_unbroken(
     tmp_path: Any, count: Any, figure: Any
 ) -> None:
     cases = CASES[: count(1, len(CASES))]
+    resume = count(train_here, train)  # rows 1 and 2 resume in another process
     for number, changes in enumerate(cases):
         broken, whole = tmp_path / f"broken-{number}", tmp_path / f"whole-{number}"
         train_here(broken, 510, **changes)
         stop = steps_saved(broken)[0]
-        train(broken, 1020, **changes)
+        resume(broken, 1020, **changes)
         train_here(whole, 1020, **changes)
         assert_same_run(whole, broken, stops=[stop])
     figure(3, f"{len(cases)} of {len(cases)} runs identical bit for bit to unbroken ones")
