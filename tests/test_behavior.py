@@ -35,11 +35,11 @@ from lsp.algorithm.behavior import (
 from lsp.algorithm.cem import Plan
 from lsp.algorithm.diagnostics import skill_information
 from lsp.algorithm.learner import Learner
-from lsp.algorithm.skill_planning import draw_skills, score_plans, skill_sources
+from lsp.algorithm.skill_planning import SkillPrior, draw_skills, score_plans, skill_sources
 from lsp.config import make_config, validated
 from lsp.errors import UserError
 from lsp.models.distributions import softly_clamped_std
-from lsp.models.networks import HeadOutputs
+from lsp.models.networks import HeadOutputs, NewTask
 from lsp.models.world_model import Latent
 
 aten = torch.ops.aten
@@ -640,8 +640,21 @@ def test_the_prior_of_skills_counts_in_a_plans_score_in_units_of_returns() -> No
     candidates[2, 0, 1] = 1.0
     candidates[:, :, 2] = 7.0  # beyond the horizon, which a score does not depend on
     noise = networks.draw_noise(20, 1, 1, generator=seeded())
-    scores = score_plans(networks, starts, candidates, noise, seeded())
+    values = score_plans(networks, starts, candidates, noise, seeded())
+    scores = SkillPrior(networks).added(values, candidates)
     torch.testing.assert_close(scores[:, 0], torch.tensor([0.0, -8.0, -6.0]))
+
+
+def test_on_a_new_task_the_prior_is_in_units_of_the_spread_of_the_first_round() -> None:
+    networks = make_networks(planner={"prior_weight": 0.5, "horizon": 10})
+    networks.new_task = NewTask(lambda networks, rollout: rollout.feature[1:, :, 0])
+    networks.return_size.fill_(1e6)  # of the task that was trained
+    prior = SkillPrior(networks)
+    candidates = torch.zeros(2, 1, 1, 3)
+    candidates[1, 0, 0] = 1.0
+    first, later = torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [1.0]])
+    torch.testing.assert_close(prior.added(first, candidates)[:, 0], torch.tensor([0.0, 2.5]))
+    torch.testing.assert_close(prior.added(later, candidates)[:, 0], torch.tensor([1.0, -0.5]))
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,7 @@ def score_plans(
     noise: RolloutNoise,
     generator: torch.Generator,
 ) -> Float[Tensor, "candidates starts"]:
-    """V_g of Algorithm 2: the task return of each plan (plus weighted intrinsic return, plus the
-    weighted log prior of its skills).
+    """V_g of Algorithm 2: the task return of each plan (plus weighted intrinsic return).
 
     `noise` is `[horizon, candidates, starts, ...]`, in any axis but the first possibly expanded.
     """
@@ -84,11 +83,32 @@ def score_plans(
     if weight > 0:
         intrinsic = weight * recognise_skills(networks, rollout.feature, plans, generator).reward
     estimates = estimate_values(networks, rollout, intrinsic, config.planning_lambda)
-    scores = estimates.returns[0].reshape(count, num_starts)
-    if config.planner.prior_weight > 0:
-        used = candidates[:, :, : config.skills_ahead]
-        scores = scores + config.planner.prior_weight * networks.return_size * log_prior(used)
-    return scores
+    return estimates.returns[0].reshape(count, num_starts)
+
+
+class SkillPrior:
+    """The weighted log prior of a plan's skills, beside its return (A.5, eq. 6).
+
+    It is in units of the running size of returns. Of a new task no such size is known: there the
+    unit is the spread of returns over the first round of candidates, for each start.
+    """
+
+    def __init__(self, networks: Networks):
+        config = networks.config
+        self.weight, self.used = config.planner.prior_weight, config.skills_ahead
+        self.unit: Tensor | None = None if networks.new_task else networks.return_size
+
+    def added(
+        self,
+        values: Float[Tensor, "candidates starts"],
+        candidates: Float[Tensor, "candidates starts plan skill"],
+    ) -> Float[Tensor, "candidates starts"]:
+        """Values of plans, their prior counted in."""
+        if self.weight == 0:
+            return values
+        if self.unit is None:
+            self.unit = values.detach().std(0, correction=0)
+        return values + self.weight * self.unit * log_prior(candidates[:, :, : self.used])
 
 
 def log_prior(
@@ -124,10 +144,13 @@ def plan_skills(
     shape = (rounds + climbs, planner.horizon, rows, num_starts)
     noise = networks.draw_noise(*shape, generator=generator)
 
+    skill_prior = SkillPrior(networks)
+
     def evaluate(candidates: Tensor, iteration: int) -> Tensor:
         count = min(len(candidates), rows)
         now = RolloutNoise(*(x[iteration, :, :count] for x in noise))
-        return score_plans(networks, starts, candidates, now, generator)
+        values = score_plans(networks, starts, candidates, now, generator)
+        return skill_prior.added(values, candidates)
 
     if climbs:
         steps = rounds, planner.step_size, planner.min_std

@@ -34,16 +34,19 @@ class HeadOutputs(NamedTuple):
     value: Float[Tensor, "*batch"]
 
 
-class NewTask(NamedTuple):
+class NewTask(nn.Module):
     """A task that these networks were not trained for, and plan for.
 
-    Attributes:
+    Args:
         reward: (networks, rollout) → reward of each agent step, `[horizon, batch]`.
         has_value: whether v was fitted to it; else nothing is known of what comes after a rollout.
     """
 
-    reward: "Callable[[Networks, Rollout], Tensor]"
-    has_value: bool = False
+    def __init__(
+        self, reward: "Callable[[Networks, Rollout], Tensor]", has_value: bool = False
+    ) -> None:
+        super().__init__()
+        self.reward, self.has_value = reward, has_value
 
 
 class Networks(nn.Module):

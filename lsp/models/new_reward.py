@@ -19,6 +19,7 @@ class DecodedReward:
     def __init__(self, reward: OwnReward, action_repeat: int):
         self.reward, self.action_repeat = reward, action_repeat
 
+    @torch.no_grad()
     def __call__(self, networks: Networks, rollout: Rollout) -> Float[Tensor, "horizon batch"]:
         """Of each agent step: the reward of its last observation for each env step of it."""
         states, model = rollout.feature[1:], networks.world_model

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsp.algorithm.behavior import estimate_values, value_loss
+from lsp.algorithm.behavior import estimate_values, replayed_value_loss, value_loss
 from lsp.algorithm.optimizer import Adam
 from lsp.algorithm.rng import seeded
-from lsp.algorithm.skill_planning import noisy_plan, plan_skills
+from lsp.algorithm.skill_planning import noisy_plan, plan_skills, repeat_plan
 from lsp.backends.backends import learning_backend
 from lsp.config import Config, PlannerConfig, RuntimeConfig, validated
 from lsp.envs.rewards import OwnReward, RewardFunction, own_reward_of
@@ -38,7 +38,8 @@ ROWS = 20_000  # agent steps of the replay that are looked at, spread over the r
 TOGETHER = 16  # episodes that are filtered side by side
 HELD_OUT = 10  # of so many episodes one tells the error of a fitted reward
 FIT_UPDATES, FIT_BATCH, FIT_RATE = 2000, 512, 1e-3
-VALUE_STARTS = 128  # states from which each update of v imagines
+VALUE_BATCH = 32, 50  # sequences, and agent steps of each, in an update of v
+VALUE_ROLLOUTS = 4  # imagined from the first state of each
 VALUE_RATE = 1e-3  # Adam; v starts anew, and has few updates
 
 
@@ -46,31 +47,33 @@ VALUE_RATE = 1e-3  # Adam; v starts anew, and has few updates
 class NewReward:
     """A reward to plan for with nothing trained, and how to plan for it.
 
+    The defaults plan one skill for two seconds, anew after each tenth of that.
+
     Attributes:
         reward: a function of (observations, actions) or of (simulator states, actions), or its
             name; `task`: what the environment's own task pays.
         horizon: H, agent steps that are planned.
-        skill_length: K, agent steps that a plan holds each skill; None: as in training.
-        replan_every: agent steps between plans (`planner.replan_every`); None: K.
+        skill_length: K, agent steps that a plan holds each skill.
+        replan_every: agent steps between plans.
         prior_weight: weight of log p_0(z) in a plan's score (`planner.prior_weight`), in units of
-            the size of predicted returns. Without it plans leave the skills that were trained.
+            the spread of returns over skills from N(0, I).
         lambda_: λ of a plan's score (`planner.lambda_`).
         num_candidates: G.
         num_elites: M.
         num_iterations: rounds of sampling and refitting.
-        updates: of a value v in imagination, everything else held, which stands for what comes
-            after the horizon; 0 has none.
+        updates: of a value v, which stands for what comes after the horizon, with everything else
+            held; 0 has none.
     """
 
     reward: str | RewardFunction | OwnReward = "task"
-    horizon: int = 40
-    skill_length: int | None = None
-    replan_every: int | None = None
-    prior_weight: float = 0.3
+    horizon: int = 50
+    skill_length: int = 50
+    replan_every: int = 10
+    prior_weight: float = 0.1
     lambda_: float = 1.0
-    num_candidates: int = 64
-    num_elites: int = 8
-    num_iterations: int = 6
+    num_candidates: int = 32
+    num_elites: int = 6
+    num_iterations: int = 3
     updates: int = 0
 
     def settings(self, config: Config) -> Config:
@@ -89,7 +92,7 @@ class NewReward:
         planner = replace(
             config.planner,
             horizon=self.horizon,
-            skill_length=self.skill_length or config.planner.skill_length,
+            skill_length=self.skill_length,
             replan_every=self.replan_every,
             prior_weight=self.prior_weight,
             lambda_=self.lambda_,
@@ -153,7 +156,7 @@ def plan_for(
     reward, fit = fit_reward(networks, seen, seed)
     networks.new_task = NewTask(reward)
     if wanted.updates:
-        fit_value(networks, seen.latents, wanted.updates, trained.planner, runtime, seed)
+        fit_value(networks, seen, wanted.updates, trained.planner, runtime, seed)
     return fit
 
 
@@ -166,6 +169,16 @@ class Seen(NamedTuple):
     """Of the new reward, `[rows]`."""
     episode: Tensor
     """Which one each row is of, `[rows]`."""
+    is_first: Tensor
+    is_terminal: Tensor
+
+    def sequences(self, count: int, length: int, generator: torch.Generator) -> "Seen":
+        """Some, drawn uniformly: `[count, length, ...]`."""
+        device, last = self.rewards.device, len(self.rewards) - length
+        begin = torch.randint(last + 1, (count, 1), generator=generator, device=device)
+        rows = begin + torch.arange(length, device=device)
+        latents, *others = self
+        return Seen(latents.rows(rows), *(x[rows] for x in others))
 
 
 def look_back(networks: Networks, folder: RunFolder, rewards: Relabel) -> Seen:
@@ -174,11 +187,14 @@ def look_back(networks: Networks, folder: RunFolder, rewards: Relabel) -> Seen:
     Raises UserError where the replay is not there or cannot be paid.
     """
     latents, paid, lengths = list[Latent](), list[np.ndarray](), list[int]()
+    first, terminal = list[np.ndarray](), list[np.ndarray]()
     together: list[Episode] = []
     for episode in _spread_out(folder, networks.config):
         together.append(relabelled(episode, rewards, folder.path))
         paid.append(together[-1]["reward"])
         lengths.append(len(episode["is_first"]))
+        first.append(episode["is_first"])
+        terminal.append(episode["is_terminal"])
         if len(together) == TOGETHER:
             latents.append(_filtered(networks, together))
             together = []
@@ -191,6 +207,7 @@ def look_back(networks: Networks, folder: RunFolder, rewards: Relabel) -> Seen:
         Latent(*(torch.cat(parts) for parts in zip(*latents, strict=True))),
         torch.as_tensor(np.concatenate(paid), device=device),
         torch.repeat_interleave(torch.tensor(lengths, device=device)),
+        *(torch.as_tensor(np.concatenate(x), device=device) for x in (first, terminal)),
     )
 
 
@@ -253,7 +270,7 @@ def fit_reward(networks: Networks, seen: Seen, seed: int = 0) -> tuple[FittedRew
 
 def fit_value(
     networks: Networks,
-    states: Latent,
+    seen: Seen,
     updates: int,
     planner: PlannerConfig,
     runtime: RuntimeConfig,
@@ -266,10 +283,11 @@ def fit_value(
     """
     assert networks.new_task is not None
     device, config = networks.device, networks.config
-    generator, ones = seeded(seed, device), torch.ones(VALUE_STARTS, device=device)
+    generator, scale = seeded(seed, device), config.model.reward_scale
+    ones = torch.ones(VALUE_BATCH[0] * VALUE_ROLLOUTS, device=device)
     networks.value = Value(networks.world_model.features, config.value).to(device)
     networks.slow_value.load_state_dict(networks.value.state_dict())
-    networks.new_task = networks.new_task._replace(has_value=True)
+    networks.new_task.has_value = True
     frozen = learning_backend(networks, runtime).frozen_copy
     names = "num_candidates", "num_elites", "num_iterations"
     few = replace(config.planner, **{name: getattr(planner, name) for name in names})
@@ -277,11 +295,13 @@ def fit_value(
     parameters = networks.value.parameters()
     optimizer = Adam(parameters, VALUE_RATE, config.optimizer.epsilon)
     for _ in range(updates):
-        size = (VALUE_STARTS,)
-        rows = torch.randint(len(states.deter), size, generator=generator, device=device)
-        rollout = imagine_planned(frozen, states.rows(rows), generator)
+        latents, rewards, _, is_first, is_terminal = seen.sequences(*VALUE_BATCH, generator)
+        batch = {"reward": rewards / scale, "is_first": is_first, "is_terminal": is_terminal}
+        replayed, _ = replayed_value_loss(networks, latents, batch)
+        rollout = imagine_planned(frozen, Latent(*(x[:, 0] for x in latents)), generator)
         estimates = estimate_values(frozen, rollout, None)
         loss, _ = value_loss(networks, rollout, estimates, ones)
+        loss = loss + replayed
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -290,8 +310,10 @@ def fit_value(
 
 @torch.no_grad()
 def imagine_planned(networks: Networks, starts: Latent, generator: torch.Generator) -> Rollout:
-    """A rollout from each start under skills that are planned there."""
+    """`VALUE_ROLLOUTS` from each start, each under skills that are planned there."""
     zeta = noisy_plan(plan_skills(networks, starts, generator)[0], networks.config, generator)
+    zeta = repeat_plan(zeta, VALUE_ROLLOUTS)
+    starts = Latent(*(x.repeat_interleave(VALUE_ROLLOUTS, 0) for x in starts))
     shape = zeta.mean.shape
     plans = zeta.sample(torch.randn(shape, generator=generator, device=networks.device))
     horizon = networks.config.planner.horizon
