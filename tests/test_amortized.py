@@ -21,6 +21,7 @@ from lsp.config import TransferConfig, make_config, validated
 from lsp.errors import UserError
 from lsp.models.world_model import Latent
 from lsp.runs.folder import RunFolder
+from lsp.training.new_reward import NewReward
 from lsp.training.parts import open_run
 from lsp.training.replay import Replay
 from lsp.training.trainer import Trainer
@@ -314,3 +315,10 @@ def test_what_cannot_propose_is_refused(method: str, parts: Any, complaint: str)
     config = change(make_config(method, "debug"), **(parts | {"skills": learned}))
     with pytest.raises(UserError, match=complaint):
         validated(config)
+
+
+def test_plans_for_a_new_reward_do_not_begin_from_what_was_proposed_for_the_old_one() -> None:
+    config = amortized(skills={"proposal_min_std": 0.5}).config
+    asked = NewReward(horizon=40, skill_length=5).settings(config)
+    assert config.has_proposal
+    assert not asked.has_proposal
