@@ -177,6 +177,25 @@ def test_skills_of_any_size_are_learned_and_acted(dim: int, proposal: Any, nativ
     assert agent.skill.shape == (1, dim)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"skills": {"estimator": "forward"}},
+        {"policy": {"stop_input_gradient": True, "entropy": 0.01}},
+        {"behavior": {"horizon": 20}, "planner": {"mean_noise": 0.5}},
+        {"skills": {"intrinsic": False}},
+    ],
+)
+def test_a_proposal_goes_with_other_settings(parts: Any) -> None:
+    networks = amortized(**parts)
+    learner, batch = Learner(networks, 0), batch_of(networks)
+    first = learner.update(batch)["proposal/loss"]
+    for _ in range(5):
+        metrics = learner.update(batch)
+    assert all(value.isfinite().all() for value in metrics.values())
+    assert metrics["proposal/loss"] < first
+
+
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 def test_kernels_fit_the_proposal_as_the_reference_does() -> None:
     losses = []

@@ -180,11 +180,14 @@ def in_pieces(networks: Any) -> CompiledBackend:
     return CompiledBackend(networks, wrap=lambda function: function)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("backend", [NativeBackend, in_pieces])
-def test_other_backends_climb_where_the_reference_does(backend: Any) -> None:
+def test_other_backends_climb_where_the_reference_does(backend: Any, stopped: bool) -> None:
     if backend is NativeBackend and compiler() is None:
         pytest.skip("no C++ compiler")
     networks = hearing("gradient", intrinsic_weight=1.0, prior_weight=0.1)
+    policy = replace(networks.config.policy, stop_input_gradient=stopped)
+    networks.config = replace(networks.config, policy=policy)
     starts = make_latent(networks, 4)
     copy = backend(networks).frozen_copy
     found, expected = (plan_skills(x, starts, seeded())[0] for x in (copy, networks))
