@@ -171,9 +171,8 @@ class PlannerConfig:
     exp((V - V_max) / temperature) (TD-MPC2). `gradient`: the M best of G plans climb along the
     gradient of V with respect to the skills, through the model (section 6)."""
     temperature: float = 0.02
-    """Of `mppi`, in units of the running size of returns: what a nat of ζ's entropy is worth (A.5).
-    TD-MPC2: 2 of returns around 100. With `prior_weight` at the same value ζ follows
-    p_0(z) exp(V / temperature), eq. 6."""
+    """Of `mppi`, in units of the running size of returns (TD-MPC2: 2, of returns around 100). One
+    round from N(0, I) gives p_0(z) exp(V / temperature) among the elites (A.5, eq. 6)."""
     step_size: float = 0.3
     """Of `gradient`: length of the first step of a whole plan; the others grow shorter in equal
     parts (ours)."""
