@@ -119,8 +119,8 @@ class SkillsConfig:
     """ζ(0), where plans begin. `normal`: N(0, I). `learned`: q(z | s), fitted to the elites of
     plans made while acting; updates draw their skills from it and plan nothing (section 6)."""
     proposal_min_std: float = 0.2
-    """Least standard deviation of q(z | s), without which plans would be looked for ever nearer to
-    those of before; elites of CEM have 0.11 to 0.16 (ours)."""
+    """Least standard deviation of q(z | s), the most is 1: without it plans would be looked for
+    ever nearer to those of before; elites of CEM have 0.11 to 0.16 (ours)."""
     intrinsic: bool = True
     """Pay for skills that χ can tell apart, and train χ (section 3.2)."""
     estimator: Literal["backward", "forward"] = "backward"

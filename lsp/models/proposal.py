@@ -1,8 +1,6 @@
 """q(z | s): the plan that is proposed for a state, learned from what planning found (section 6)."""
 
-from math import expm1, log
-
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -10,9 +8,18 @@ from lsp.config import SkillsConfig
 from lsp.models.distributions import Normal
 from lsp.models.layers import MLP
 
+MOST_MEAN = 2.0
+"""Means stay within this, where 19 in 20 of N(0, I) lie."""
+RAW_STD = 3.0
+"""Output beyond which the std is near its upper bound, where it begins."""
+
 
 class SkillProposal(nn.Module):
-    """A diagonal Normal over the skills of a whole plan, which begins as N(0, I)."""
+    """A diagonal Normal over the skills of a whole plan, which begins as nearly N(0, I).
+
+    It stays near: plans begin from it, and it learns from what becomes of them, so that otherwise
+    each generation of plans could leave the skills that are trained a little further behind.
+    """
 
     def __init__(self, features: int, plan_length: int, config: SkillsConfig):
         super().__init__()
@@ -20,10 +27,9 @@ class SkillProposal(nn.Module):
         self.net = MLP(features, config.layers, 2 * plan_length * config.dim)
         for weight in self.net[-1].parameters():
             nn.init.zeros_(weight)
-        self.raw_init_std = log(expm1(1 - self.min_std))
 
     def forward(self, feature: Float[Tensor, "*batch features"]) -> Normal:
-        """Mean and deviation `[*batch, plan, skill]`; the latter is `min_std` at least."""
-        said = self.net(feature).unflatten(-1, (self.plan_length, -1))
-        mean, std = said.chunk(2, -1)
-        return Normal(mean, F.softplus(std + self.raw_init_std) + self.min_std)
+        """Mean and deviation `[*batch, plan, skill]`; the latter lies between `min_std` and 1."""
+        mean, std = self.net(feature).unflatten(-1, (self.plan_length, -1)).chunk(2, -1)
+        std = self.min_std + (1 - self.min_std) * torch.sigmoid(std + RAW_STD)
+        return Normal(MOST_MEAN * torch.tanh(mean / MOST_MEAN), std)
