@@ -1,8 +1,8 @@
 """How much faster the fast backend plans than the plain one: eager, fp32.
 
-Usage: planning.py [--starts 256] [--rounds 5] [--threads N]. Plans with all layers 128 units wide
-(G 16, 4 iterations, H 10; otherwise as `fast`), with the two paths in turn, and prints the median
-milliseconds of both and the median of the rounds' ratios.
+Usage: planning.py [--starts 256] [--rounds 5] [--threads N] [--refit cem]. Plans with all
+layers 128 units wide (G 16, 4 iterations, H 10; otherwise as `fast`), with the two paths in turn,
+and prints the median milliseconds of both and the median of the rounds' ratios.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from lsp.models.networks import Networks
 OBSERVATION, ACTION = 78, 12  # dm_control's quadruped
 
 
-def wide() -> Config:
+def wide(refit: str) -> Config:
     """`fast`, 128 units everywhere."""
-    fast = make_config("lsp", "fast").resolved()
+    fast = make_config("lsp", "fast", **{"planner.refit": refit}).resolved()
     return replace(
         fast,
         model=replace(fast.model, deter=128, hidden=128, reward=(128,)),
@@ -51,11 +51,12 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--refit", default="cem")
     arguments = parser.parse_args()
     runtime = RuntimeConfig(threads=arguments.threads)
     prepare_torch(runtime)
     torch.manual_seed(0)
-    networks = Networks({"vector": (OBSERVATION,)}, ACTION, wide())
+    networks = Networks({"vector": (OBSERVATION,)}, ACTION, wide(arguments.refit))
     plain = planner(EagerBackend(networks), arguments.starts)
     fast = planner(learning_backend(networks, runtime), arguments.starts)
     for each in (plain, fast):

@@ -1,6 +1,8 @@
 """`lsp bench`: every figure is there, adds up, and belongs to the settings it names."""
 
+import csv
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import fields
@@ -9,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from builders import change
+from builders import change, short_run
 
+import lsp
 import lsp.benchmark.bench
 from lsp.api import load_networks
 from lsp.benchmark.bench import Gemm, Report, workload
@@ -72,6 +75,32 @@ def test_benchmarks_run(name: Any) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 0
+
+
+def test_every_planner_is_evaluated_with_the_weights_of_a_run(
+    tmp_path: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "planners.py"))
+    runs = []
+    for proposal in ("learned", "normal"):
+        config = change(short_run(), skills={"proposal": proposal})
+        runs.append(str(tmp_path / proposal))
+        lsp.train(config, runs[-1], 0, RuntimeConfig(compile=False))
+    table, asked = tmp_path / "planners.csv", ["--episodes", "1", "--plans", "1"]
+    monkeypatch.setattr("sys.argv", ["planners.py", *runs, *asked, "--csv", str(table)])
+    script["main"]()
+    lines = list(csv.DictReader(table.read_text().splitlines()))
+    planners = list(script["PLANNERS"])
+    assert [line["planner"] for line in lines] == [*planners, *planners[:3]]
+    assert ["proposal" in line["settings"] for line in lines] == [True] * 5 + [False] * 3
+    # One body, one set of weights, and other plans.
+    assert len({line["return"] for line in lines[:5]}) == 5
+    assert all(float(line["plan_ms"]) > 0 for line in lines)
+    assert f"| {planners[-1]} | 1 |" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["planners.py", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        script["main"]()
+    assert str(tmp_path) in capsys.readouterr().err
 
 
 def test_parts_that_a_method_lacks_are_null(tmp_path: Any) -> None:

@@ -82,6 +82,13 @@ def test_climbing_plans_go_forth_and_back() -> None:
     assert update_flops(networks).planner == pytest.approx(planning, rel=0.1)
 
 
+def test_a_proposal_is_asked_once_for_every_start() -> None:
+    networks = make_wide(skills={"proposal": "learned"})
+    learner = Learner(networks, 0)
+    starts = networks.world_model.rssm.initial(networks.config.behavior.num_starts or 0)
+    assert update_flops(networks).planner == counted(lambda: learner.plan(starts))
+
+
 def test_multiplications_by_hand() -> None:
     assert multiplications(MLP(3, [4, 5], 2)) == 3 * 4 + 4 * 5 + 5 * 2
     # 64 → 31 → 14 → 6 → 2 pixels a side, kernels of 4×4.

@@ -12,7 +12,7 @@ from lsp.algorithm.agent import Agent
 from lsp.algorithm.ascent import ascend
 from lsp.algorithm.cem import Plan, candidate_noise, plan, soft_mean_and_std, standard_plan
 from lsp.algorithm.skill_planning import plan_skills
-from lsp.backends.backends import NativeBackend
+from lsp.backends.backends import CompiledBackend, NativeBackend
 from lsp.backends.hardware import compiler
 from lsp.config import make_config, validated
 from lsp.errors import UserError
@@ -175,11 +175,21 @@ def test_the_temperature_is_in_units_of_the_size_of_returns() -> None:
     assert not torch.allclose(one.mean, cem.mean, atol=1e-2)
 
 
-@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
-def test_kernels_climb_where_the_reference_does() -> None:
+def in_pieces(networks: Any) -> CompiledBackend:
+    """What torch.compile is given, not compiled."""
+    return CompiledBackend(networks, wrap=lambda function: function)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("backend", [NativeBackend, in_pieces])
+def test_other_backends_climb_where_the_reference_does(backend: Any, stopped: bool) -> None:
+    if backend is NativeBackend and compiler() is None:
+        pytest.skip("no C++ compiler")
     networks = hearing("gradient", intrinsic_weight=1.0, prior_weight=0.1)
+    policy = replace(networks.config.policy, stop_input_gradient=stopped)
+    networks.config = replace(networks.config, policy=policy)
     starts = make_latent(networks, 4)
-    copy = NativeBackend(networks).frozen_copy
+    copy = backend(networks).frozen_copy
     found, expected = (plan_skills(x, starts, seeded())[0] for x in (copy, networks))
     torch.testing.assert_close(found.mean, expected.mean, atol=1e-3, rtol=0)
 

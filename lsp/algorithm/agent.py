@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lsp.algorithm.amortized import blank_plans, proposed_plan
 from lsp.algorithm.cem import Plan
 from lsp.algorithm.rng import restore, seeded
 from lsp.algorithm.skill_planning import noisy_plan, plan_skills
@@ -31,6 +32,9 @@ class Agent:
     what it filters, plans and acts with. `skills` are planned or drawn from N(0, I), whatever the
     settings say.
     """
+
+    notes_random_actions = False
+    """Whether `notes` says something of actions that it did not choose."""
 
     def __init__(
         self,
@@ -68,10 +72,11 @@ class Agent:
         self.plan = Plan(*(torch.full(shape, x, device=networks.device) for x in (0.0, 1.0)))
         self.steps = np.zeros(self.count, np.int64)
         self._foreseen = np.zeros((self.count, config.planner.skill_length))
+        self.planned = np.zeros(self.count, bool)
 
     def begin(self, index: int) -> None:
         """The next observation of env `index` is the first of an episode."""
-        self.steps[index] = 0
+        self.steps[index], self.planned[index] = 0, False
         self.plan.mean[index], self.plan.std[index] = 0.0, 1.0
 
     @torch.no_grad()
@@ -141,6 +146,7 @@ class Agent:
         """
         config = self.config
         age = self.steps % config.replan_every
+        self.planned = age == 0
         due = age % config.planner.skill_length == 0
         if not due.any():
             return
@@ -210,6 +216,8 @@ class Agent:
         """
         networks, latent = self.backend.frozen_copy, Latent(inputs["deter"], inputs["stoch"])
         prior = self._rest(inputs["mean"]) if self.config.planner.warm_start else None
+        if self.config.has_proposal:
+            prior = proposed_plan(networks, latent.feature)
         asked = latent, self.generator, prior, self.config.acting_iterations
         return plan_skills(networks, *asked)[0]._asdict()
 
@@ -246,8 +254,17 @@ class Agent:
         return torch.as_tensor(mask, device=self.networks.device)[:, None]
 
     def notes(self) -> dict[str, np.ndarray]:
-        """What replayed rows need besides observations and actions, `[num_envs, ...]`: nothing."""
-        return {}
+        """What replayed rows need besides observations and actions, `[num_envs, ...]`.
+
+        It is the plan that was made for the last action, where a proposal is learned from plans.
+        """
+        notes = blank_plans(self.count, self.config)
+        if notes:
+            now = self.planned
+            notes["plan_mean"][now] = self.plan.mean.cpu().numpy()[now]
+            notes["plan_std"][now] = self.plan.std.cpu().numpy()[now]
+            notes["is_planned"][now] = True
+        return notes
 
     def state(self) -> dict[str, Tensor]:
         """Everything that acting depends on, for a checkpoint."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lsp.algorithm.amortized import proposal_loss, proposed_plan
 from lsp.algorithm.behavior import (
     SkillEvidence,
     anchor_loss,
@@ -69,6 +70,8 @@ class Learner:
         if config.has_intrinsic and not held:
             skills = networks.skill_predictor, frozen.skill_predictor
             parts["skills"] = (*skills, config.skills.learning_rate)
+        if config.has_proposal:
+            parts["proposal"] = networks.proposal, frozen.proposal, config.skills.learning_rate
         self.optimizers, self.computing = dict[str, Adam](), dict[str, list[Tensor]]()
         for name, (module, computing, rate) in parts.items():
             self.optimizers[name] = Adam(module.parameters(), rate, config.optimizer.epsilon)
@@ -109,8 +112,7 @@ class Learner:
         latents, data = self.own_rows(latents, data)
 
         # Behaviour learning: ζ = CEM(S, ...), μ ← μ + ε
-        is_terminal = data["is_terminal"]
-        starts = draw_starts(latents, is_terminal, config.behavior.num_starts, generator)
+        starts = draw_starts(latents, data["is_terminal"], config.behavior.num_starts, generator)
         zeta, about_plan = self.plan(starts.latent)
         starts = repeat_starts(starts, config.behavior.rollouts_per_start)
         zeta = repeat_plan(zeta, config.behavior.rollouts_per_start)
@@ -146,6 +148,7 @@ class Learner:
             metrics |= about_skills | about_evidence
             if "skills" in self.optimizers and not hold_policy:
                 metrics |= self.descend("skills", loss)
+        metrics |= self.fit_proposal(latents, data)
         networks.update_slow_value()
         networks.track_return_size(estimates.target, sources.value_weight)
         every = config.behavior.rollouts_per_start
@@ -170,6 +173,13 @@ class Learner:
             evidence = evidence._replace(reward=intrinsic_scale(frozen) * paid)
             metrics["skills/mutual_information_forward"] = nats.mean()
         return evidence, metrics | {"skills/intrinsic_reward": evidence.reward.sum(0).mean()}
+
+    def fit_proposal(self, latents: Latent, data: dict[str, Tensor]) -> Metrics:
+        """Fit q(z | s) to the plans that were made while acting, if it is learned."""
+        if not self.config.has_proposal:
+            return {}
+        loss, metrics = proposal_loss(self.backend.frozen_copy, latents, data)
+        return metrics | self.descend("proposal", loss)
 
     def anchored(
         self, loss: Tensor, latents: Latent, data: dict[str, Tensor], noise: Tensor
@@ -229,11 +239,15 @@ class Learner:
             self._starts = Latent(state["deter"].to(device), state["stoch"].to(device))
 
     def plan(self, starts: Latent) -> tuple[Plan, Metrics]:
-        """ζ with noise on its mean; N(0, I) where skills are not planned, if there are any."""
+        """ζ with noise on its mean; N(0, I) where skills are not planned, if there are any, and
+        where plans are amortised what is proposed."""
         networks, config = self.networks, self.config
         if not config.plans_skills:
             count, length = starts.deter.shape[0], config.plan_length
             return standard_plan(count, length, config.skills.dim, networks.device), {}
+        if config.has_proposal:
+            zeta = proposed_plan(self.backend.frozen_copy, starts.feature)
+            return noisy_plan(zeta, config, self.generator), {}
         zeta, stats = plan_skills(self.backend.frozen_copy, starts, self.generator)
         if config.planner.scope == "per_state":
             return noisy_plan(zeta, config, self.generator), stats

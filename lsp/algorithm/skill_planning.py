@@ -129,7 +129,7 @@ def plan_skills(
     """ζ for each start state: Algorithm 2 bound to the learned networks.
 
     It begins from `prior`, N(0, I) where there is none; `num_iterations` are those of updates where
-    they are not given.
+    they are not given. Without any, ζ is the prior.
     """
     planner, num_starts = networks.config.planner, starts.deter.shape[0]
     shared, climbs = planner.scope == "shared", planner.refit == "gradient"
@@ -137,6 +137,8 @@ def plan_skills(
     if prior is None:
         length, dim = networks.config.plan_length, networks.plan_dim
         prior = standard_plan(num_starts, length, dim, networks.device)
+    if rounds == 0:
+        return prior, {}
     sizes = 1 if climbs else rounds, planner.num_candidates
     draws = candidate_noise(prior, *sizes, generator, shared)
     rows = planner.num_candidates if planner.rollout_noise == "independent" else 1

@@ -18,6 +18,9 @@ class HiroAgent:
     `collect` adds Gaussian noise to goals and actions, `evaluate` none.
     """
 
+    notes_random_actions = True
+    """Its goals stand beside random actions too: the manager learns from what followed them."""
+
     def __init__(
         self,
         networks: HiroNetworks,

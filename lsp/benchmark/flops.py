@@ -49,6 +49,8 @@ def _planner(networks: Networks) -> int:
     if not config.plans_skills:
         return 0
     planner, starts = config.planner, config.behavior.num_starts or _states(networks)
+    if config.has_proposal:
+        return starts * multiplications(networks.proposal)
     rollouts = planner.num_iterations * planner.num_candidates * starts
     if planner.refit == "gradient":  # forth and back, which is as much again
         climbing = 2 * planner.num_iterations * planner.num_elites
@@ -86,6 +88,9 @@ def _behavior(networks: Networks) -> int:
         count += rollouts * config.num_segments * ask
         if forward:
             count += _forward(networks, rollouts, step - 2 * _heads(networks))
+    if config.has_proposal:
+        fit = 3 * multiplications(networks.proposal) - _first(networks.proposal.net)
+        count += (_states(networks) - config.replay.batch) * fit
     return count
 
 

@@ -84,6 +84,11 @@ class Config:
         return self.has_skills and self.skills.source == "planned"
 
     @property
+    def has_proposal(self) -> bool:
+        """Whether q(z | s) is learned, from which plans begin."""
+        return self.plans_skills and self.skills.proposal == "learned"
+
+    @property
     def own_sequences(self) -> int:
         """Sequences of a batch from the run's own replay; the others are its source's."""
         batch = self.replay.batch

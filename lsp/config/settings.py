@@ -115,6 +115,12 @@ class SkillsConfig:
     source: Literal["planned", "prior"] = "planned"
     """Where skills come from: planned, or drawn from N(0, I) in training, collecting and
     evaluating (section 4.2, Random Skills)."""
+    proposal: Literal["normal", "learned"] = "normal"
+    """ζ(0), where plans begin. `normal`: N(0, I). `learned`: q(z | s), fitted to the elites of
+    plans made while acting; updates draw their skills from it and plan nothing (section 6)."""
+    proposal_min_std: float = 0.2
+    """Least standard deviation of q(z | s), the most is 1: without it plans would be looked for
+    ever nearer to those of before; elites of CEM have 0.11 to 0.16 (ours)."""
     intrinsic: bool = True
     """Pay for skills that χ can tell apart, and train χ (section 3.2)."""
     estimator: Literal["backward", "forward"] = "backward"
@@ -131,11 +137,11 @@ class SkillsConfig:
     num_states: int = 10
     """States of a segment that χ reads besides s0, evenly spaced (ours)."""
     layers: tuple[int, ...] = (256, 256)
-    """Hidden layers of χ (A.3)."""
+    """Hidden layers of χ (A.3), and of q(z | s) (ours)."""
     std_bounds: tuple[float, float] = (0.1, 1.5)
     """Soft bounds of χ's standard deviation (A.3)."""
     learning_rate: float = 8e-5
-    """Adam, χ (A.3)."""
+    """Adam, χ (A.3) and q(z | s) (ours)."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +171,8 @@ class PlannerConfig:
     exp((V - V_max) / temperature) (TD-MPC2). `gradient`: the M best of G plans climb along the
     gradient of V with respect to the skills, through the model (section 6)."""
     temperature: float = 0.02
-    """Of `mppi`, in units of the running size of returns: what a nat of ζ's entropy is worth (A.5).
-    TD-MPC2: 2 of returns around 100. With `prior_weight` at the same value ζ follows
-    p_0(z) exp(V / temperature), eq. 6."""
+    """Of `mppi`, in units of the running size of returns (TD-MPC2: 2, of returns around 100). One
+    round from N(0, I) gives p_0(z) exp(V / temperature) among the elites (A.5, eq. 6)."""
     step_size: float = 0.3
     """Of `gradient`: length of the first step of a whole plan; the others grow shorter in equal
     parts (ours)."""

@@ -6,7 +6,7 @@ from math import isfinite
 
 from lsp.config.config import Config
 from lsp.config.serialization import flattened, from_dict, to_dict
-from lsp.config.settings import PlannerConfig, TransferConfig
+from lsp.config.settings import PlannerConfig, SkillsConfig, TransferConfig
 from lsp.errors import UserError
 
 _SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
@@ -156,6 +156,27 @@ def _forward(config: Config) -> list[str]:
         return [f"skills.estimator = forward needs skills paid for in a model: not {config.method}"]
     found = _below(2, "rollouts_per_start", config.behavior, "behavior.")
     return [f"{each}: skills.estimator = forward compares them" for each in found]
+
+
+def _proposal(config: Config) -> list[str]:
+    """Where plans begin."""
+    skills, planner, found = config.skills, config.planner, []
+    if not 0 < skills.proposal_min_std < 1:
+        found.append(
+            f"skills.proposal_min_std must lie between 0 and 1, not {skills.proposal_min_std}"
+        )
+    if skills.proposal == "normal":
+        changed = skills.proposal_min_std != SkillsConfig().proposal_min_std
+        return found + ["skills.proposal_min_std needs skills.proposal = learned"] * changed
+    if not config.plans_skills or config.method == "hiro":
+        found.append(f"skills.proposal = learned: {config.method} plans no skills in a world model")
+    if planner.scope == "shared":
+        found.append("skills.proposal = learned needs planner.scope = per_state")
+    if planner.warm_start:
+        found.append("a plan begins from skills.proposal = learned or planner.warm_start, not both")
+    if config.replay.length < 2:
+        found.append("skills.proposal = learned needs a replay.length of at least 2")
+    return found
 
 
 _PLANNER_LETTERS = {"horizon": "H", "skill_length": "K", "num_candidates": "G", "num_elites": "M"}
@@ -329,7 +350,7 @@ def _hiro(config: Config) -> list[str]:
 
 
 SECTIONS: tuple[Callable[[Config], list[str]], ...] = (
-    *(_run, _model, _policy, _skills, _planner, _refit, _acting, _replay, _schedule),
+    *(_run, _model, _policy, _skills, _planner, _refit, _acting, _proposal, _replay, _schedule),
     *(_behavior, _value, _transfer, _hiro, _numbers, _layers),
 )
 """What is wrong with each section, a sentence each; sizes before what depends on them, and

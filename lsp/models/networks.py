@@ -22,6 +22,7 @@ from lsp.models.imagination import (
     log_likelihood,
 )
 from lsp.models.layers import MLP
+from lsp.models.proposal import SkillProposal
 from lsp.models.skills import SkillPredictor
 from lsp.models.world_model import Latent, WorldModel
 
@@ -51,7 +52,8 @@ class NewTask(nn.Module):
 
 class Networks(nn.Module):
     """θ (world model), φ (policy), ψ (value) and χ (skill predictor), the last where skills are
-    paid for; a method that plans actions has θ alone. A transfer may have an anchor besides."""
+    paid for; a method that plans actions has θ alone. A transfer may have an anchor besides, and
+    plans may begin from a learned proposal."""
 
     return_size: Tensor
     shared_mean: Tensor
@@ -71,6 +73,8 @@ class Networks(nn.Module):
         self.anchor = Anchor(self.world_model, self.policy) if anchored else None
         if config.has_intrinsic:
             self.skill_predictor = SkillPredictor(features, config.skills)
+        if config.has_proposal:
+            self.proposal = SkillProposal(features, config.plan_length, config.skills)
         if config.plans_skills:
             plan = (1, config.plan_length, config.skills.dim)
             self.register_buffer("shared_mean", torch.zeros(plan))

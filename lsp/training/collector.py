@@ -24,9 +24,11 @@ class ActingAgent(Protocol):
 
     `notes` are arrays `[num_envs, ...]` that belong to the last action of each env, zeros where
     none was taken yet; they go into its row of the replay. The keys are always the same.
+    With `notes_random_actions` it is asked before random actions as well, and notes something.
     """
 
     networks: Any
+    notes_random_actions: bool
 
     def begin(self, index: int) -> None: ...
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray: ...
@@ -138,7 +140,7 @@ class Collector:
         return int(words[0] >> 1)  # some environments refuse seeds above 2^31
 
     def _actions(self) -> Float[np.ndarray, "envs action"]:
-        if self.random and not self.agent.notes():
+        if self.random and not self.agent.notes_random_actions:
             return self._random_actions()
         last = [rows[-1] for rows in self.rows]
         seen = [observations(row) for row in last]
@@ -149,7 +151,6 @@ class Collector:
                 f"{self.task}: the agent's action at env step {self.env_steps} is {actions}",
                 given | {"next_action": actions},
             )
-        # An agent that takes notes is asked in any case: its goals stand beside random actions.
         return self._random_actions() if self.random else actions
 
     def _random_actions(self) -> Float[np.ndarray, "envs action"]:

@@ -19,7 +19,7 @@ from lsp.algorithm.optimizer import Adam
 from lsp.algorithm.rng import seeded
 from lsp.algorithm.skill_planning import noisy_plan, plan_skills, repeat_plan
 from lsp.backends.backends import learning_backend
-from lsp.config import Config, PlannerConfig, RuntimeConfig, validated
+from lsp.config import Config, PlannerConfig, RuntimeConfig, SkillsConfig, validated
 from lsp.envs.rewards import OwnReward, RewardFunction, own_reward_of
 from lsp.errors import UserError
 from lsp.models.actor_critic import Value
@@ -102,7 +102,9 @@ class NewReward:
             acting_iterations=None,
             scope="per_state",
         )
-        skills = replace(config.skills, source="planned")
+        # What was proposed for the old reward, at the old K and H, is no beginning.
+        least = SkillsConfig().proposal_min_std
+        skills = replace(config.skills, source="planned", proposal="normal", proposal_min_std=least)
         return validated(replace(config, planner=planner, skills=skills))
 
 

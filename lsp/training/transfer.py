@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lsp.algorithm.amortized import blank_plans
 from lsp.config import Config, TransferConfig, on_another_task
 from lsp.errors import UserError
 from lsp.models.networks import Networks
@@ -143,7 +144,7 @@ def _kept_replay(trainer: Trainer, source: RunFolder, count: int) -> Replay:
     # A transfer that was killed while it began leaves some.
     shutil.rmtree(trainer.folder.source_episodes, ignore_errors=True)
     kept = Replay(trainer.folder.source_episodes, None, trainer.folder.id)
-    for episode in _episodes(source, count):
+    for episode in _episodes(source, count, trainer.config):
         paid = rewards is not None and ("sim_state" in episode or not _by_states(trainer))
         if rewards is not None and paid:
             episode = relabelled(episode, rewards, source.path)
@@ -171,10 +172,12 @@ def _by_states(trainer: Trainer) -> bool:
     return reads_states(trainer.parts.env)
 
 
-def _episodes(source: RunFolder, count: int) -> Iterator[Episode]:
+def _episodes(source: RunFolder, count: int, config: Config) -> Iterator[Episode]:
+    """Those of the source, without its plans: they were made for its own reward, K and H."""
     if not source.episodes.is_dir():
         raise UserError(f"{source.path} has no episodes to learn from: restore {source.episodes}")
-    return Replay.stream(source.episodes, count, source.id)
+    for episode in Replay.stream(source.episodes, count, source.id):
+        yield episode | blank_plans(len(episode["reward"]), config)
 
 
 def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:
@@ -189,7 +192,7 @@ def _refuse_too_few(replay: Replay, config: Config, source: RunFolder) -> None:
 def _take_over_replay(trainer: Trainer, source: RunFolder, count: int) -> None:
     """The first `count` episodes of the source, relabelled."""
     rewards = rewards_of(trainer.parts.env, trainer.config.task)
-    for episode in _episodes(source, count):
+    for episode in _episodes(source, count, trainer.config):
         trainer.replay.add(relabelled(episode, rewards, source.path))
     _refuse_too_few(trainer.replay, trainer.config, source)
 
@@ -203,6 +206,7 @@ def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: 
     fresh = {name: x.clone() for name, x in networks.state_dict().items()}
     # ζ of the literal Algorithm 1 has a length that K and H decide.
     kept = {name for name in fresh if name.startswith("shared_")}
+    kept |= _proposal_of_another_length(fresh, weights)
     if "reward" in networks.config.transfer.reset:
         kept |= {name for name in fresh if name.startswith("world_model.reward_head.")}
     taken = {name: weights.get(name) for name in fresh if name not in kept}
@@ -218,6 +222,15 @@ def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: 
         return  # HIRO's critics start from what they were
     if "value" in networks.config.transfer.reset:
         _reset_value(networks, fresh)
+
+
+def _proposal_of_another_length(
+    fresh: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]
+) -> set[str]:
+    """The weights of q(z | s), where K and H make plans of other lengths: it is learned anew."""
+    names = {name for name in fresh if name.startswith("proposal.")}
+    same = all(name in weights and weights[name].shape == fresh[name].shape for name in names)
+    return set() if same else names
 
 
 def _anchor_weights(
