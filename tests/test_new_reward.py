@@ -159,7 +159,7 @@ def test_a_run_plans_for_another_reward_as_it_is(run: Any, reward: Any, updates:
     with short_episodes():
         own = {} if reward == "task" else {"reward": reward}
         env = lsp.make_env(task, action_repeat=4, **own)
-    agent = lsp.load(run, env=task, reward=wanted)
+    agent: Any = lsp.load(run, env=task, reward=wanted)
     observation, _ = env.reset(seed=0)
     agent.act(observation)
     assert agent.foreseen().shape == (1,)
@@ -175,13 +175,14 @@ def test_policy_model_and_skills_stay_as_they_are(run: Any) -> None:
 
 def test_what_is_foreseen_is_of_the_step_that_was_taken(run: Any) -> None:
     """A reward that is 1 in every row is foreseen as the env steps of each agent step."""
-    agent = lsp.load(run, reward=NewReward(always, **SHORT))
+    agent: Any = lsp.load(run, reward=NewReward(always, **SHORT))
     env = lsp.make_env("walker_walk", action_repeat=4)
     observation, _ = env.reset(seed=0)
     for _ in range(5):
         observation, *_ = env.step(agent.act(observation))
         assert agent.foreseen().tolist() == [4.0]
-    assert lsp.load(run).foreseen() is None
+    agent = lsp.load(run)
+    assert agent.foreseen() is None
 
 
 def test_what_cannot_be_planned_for_is_refused_in_a_line(run: Any, tmp_path: Any) -> None:

@@ -100,17 +100,13 @@ def evaluate(
         UserError: there is no checkpoint, `env` is lacking or another task, nothing can be
             rendered, the method has no skills to choose from, or one episode is to be shuffled.
     """
-    if seed is not None and seed < 0:
-        raise UserError(f"seed must be at least 0, not {seed}")
-    if episodes < 1:
-        raise UserError(f"episodes must be at least 1, not {episodes}")
+    _check_numbers(episodes, seed)
     networks, reached = _load(logdir, device, env, trust, checkpoint)
     config = networks.config
     if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
         raise UserError(f"{config.method} has no skills: leave out the choice of them")
     wanted = _new_reward(config, reward)
-    paying = wanted.reward if wanted is not None else reward
-    assert not isinstance(paying, NewReward)
+    paying = reward.reward if isinstance(reward, NewReward) else reward
     make = _env_maker(config, env) if paying is None else _paying_maker(config, env, paying)
     frames_per_second = _check_spaces(RunFolder(expanded(logdir)), make)
     fit = None if wanted is None else _plan_for(networks, wanted, make, logdir, config.seed)
@@ -157,7 +153,7 @@ def _load(
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
     spaces = folder.read_spaces()
     if spaces is None or env is not None:
-        make = _env_maker(config, env)
+        make = _env_maker(replace(config, reward=None), env)
         _check_spaces(folder, make)
         spaces = _spaces_made_by(make)
     networks = build_networks(spaces, config, device)
@@ -176,7 +172,7 @@ def environments_of(logdir: str | Path, env: Task | None = None) -> EnvMaker:
         UserError: they are not as the run's own was.
     """
     folder = RunFolder(expanded(logdir))
-    make = _env_maker(folder.read_config(), env)
+    make = _env_maker(replace(folder.read_config(), reward=None), env)
     _check_spaces(folder, make)
     return make
 
@@ -201,6 +197,13 @@ def _env_maker(config: Config, env: Task | None) -> EnvMaker:
     if not isinstance(source, str):
         source = Maker(source)
     return env_maker(config, source)
+
+
+def _check_numbers(episodes: int, seed: int | None) -> None:
+    if seed is not None and seed < 0:
+        raise UserError(f"seed must be at least 0, not {seed}")
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, not {episodes}")
 
 
 def _new_reward(
