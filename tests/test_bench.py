@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import change, short_run
+from builders import change, short_episodes, short_run
 
 import lsp
 import lsp.benchmark.bench
@@ -101,6 +101,21 @@ def test_every_planner_is_evaluated_with_the_weights_of_a_run(
     with pytest.raises(SystemExit):
         script["main"]()
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_new_rewards_are_tried_with_the_weights_of_a_run(tmp_path: Any, monkeypatch: Any) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "new_rewards.py"))
+    run, table = str(tmp_path / "run"), tmp_path / "new_rewards.csv"
+    with short_episodes():
+        lsp.train(short_run(), run, 200, RuntimeConfig(compile=False))
+        asked = ["--episodes", "1", "--rewards", "stand,hop", "--csv", str(table)]
+        monkeypatch.setattr("sys.argv", ["new_rewards.py", run, *asked])
+        script["main"]()
+    lines = list(csv.DictReader(table.read_text().splitlines()))
+    assert [line["reward"] for line in lines] == ["stand", "hop", "walker_walk"]
+    for column in ("planned", "prior", "still", "as_trained"):
+        assert len({line[column] for line in lines}) == 3
+    assert [bool(line["predicted"]) for line in lines] == [True, True, False]
 
 
 def test_parts_that_a_method_lacks_are_null(tmp_path: Any) -> None:

@@ -47,7 +47,8 @@ VALUE_RATE = 1e-3  # Adam; v starts anew, and has few updates
 class NewReward:
     """A reward to plan for with nothing trained, and how to plan for it.
 
-    The defaults plan one skill for two seconds, anew after each tenth of that.
+    It is planned by CEM. The defaults look 50 agent steps ahead, under one skill, and plan anew
+    after 10 of them.
 
     Attributes:
         reward: a function of (observations, actions) or of (simulator states, actions), or its
@@ -101,6 +102,7 @@ class NewReward:
             num_iterations=self.num_iterations,
             acting_iterations=None,
             scope="per_state",
+            refit="cem",
         )
         # What was proposed for the old reward, at the old K and H, is no beginning.
         least = SkillsConfig().proposal_min_std
@@ -147,11 +149,6 @@ def plan_for(
     networks.config = wanted.settings(trained)
     own = own_reward_of(env)
     if own is not None and own.reads == "observations" and wanted.updates == 0:
-        if networks.config.planner.refit == "gradient":
-            raise UserError(
-                "planner.refit gradient needs a reward with a gradient, which a function of "
-                "observations has not: give --updates, for which it is fitted"
-            )
         networks.new_task = NewTask(DecodedReward(own, networks.config.action_repeat))
         return None
     seen = look_back(networks, folder, rewards_of(env, folder.path.name))
