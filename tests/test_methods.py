@@ -12,7 +12,8 @@ import lsp.algorithm.agent
 import lsp.algorithm.learner
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
-from lsp.config import METHODS, make_config, validated
+from lsp.config import METHODS, flattened, from_dict, make_config, to_dict, validated
+from lsp.config.serialization import ADDED
 from lsp.errors import UserError
 from lsp.models.distributions import Normal
 from lsp.models.world_model import Latent
@@ -192,3 +193,21 @@ def test_settings_that_contradict_each_other_are_refused(
     config = change(make_config(method, "debug"), **changes)
     with pytest.raises(UserError, match=message):
         validated(config)
+
+
+def test_a_run_from_before_a_setting_is_read_as_what_it_was() -> None:
+    """By values that do what it did, whatever the preset says today; others must be there."""
+    config = make_config("lsp", "paper")
+    values = to_dict(config)
+    for name in ADDED:
+        section, field = name.split(".")
+        del values[section][field]  # each is a setting
+    read = flattened(to_dict(from_dict(values)))
+    assert {name: read[name] for name in ADDED} == ADDED
+    assert {k: v for k, v in read.items() if k not in ADDED}.items() <= flattened(
+        to_dict(config)
+    ).items()
+    assert from_dict(to_dict(config)) == config
+    del values["planner"]["horizon"]
+    with pytest.raises(UserError, match="planner: unknown or missing settings: horizon"):
+        from_dict(values)

@@ -498,7 +498,9 @@ def test_a_refused_transfer_leaves_no_folder_and_says_why(source: Any, tmp_path:
     refused("failed: KeyError", source(), "walker_run", run, 20, reward=f"{__name__}:broken")
     reward = {"reward": f"{__name__}:broken"}
     refused("failed: KeyError", source(), "walker_run", run, 20, **relabel, **reward)
-    refused("number for each", source(), "walker_run", run, 20, reward=f"{__name__}:wrong_shape")
+    refused(
+        "number, smaller than", source(), "walker_run", run, 20, reward=f"{__name__}:wrong_shape"
+    )
     assert not run.exists()
 
 

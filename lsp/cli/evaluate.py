@@ -41,9 +41,9 @@ class Eval:
     """Plan for this reward of your own, `package.module:function`, as --reward of lsp train."""
     task: str | None = None
     """Act in this task, which observes and does the same things, and plan for what it pays."""
-    horizon: int = 40
+    horizon: int = 50
     """With --reward or --task: H, agent steps that are planned."""
-    prior_weight: float = 0.3
+    prior_weight: float = 0.5
     """With them: weight of the skills' prior in a plan's score."""
     updates: int = 0
     """With them: updates of a value in imagination first, everything else held."""

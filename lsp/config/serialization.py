@@ -8,17 +8,34 @@ from lsp.config.config import Config
 from lsp.errors import UserError
 
 
+ADDED: dict[str, Any] = {
+    "policy.stop_input_gradient": False,
+    "policy.entropy": 0.0,
+    "skills.proposal": "normal",
+    "skills.proposal_min_std": 0.2,
+    "skills.estimator": "backward",
+    "planner.acting_iterations": None,
+    "planner.replan_every": None,
+    "planner.refit": "cem",
+    "planner.temperature": 0.02,
+    "planner.step_size": 0.3,
+    "planner.min_std": 0.05,
+}
+"""Settings that older runs lack, each with the value that does what they did."""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dict, ready for JSON."""
     return dataclasses.asdict(config)
 
 
 def from_dict(values: Any, kind: type = Config, where: str = "config") -> Any:
-    """The inverse of `to_dict`. Raises UserError naming any field it does not know or lacks, or
-    whose value is of another type."""
+    """The inverse of `to_dict`, of older runs too. Raises UserError naming any field it does not
+    know or lacks, or whose value is of another type."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected settings by name, not {values!r:.40}")
-    hints = get_type_hints(kind)
+    hints, section = get_type_hints(kind), where.removeprefix("config").removeprefix(".")
+    values = {n: ADDED[path] for n in hints if (path := f"{section}.{n}") in ADDED} | values
     unknown, missing = set(values) - set(hints), set(hints) - set(values)
     if unknown or missing:
         # What no setting can be called is quoted: it may hold a line break.

@@ -17,7 +17,7 @@ from lsp.algorithm.agent import Agent
 from lsp.config import RuntimeConfig
 from lsp.envs.vector import Failure, InProcess, Step
 from lsp.errors import UserError, warn
-from lsp.training.build import AnyAgent, AnyNetworks, build_agent
+from lsp.training.build import AnyNetworks, build_agent
 from lsp.training.new_reward import Fit
 from lsp.training.skill_controls import Act, Now, SkillChoice, SkillRecorder, check_shuffled
 
@@ -197,15 +197,16 @@ def _evaluate(
         try:
             agent = build_agent(networks, "evaluate", len(envs), seed, runtime, skills)
             film = on_frame if first == 0 else None
-            outcomes += _run(agent, partial(act, agent), envs, seeds, part, film, on_step)
+            expected = agent.foreseen if isinstance(agent, Agent) else None
+            outcomes += _run(partial(act, agent), expected, envs, seeds, part, film, on_step)
         finally:
             place.close(envs)
     return outcomes
 
 
 def _run(
-    agent: AnyAgent,
     act: Callable[[dict[str, np.ndarray], Now], np.ndarray],
+    expected: Callable[[], np.ndarray | None] | None,
     envs: list[Env],
     seeds: list[int],
     part: slice,
@@ -227,7 +228,7 @@ def _run(
             for key, x in shown.items()
         }
         actions = act(batch, Now(step_number, part, running))
-        foreseen = agent.foreseen() if isinstance(agent, Agent) else None
+        foreseen = None if expected is None else expected()
         for i in np.flatnonzero(running):
             episodes[i].step(actions[i], None if foreseen is None else float(foreseen[i]))
     return [episode.outcome for episode in episodes]

@@ -70,7 +70,7 @@ class NewReward:
     horizon: int = 50
     skill_length: int = 50
     replan_every: int = 10
-    prior_weight: float = 0.1
+    prior_weight: float = 0.5
     lambda_: float = 1.0
     num_candidates: int = 32
     num_elites: int = 6

@@ -23,8 +23,9 @@ from lsp.tasks import plain_name
 
 MOST_SEEDS = 10_000
 _LONGEST = 120  # of what a name says of settings; a file system takes 255 in all
-_PLAIN = replace(make_config(preset="paper"), preset="fast")
-"""What a run's name counts its settings from."""
+_PAPER = make_config(preset="paper")
+_PLAIN = replace(_PAPER, preset="fast", policy=replace(_PAPER.policy, stop_input_gradient=False))
+"""What a run's name counts its settings from: `paper` as it was when runs were first named."""
 
 
 @dataclass(frozen=True)
