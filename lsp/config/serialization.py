@@ -7,7 +7,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from lsp.config.config import Config
 from lsp.errors import UserError
 
-
 ADDED: dict[str, Any] = {
     "policy.stop_input_gradient": False,
     "policy.entropy": 0.0,
