@@ -21,7 +21,7 @@ COMMANDS = [
     line for kind, text in CODE if not kind for line in text.splitlines() if line.startswith("lsp ")
 ]
 # Modules that the README's reader would have written.
-REWARD = "def spin(states, actions):\n    return states[:, 0] * 0 + 1\n"
+REWARD = "def swing(observations, actions):\n    return observations['position'][:, 1]\n"
 ROBOT = "from own_tasks import Reach\n\n\ndef make_arm():\n    return Reach()\n"
 
 
