@@ -111,9 +111,12 @@ def write(path: Path, lines: list[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        for line in lines:
-            shown = {k: f"{x:.4g}" if isinstance(x, float) else x for k, x in line.items()}
-            writer.writerow(shown)
+        writer.writerows(map(shown, lines))
+
+
+def shown(line: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as far as they say something."""
+    return {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in line.items()}
 
 
 def main() -> None:
@@ -135,7 +138,7 @@ def main() -> None:
             names = asked.rewards.split(",") if asked.rewards else REWARDS[robot].split()
             for name in names:
                 lines.append(measure(run, name, asked.episodes, asked.updates))
-                print({k: v for k, v in lines[-1].items() if v is not None}, flush=True)
+                print({k: x for k, x in shown(lines[-1]).items() if x is not None}, flush=True)
                 if asked.csv is not None:
                     write(asked.csv, lines)
             lines.append(own_task(run, asked.episodes))

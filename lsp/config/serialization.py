@@ -8,6 +8,7 @@ from lsp.config.config import Config
 from lsp.errors import UserError
 
 ADDED: dict[str, Any] = {
+    "images": None,
     "policy.stop_input_gradient": False,
     "policy.entropy": 0.0,
     "skills.proposal": "normal",
@@ -34,7 +35,8 @@ def from_dict(values: Any, kind: type = Config, where: str = "config") -> Any:
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected settings by name, not {values!r:.40}")
     hints, section = get_type_hints(kind), where.removeprefix("config").removeprefix(".")
-    values = {n: ADDED[path] for n in hints if (path := f"{section}.{n}") in ADDED} | values
+    paths = {name: f"{section}.{name}".removeprefix(".") for name in hints}
+    values = {name: ADDED[path] for name, path in paths.items() if path in ADDED} | values
     unknown, missing = set(values) - set(hints), set(hints) - set(values)
     if unknown or missing:
         # What no setting can be called is quoted: it may hold a line break.
