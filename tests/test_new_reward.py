@@ -218,6 +218,10 @@ def test_the_command_prints_what_was_predicted_beside_what_came(
     out = capsys.readouterr().out
     assert out.count("(predicted ") == 3
     assert '"eval/predicted"' in said.read_text()
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(run), "--updates", "3"])
+    assert ended.value.code == 2
+    assert "--updates is for another reward" in capsys.readouterr().err
 
 
 def test_a_run_of_a_users_own_task_plans_too(tmp_path: Any) -> None:

@@ -41,12 +41,12 @@ class Eval:
     """Plan for this reward of your own, `package.module:function`, as --reward of lsp train."""
     task: str | None = None
     """Act in this task, which observes and does the same things, and plan for what it pays."""
-    horizon: int = 50
-    """With --reward or --task: H, agent steps that are planned."""
-    prior_weight: float = 0.5
-    """With them: weight of the skills' prior in a plan's score."""
-    updates: int = 0
-    """With them: updates of a value in imagination first, everything else held."""
+    horizon: int | None = None
+    """With --reward or --task: H, agent steps that are planned under one skill; 50 by default."""
+    prior_weight: float | None = None
+    """With them: weight of the skills' prior in a plan's score; 0.5 by default."""
+    updates: int | None = None
+    """With them: updates of a value first, with everything else held; 0 by default."""
 
     def main(self) -> None:
         from lsp import api
@@ -89,14 +89,15 @@ class Eval:
     def _new_reward(self) -> Any:
         from lsp.training.new_reward import NewReward
 
+        given = {"prior_weight": self.prior_weight, "updates": self.updates}
+        given |= {"horizon": self.horizon, "skill_length": self.horizon}
+        asked: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
         if self.reward is None and self.task is None:
+            if asked:
+                flag = next(iter(asked)).replace("_", "-")
+                raise UserError(f"--{flag} is for another reward: give --reward or --task as well")
             return None
-        return NewReward(
-            self.reward or "task",
-            horizon=self.horizon,
-            prior_weight=self.prior_weight,
-            updates=self.updates,
-        )
+        return NewReward(self.reward or "task", **asked)
 
     def _predicted(self, outcome: Any, episodes: int | slice) -> str:
         """What the plans expected, beside what an episode, or all of them, returned."""
@@ -113,6 +114,5 @@ class Eval:
         }
         if outcome.predicted is not None:
             measured["eval/predicted"] = outcome.predicted.tolist()
-            asked |= {"reward": self.reward, "task": self.task, "horizon": self.horizon}
-            asked |= {"prior_weight": self.prior_weight, "updates": self.updates}
+            asked |= {"reward": self.reward, "task": self.task}
         return asked | {"checkpoint": outcome.checkpoint} | measured

@@ -54,8 +54,8 @@ class NewReward:
         reward: a function of (observations, actions) or of (simulator states, actions), or its
             name; `task`: what the environment's own task pays.
         horizon: H, agent steps that are planned.
-        skill_length: K, agent steps that a plan holds each skill.
-        replan_every: agent steps between plans.
+        skill_length: K, agent steps that a plan holds each skill; at most H.
+        replan_every: agent steps between plans; at most H.
         prior_weight: weight of log p_0(z) in a plan's score (`planner.prior_weight`), in units of
             the spread of returns over skills from N(0, I).
         lambda_: λ of a plan's score (`planner.lambda_`).
@@ -93,8 +93,8 @@ class NewReward:
         planner = replace(
             config.planner,
             horizon=self.horizon,
-            skill_length=self.skill_length,
-            replan_every=self.replan_every,
+            skill_length=min(self.skill_length, self.horizon),
+            replan_every=min(self.replan_every, self.horizon),
             prior_weight=self.prior_weight,
             lambda_=self.lambda_,
             num_candidates=self.num_candidates,
