@@ -10,6 +10,7 @@ from builders import change, make_latent, make_networks, seeded, short_episodes,
 from own_tasks import Reach
 
 import lsp
+import lsp.training.new_reward
 from lsp.algorithm.skill_planning import plan_skills
 from lsp.cli.main import main
 from lsp.config import RuntimeConfig, make_config
@@ -56,7 +57,10 @@ def run(tmp_path_factory: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def episodes() -> Any:
+def short(monkeypatch: Any) -> Any:
+    """Episodes, and fits that only have to run."""
+    monkeypatch.setattr(lsp.training.new_reward, "FIT_UPDATES", 5)
+    monkeypatch.setattr(lsp.training.new_reward, "VALUE_BATCH", (4, 8))
     with short_episodes():
         yield
 
@@ -127,7 +131,8 @@ def test_a_new_task_has_no_value_until_one_is_fitted() -> None:
     torch.testing.assert_close(networks.judge(rollout).value, learned.value)
 
 
-def test_a_fitted_reward_tells_episodes_that_it_has_not_seen() -> None:
+def test_a_fitted_reward_tells_episodes_that_it_has_not_seen(monkeypatch: Any) -> None:
+    monkeypatch.setattr(lsp.training.new_reward, "FIT_UPDATES", 500)
     networks = make_networks()
     model = networks.config.model
     latents = Latent(
@@ -151,9 +156,9 @@ def test_a_fitted_reward_tells_episodes_that_it_has_not_seen() -> None:
 def test_a_run_plans_for_another_reward_as_it_is(run: Any, reward: Any, updates: Any) -> None:
     wanted = NewReward(reward, updates=updates, **SHORT)
     task = "walker_run" if reward == "task" else "walker_walk"
-    outcome = lsp.evaluate(run, 3, env=task, reward=wanted)
+    outcome = lsp.evaluate(run, 2, env=task, reward=wanted)
     assert outcome.predicted is not None
-    assert outcome.predicted.shape == outcome.returns.shape == (3,)
+    assert outcome.predicted.shape == outcome.returns.shape == (2,)
     assert np.isfinite(outcome.predicted).all()
     assert (outcome.fit is None) == (reward is leaning and updates == 0)
     with short_episodes():
