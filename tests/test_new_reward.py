@@ -188,6 +188,12 @@ def test_what_is_foreseen_is_of_the_step_that_was_taken(run: Any) -> None:
         assert agent.foreseen().tolist() == [4.0]
     agent = lsp.load(run)
     assert agent.foreseen() is None
+    agent = lsp.load(run, reward=NewReward(leaning, **SHORT))  # plans anew after 2 steps
+    observation, _ = env.reset(seed=0)
+    for step in range(4):
+        observation, *_ = env.step(agent.act(observation))
+        assert agent.foreseen()[0] == agent._foreseen[0, step % 2]
+        assert len(set(agent._foreseen[0])) == 4
 
 
 def test_what_cannot_be_planned_for_is_refused_in_a_line(run: Any, tmp_path: Any) -> None:
