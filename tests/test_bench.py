@@ -16,7 +16,9 @@ from builders import change, short_episodes, short_run
 import lsp
 import lsp.benchmark.bench
 from lsp.api import load_networks
-from lsp.benchmark.bench import Gemm, Report, workload
+from lsp.benchmark.advice import Findings, advice
+from lsp.benchmark.bench import Report, workload
+from lsp.benchmark.peaks import Gemm
 from lsp.cli.main import main
 from lsp.config import RuntimeConfig, make_config
 from lsp.errors import UserError
@@ -35,6 +37,10 @@ KEYS = {
     "env_steps_per_s",
     "gemm_peak_gflops",
     "utilisation",
+    "world_model_utilisation",
+    "planner_bandwidth",
+    "memory_gb_per_s",
+    "advice",
     "peak_rss_mb",
     "settings",
 }
@@ -54,7 +60,8 @@ def run(path: Any, *flags: Any) -> Any:
 def test_a_report_has_every_figure(tmp_path: Any, capsys: Any) -> None:
     figures = run(tmp_path / "b.json", "--task", "walker_walk", "--env-steps", "200")
     assert figures.keys() >= KEYS
-    numbers = {key: x for key, x in figures.items() if key != "settings"}
+    numbers = {key: x for key, x in figures.items() if key not in ("settings", "advice")}
+    assert figures["advice"]
     assert all(value > 0 for value in numbers.values())
     assert figures["settings"]["config"]["task"] == "walker_walk"
     parts = (figures[f"{part}_ms"] for part in ("world_model", "planner", "behavior"))
@@ -63,6 +70,43 @@ def test_a_report_has_every_figure(tmp_path: Any, capsys: Any) -> None:
     assert figures["achieved_gflops"] == pytest.approx(rate)
     assert figures["utilisation"] == pytest.approx(rate / figures["gemm_peak_gflops"])
     assert "update_ms" in capsys.readouterr().out
+    # Shares of the parts make up that of the whole.
+    names = ("world_model", "planner", "behavior")
+    done = sum(figures[f"{part}_utilisation"] * figures[f"{part}_ms"] for part in names)
+    assert done / figures["update_ms"] == pytest.approx(figures["utilisation"])
+
+
+FOUND = Findings(
+    updates_share=0.8,
+    utilisation=0.3,
+    bandwidth=0.1,
+    kernels=True,
+    bf16=False,
+    can_bf16=False,
+    threads=2,
+    cores=2,
+    num_envs=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "a CPU with bf16"),
+        ({"kernels": False}, "install a C++ compiler"),
+        ({"can_bf16": True}, "--bf16"),
+        ({"updates_share": 0.3}, "environment and acting take 70 %"),
+        ({"updates_share": 0.3, "num_envs": 2}, "--num-envs 4"),
+        ({"updates_share": None, "threads": 1}, "1 of 2 cores"),
+        ({"bandwidth": 0.7}, "memory limits"),
+        ({"utilisation": 0.7}, "matrix products limit"),
+        ({"bf16": True, "can_bf16": True}, "small layers limit"),
+    ],
+)
+def test_advice_names_what_costs_most(change: Any, said: Any) -> None:
+    found = advice(FOUND._replace(**change))
+    assert said in found
+    assert "\n" not in found
 
 
 @pytest.mark.parametrize("name", ["planning", "peers/lsp_dreamer"])

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lsp.algorithm.behavior import draw_starts
 from lsp.algorithm.learner import Learner
 from lsp.benchmark.flops import multiplications, update_flops
+from lsp.benchmark.traffic import kept, update_traffic
 from lsp.config import make_config
 from lsp.models.layers import MLP, ConvDecoder, ConvEncoder
 from lsp.models.networks import Networks
@@ -118,3 +119,17 @@ def test_the_planner_costs_in_proportion_to_all_it_multiplies(change: Any, facto
     changed, plain = update_flops(make_wide(**change)), update_flops(make_wide())
     assert changed.planner == factor * plain.planner
     assert changed.world_model == plain.world_model
+
+
+def test_what_is_kept_and_learned_is_what_moves() -> None:
+    """By hand: outputs of layers, four gates' worth of a GRU, and eight numbers a parameter."""
+    assert kept([MLP(3, (4, 5), 2)]) == 4 + 5 + 2
+    assert kept([torch.nn.GRUCell(3, 7)]) == 28
+    sides = (31, 14, 6, 2)
+    assert kept([ConvEncoder(3, 8)]) == sum(8 * 2**i * side**2 for i, side in enumerate(sides))
+    networks = make_wide()
+    one, two = (update_traffic(networks, dtype) for dtype in (torch.bfloat16, torch.float32))
+    parameters = sum(x.numel() for x in networks.world_model.parameters())
+    assert 2 * one.world_model - two.world_model == 32 * parameters
+    assert two.behavior > one.behavior > 0
+    assert update_traffic(make_wide("dreamer"), torch.float32).planner == 0

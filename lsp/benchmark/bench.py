@@ -21,8 +21,11 @@ from lsp.algorithm.learner import Learner
 from lsp.backends import cuda_graphs
 from lsp.backends.backends import acting_backend
 from lsp.backends.cuda_graphs import Tensors
-from lsp.backends.hardware import cpu_name
-from lsp.benchmark.flops import update_flops
+from lsp.backends.hardware import compiler, cpu_name, uses_bf16
+from lsp.benchmark.advice import Findings, advice
+from lsp.benchmark.flops import UpdateFlops, update_flops
+from lsp.benchmark.peaks import GEMM_SHAPES, Gemm, Memory, milliseconds, wait
+from lsp.benchmark.traffic import Traffic, update_traffic
 from lsp.config import Config, RuntimeConfig, make_config, to_dict, validated
 from lsp.errors import UserError
 from lsp.models.networks import Networks
@@ -38,10 +41,6 @@ WARM_UP = {"cpu": 2, "cuda": cuda_graphs.WARM_UP + 1}
 """Updates, or plans of an acting agent, before any is timed: the first ones compile."""
 FILL = 1000  # env steps of random episodes that the updates learn from
 ACT_STEPS = 200  # agent steps of which acting is timed
-GEMM_SHAPES = {"paper": (2500, 400, 400), "small": (512, 128, 128)}
-"""Rows, inputs and outputs of the matrix product whose speed is taken for a CPU's peak."""
-GPU_GEMM_SHAPE = (8192, 8192, 8192)
-"""The same of a GPU, which smaller ones do not fill."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Report:
 
     Milliseconds are medians over updates, those of acting a mean and a maximum over agent steps,
     planning included. `behavior_ms` is what world model and planner leave of an update, `plan_ms`
-    the median of the agent steps at which a plan is made.
+    the median of the agent steps at which a plan is made. `*_utilisation` are shares of the peak of
+    matrix products, `*_bandwidth` shares of the speed of memory that a part needs at least.
     """
 
     update_ms: float
@@ -65,6 +65,14 @@ class Report:
     achieved_gflops: float
     gemm_peak_gflops: float
     utilisation: float
+    world_model_utilisation: float
+    planner_utilisation: float | None
+    behavior_utilisation: float
+    memory_gb_per_s: float
+    world_model_bandwidth: float
+    planner_bandwidth: float | None
+    behavior_bandwidth: float
+    advice: str
     first_update_s: float
     peak_rss_mb: float
     settings: dict[str, Any]
@@ -73,8 +81,7 @@ class Report:
         """One line a figure, for people."""
         values = {name: value for name, value in asdict(self).items() if name != "settings"}
         width = max(len(name) for name in values)
-        said = {name: "–" if x is None else f"{x:.4g}" for name, x in values.items()}
-        return [f"{name:<{width}}  {value}" for name, value in said.items()]
+        return [f"{name:<{width}}  {_said(value)}" for name, value in values.items()]
 
     def write(self, path: Path) -> None:
         """Raises UserError where `path` cannot be written."""
@@ -82,6 +89,12 @@ class Report:
             write_bytes(path, f"{json.dumps(asdict(self), indent=2)}\n".encode())
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _said(value: float | str | None) -> str:
+    if isinstance(value, str):
+        return value
+    return "–" if value is None else f"{value:.4g}"
 
 
 def workload(sizes: str, task: str) -> Config:
@@ -133,37 +146,58 @@ def bench(
                 _take_weights(trainer, run)
             train(trainer, FILL)
             update(trainer)
-            wait(runtime)
+            wait(runtime.device)
             first_update = time.monotonic() - began
             networks, learner = _parts(trainer)
             for _ in range(WARM_UP[networks.device.type] - 1):
                 update(trainer)
             gemm = Gemm(config, learner.backend.frozen_copy.dtype, runtime.device)
-            times = time_updates(trainer, runtime, repeats, gemm)
+            memory = Memory(runtime.device)
+            times = time_updates(trainer, runtime, repeats, gemm, memory)
             acting = time_acting(trainer, runtime)
             rate = end_to_end(trainer, env_steps) if env_steps else None
-            flops = update_flops(networks)
         finally:
             trainer.close()
-    seconds = times.update / 1000
-    achieved = flops.total / seconds / 1e9
     return Report(
         update_ms=times.update,
         world_model_ms=times.world_model,
         planner_ms=times.planner,
-        behavior_ms=times.update - times.world_model - (times.planner or 0.0),
+        behavior_ms=times.behavior,
         act_ms=fmean(acting),
         act_ms_max=max(acting),
         plan_ms=_plan_ms(config, acting),
         env_steps_per_s=rate,
-        update_gflop=flops.total / 1e9,
-        achieved_gflops=achieved,
-        gemm_peak_gflops=gemm.peak,
-        utilisation=achieved / gemm.peak,
         first_update_s=first_update,
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         settings=_settings(config, runtime, gemm, run),
+        **_limits(networks, runtime, times, rate, gemm, memory),
     )
+
+
+def _limits(
+    networks: Networks,
+    runtime: RuntimeConfig,
+    times: "UpdateTimes",
+    rate: float | None,
+    gemm: Gemm,
+    memory: Memory,
+) -> dict[str, Any]:
+    """What updates need of the machine, of which share of its peaks that is, and what limits."""
+    flops, traffic = update_flops(networks), update_traffic(networks, gemm.dtype)
+    achieved = flops.total / (times.update / 1000) / 1e9
+    products = _shares(flops, times, gemm.peak)
+    moved = _shares(traffic, times, memory.peak)
+    limits: dict[str, Any] = {
+        "update_gflop": flops.total / 1e9,
+        "achieved_gflops": achieved,
+        "gemm_peak_gflops": gemm.peak,
+        "utilisation": achieved / gemm.peak,
+        "memory_gb_per_s": memory.peak,
+    }
+    limits |= {f"{part}_utilisation": share for part, share in products.items()}
+    limits |= {f"{part}_bandwidth": share for part, share in moved.items()}
+    found = _findings(networks.config, runtime, times, rate, achieved / gemm.peak, moved)
+    return limits | {"advice": advice(found)}
 
 
 class UpdateTimes(NamedTuple):
@@ -173,11 +207,50 @@ class UpdateTimes(NamedTuple):
     world_model: float
     planner: float | None = None
 
+    @property
+    def behavior(self) -> float:
+        """What the others leave of an update."""
+        return self.update - self.world_model - (self.planner or 0.0)
+
+
+def _shares(
+    needed: UpdateFlops | Traffic, times: UpdateTimes, peak: float
+) -> dict[str, float | None]:
+    """Of a peak in 10⁹ a second, for each part of an update; None for what a method lacks."""
+    return {
+        part: None if not (taken := getattr(times, part)) else amount / (taken / 1000) / 1e9 / peak
+        for part, amount in needed._asdict().items()
+    }
+
+
+def _findings(
+    config: Config,
+    runtime: RuntimeConfig,
+    times: UpdateTimes,
+    rate: float | None,
+    utilisation: float,
+    bandwidths: dict[str, float | None],
+) -> Findings:
+    per_env_step = times.update / 1000 / config.schedule.update_every
+    on_gpu = runtime.device.startswith("cuda")
+    return Findings(
+        updates_share=None if rate is None else min(1.0, per_env_step * rate),
+        utilisation=utilisation,
+        bandwidth=max(x for x in bandwidths.values() if x is not None),
+        kernels=runtime.compile and compiler() is not None,
+        bf16=uses_bf16(runtime),
+        can_bf16=uses_bf16(replace(runtime, bf16=True)),
+        threads=torch.get_num_threads(),
+        cores=os.cpu_count() or 1,
+        num_envs=config.num_envs,
+        on_gpu=on_gpu,
+    )
+
 
 def time_updates(
-    trainer: Trainer, runtime: RuntimeConfig, repeats: int, gemm: "Gemm"
+    trainer: Trainer, runtime: RuntimeConfig, repeats: int, gemm: "Gemm", memory: Memory
 ) -> UpdateTimes:
-    """Whole updates and their parts in turn, with the peak measured between them."""
+    """Whole updates and their parts in turn, with the peaks measured between them."""
     (networks, learner), config = _parts(trainer), trainer.config
     device = networks.device
     data = {key: torch.as_tensor(x).to(device) for key, x in trainer.draw_batch().items()}
@@ -203,8 +276,9 @@ def time_updates(
     times: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
         gemm.measure()
+        memory.measure()
         for work, taken in zip(works, times, strict=True):
-            taken.append(milliseconds(work, runtime))
+            taken.append(milliseconds(work, runtime.device))
     return UpdateTimes(*map(median, times))
 
 
@@ -226,7 +300,7 @@ def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
     warm_up = WARM_UP[networks.device.type] * trainer.config.replan_every
     for step in range(warm_up + ACT_STEPS):
         observation = steps[step % len(steps)]
-        times.append(milliseconds(partial(agent.act, observation), runtime))
+        times.append(milliseconds(partial(agent.act, observation), runtime.device))
     return times[warm_up:]
 
 
@@ -255,45 +329,6 @@ def train(trainer: Trainer, env_steps: int) -> None:
 
 def update(trainer: Trainer) -> None:
     trainer.learner.update(trainer.draw_batch())
-
-
-def wait(runtime: RuntimeConfig) -> None:
-    """Until a GPU has done what it was given."""
-    if runtime.device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def milliseconds(work: Callable[[], Any], runtime: RuntimeConfig) -> float:
-    wait(runtime)
-    began = time.perf_counter()
-    work()
-    wait(runtime)
-    return 1000 * (time.perf_counter() - began)
-
-
-class Gemm:
-    """The machine's own speed at one matrix product, the best seen between updates."""
-
-    def __init__(self, config: Config, dtype: torch.dtype, device: str):
-        wide = config.model.deter > GEMM_SHAPES["small"][1]
-        on_gpu = device.startswith("cuda")
-        self.shape = GPU_GEMM_SHAPE if on_gpu else GEMM_SHAPES["paper" if wide else "small"]
-        rows, inputs, outputs = self.shape
-        self.dtype, self.device = dtype, device
-        self.left = torch.randn(rows, inputs, dtype=dtype, device=device)
-        self.right = torch.randn(inputs, outputs, dtype=dtype, device=device)
-        self.out = torch.empty(rows, outputs, dtype=dtype, device=device)
-        self.peak = 0.0
-
-    def measure(self, count: int = 20) -> None:
-        """Take the speed of so many products in a row, if none before was faster."""
-        took = milliseconds(partial(self._multiply, count), RuntimeConfig(device=self.device))
-        flop = 2 * count * self.shape[0] * self.shape[1] * self.shape[2]
-        self.peak = max(self.peak, flop / (took / 1000) / 1e9)
-
-    def _multiply(self, count: int) -> None:
-        for _ in range(count):
-            torch.mm(self.left, self.right, out=self.out)
 
 
 def _take_weights(trainer: Trainer, run: Path) -> None:
