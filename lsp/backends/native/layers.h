@@ -13,6 +13,7 @@
 
 #include "maths.h"
 #include "memory.h"
+#include "packing.h"
 
 #if defined(__SSE__)
 #include <immintrin.h>
@@ -27,9 +28,6 @@ void brgemm(int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t l
             const float* A, const float* B, float* C, bool vnni);
 void brgemm_release(bool vnni);
 }  // namespace at::native::cpublas
-
-// A padded width, such that compilers see that it is one: no loop needs a remainder.
-inline int64_t whole(int64_t width) { return width / 16 * 16; }
 
 // c (+)= a b, with b packed.
 inline void multiply(int64_t rows, int64_t out, int64_t in, const bf16* a, const bf16* b, float* c,
@@ -58,16 +56,6 @@ bool can_multiply() {
   return sums[0] == n;
 }
 
-// Where row i, column j of a matrix [rows, columns] lies once packed: pairs of rows are
-// interleaved for bf16 (the layout that its products want).
-template <class T> int64_t packed(int64_t i, int64_t j, int64_t columns);
-template <> inline int64_t packed<float>(int64_t i, int64_t j, int64_t columns) {
-  return i * columns + j;
-}
-template <> inline int64_t packed<bf16>(int64_t i, int64_t j, int64_t columns) {
-  return i / 2 * 2 * columns + 2 * j + i % 2;
-}
-
 // A linear layer, and the LayerNorm after it. The same fields as `layers.Layer` in Python: PyTorch's
 // weights, and the packed copies of them.
 template <class T>
@@ -88,19 +76,34 @@ struct Layer {
     float mean_bias = 0;
     if (has_norm()) {
       for (int64_t j = 0; j < out; ++j)
-        for (int64_t i = 0; i < in; ++i) mean[i] += source_weight[j * in + i] / out;
+        for (int64_t i = 0; i < in; ++i) mean[i] += source_weight[j * in + i];
+      for (int64_t i = 0; i < in; ++i) mean[i] /= out;
       for (int64_t j = 0; j < out; ++j) mean_bias += source_bias[j] / out;
     }
-#pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < out; ++j) {
-      const int64_t to = column(j);
-      for (int64_t i = 0; i < in; ++i) {
-        const T w = rounded<T>(source_weight[j * in + i] - mean[i]);
-        weight[packed<T>(i, to, out_padded)] = w;
-        transposed[packed<T>(to, i, in_padded)] = w;
+      bias[column(j)] = source_bias[j] - mean_bias;
+      if (has_norm()) gain[column(j)] = source_gain[j], shift[column(j)] = source_shift[j];
+    }
+    // A few outputs at a time, which stay near until they are packed both ways; what is written of
+    // their transpose is whole lines of a cache.
+    const int64_t each = (width() + TILE - 1) / TILE;
+#pragma omp parallel
+    {
+      std::vector<T> rows(TILE * in_padded);
+#pragma omp for schedule(static)
+      for (int64_t f = 0; f < groups * each; ++f) {
+        const int64_t first = f / each * width() + f % each * TILE, to = column(first);
+        for (int64_t j = 0; j < TILE; ++j) {
+          const float* row = source_weight + (first + j) * in;
+          const int64_t count = f % each * TILE + j < width() ? in : 0;
+#pragma omp simd
+          for (int64_t i = 0; i < count; ++i)
+            rows[j * in_padded + i] = rounded<T>(row[i] - mean[i]);
+          std::fill(&rows[j * in_padded + count], &rows[(j + 1) * in_padded], rounded<T>(0.0f));
+        }
+        pack_columns(in_padded, rows.data(), out_padded, words_of(weight) + to);
+        pack_right(TILE, in_padded, rows.data(), TILE, words_of(transposed + to * in_padded));
       }
-      bias[to] = source_bias[j] - mean_bias;
-      if (has_norm()) gain[to] = source_gain[j], shift[to] = source_shift[j];
     }
   }
 
