@@ -278,6 +278,30 @@ def test_every_mlp_is_the_reference(variant: Any, name: Any) -> None:
     assert distance(pass_through(mlp), pass_through(reference)) < CLOSE
 
 
+def test_what_nobody_asks_for_is_not_computed() -> None:
+    """Two losses descend through one pass, in any order, each for other weights."""
+    mlp = NativeBackend(make_disturbed()).frozen_copy.skill_predictor.net
+    assert mlp.faster is not None
+    inputs: Any = mlp[0].in_features
+    before = torch.randn(7, inputs, generator=seeded(1)).requires_grad_()
+    y = mlp(before.tanh()).square().sum()
+    everything = [before, *mlp.parameters()]
+    expected = torch.autograd.grad(y, everything, retain_graph=True)
+    backward = lsp.backends.native.mlp.Call.backward
+    asked: list[Any] = []
+
+    def watched(self: Any, given: Any, *wanted: Any) -> Any:
+        asked.append(wanted)
+        return backward(self, given, *wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lsp.backends.native.mlp.Call, "backward", watched)
+        for part in (slice(0, 1), slice(1, None), slice(0, 1), slice(None)):
+            found = torch.autograd.grad(y, everything[part], retain_graph=True)
+            assert all(map(torch.equal, found, expected[part]))
+    assert asked == [(True, False), (False, True), (True, False), (True, True)]
+
+
 def predict_heads(networks: Any, judges: Any, rows: Any = 45) -> Any:
     """What the heads say of some states, and the gradient of a function of it."""
     shape = 3, rows, networks.world_model.features

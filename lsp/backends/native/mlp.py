@@ -102,6 +102,7 @@ class Call:
         self.arguments.d_output = pointer(given)
         d_input = torch.empty_like(self.read) if of_input else None
         self.arguments.d_input = None if d_input is None else pointer(d_input)
+        self.arguments.learns = of_weights
         if not of_weights:
             self.of.run_backward(byref(self.arguments))
             return d_input, None
@@ -109,10 +110,22 @@ class Call:
             Gradient(part, layer, self.rows, self.blocks, self.of.dtype)
             for part, layer in zip(packed.parts, packed.array)
         ]
-        self.arguments.learns, self.arguments.gradients = 1, gradients_of(found)
+        self.arguments.gradients = gradients_of(found)
         self.of.run_backward(byref(self.arguments))
         each = (one.of_parameters(read) for one, read in zip(found, self.inputs))
         return d_input, [gradient for several in each for gradient in several]
+
+
+def is_wanted(node: Any) -> bool:
+    """Whether this backward pass goes on to `node`: two losses may descend through one pass, each
+    for other weights."""
+    if node is None:
+        return False
+    try:
+        # `ctx.needs_input_grad` says what could be asked for, not what is.
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # which it raises for a leaf whose gradient is asked for
+        return True
 
 
 class _Pass(torch.autograd.Function):
@@ -128,8 +141,9 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
-        _, of_input, *of_weights = ctx.needs_input_grad
-        d_input, found = ctx.call.backward(given[0], of_input, any(of_weights))
+        (of_input, _), *of_weights = ctx.next_functions
+        wanted = is_wanted(of_input), any(is_wanted(node) for node, _ in of_weights)
+        d_input, found = ctx.call.backward(given[0], *wanted)
         weights = [None] * len(of_weights)
         if found is not None:
             weights = [x.to(y.dtype) for x, y in zip(found, ctx.call.of.learned, strict=True)]
