@@ -29,16 +29,17 @@ void brgemm(int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t l
 void brgemm_release(bool vnni);
 }  // namespace at::native::cpublas
 
-// c (+)= a b, with b packed.
-inline void multiply(int64_t rows, int64_t out, int64_t in, const bf16* a, const bf16* b, float* c,
-                     bool add = false) {
-  at::native::cpublas::brgemm(rows, out, in, in, out, out, add,
+// c (+)= a b, with b packed: of rows that are `width` apart in a, the first `depth` numbers. In bf16
+// products want whole lines of them, and the padding is less than what a tail takes.
+inline void multiply(int64_t rows, int64_t out, int64_t, int64_t width, const bf16* a,
+                     const bf16* b, float* c, bool add = false) {
+  at::native::cpublas::brgemm(rows, out, width, width, out, out, add,
                               reinterpret_cast<const c10::BFloat16*>(a),
                               reinterpret_cast<const c10::BFloat16*>(b), c, true);
 }
-inline void multiply(int64_t rows, int64_t out, int64_t in, const float* a, const float* b,
-                     float* c, bool add = false) {
-  at::native::cpublas::brgemm(rows, out, in, in, out, out, add, a, b, c, false);
+inline void multiply(int64_t rows, int64_t out, int64_t depth, int64_t width, const float* a,
+                     const float* b, float* c, bool add = false) {
+  at::native::cpublas::brgemm(rows, out, depth, width, out, out, add, a, b, c, false);
 }
 
 // Whether this processor, and this PyTorch, has such products: it throws where there are none.
@@ -48,7 +49,7 @@ bool can_multiply() {
   std::vector<T> ones(n * n, rounded<T>(1.0f));
   std::vector<float> sums(n * n);
   try {
-    multiply(n, n, n, ones.data(), ones.data(), sums.data());
+    multiply(n, n, n, n, ones.data(), ones.data(), sums.data());
   } catch (...) {
     return false;
   }
@@ -109,7 +110,7 @@ struct Layer {
 
   // y = x W, without bias.
   void forward(int64_t rows, const T* x, float* y) const {
-    multiply(rows, out_padded, in_padded, x, weight, y);
+    multiply(rows, out_padded, in, in_padded, x, weight, y);
   }
   // One output of one row, without bias.
   float dot(int64_t output, const T* x) const {
@@ -121,7 +122,8 @@ struct Layer {
   }
   // dx (+)= dy W^T.
   void backward(int64_t rows, const T* dy, float* dx, bool add = false) const {
-    multiply(rows, in_padded, out_padded, dy, transposed, dx, add);
+    const int64_t depth = groups == 1 ? out : out_padded;  // each gate may be padded
+    multiply(rows, in_padded, depth, out_padded, dy, transposed, dx, add);
   }
 };
 

@@ -66,7 +66,7 @@ void weight_gradient(const Layer<T>& layer, int64_t rows, const T* read, const T
       const T* dy = products + first * out;
       pack_left(count, out, dy, depth, left, bias_sums);
       pack_right(count, in, read + first * in, depth, right);
-      multiply(out, in, depth, reinterpret_cast<const T*>(left),
+      multiply(out, in, depth, depth, reinterpret_cast<const T*>(left),
                reinterpret_cast<const T*>(right), sums, true);
     }
 #pragma omp for schedule(static)
