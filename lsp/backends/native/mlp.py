@@ -44,12 +44,13 @@ class NativeMLP:
     """What `mlp` computes, with weights in `dtype`; the last layer's sums are fp32 in both.
 
     `learned` are the parameters that gradients are for, where they are not those of `mlp`: their
-    values are not read.
+    values are not read. Several losses may then share a pass, while a world model has one.
     """
 
     def __init__(self, mlp: MLP, dtype: torch.dtype, learned: MLP | None = None):
         self.packed, self.dtype = Packed(parts_of(mlp), dtype), dtype
         self.learned = list((learned or mlp).parameters())
+        self.is_shared = learned is not None
         self.outputs = self.packed.array[len(self.packed.parts) - 1].outputs
         self.run, self.run_backward = kernel("mlp", dtype), kernel("mlp_backward", dtype)
         self.bytes = kernel("mlp_bytes", dtype)
@@ -116,16 +117,18 @@ class Call:
         return d_input, [gradient for several in each for gradient in several]
 
 
-def is_wanted(node: Any) -> bool:
-    """Whether this backward pass goes on to `node`: two losses may descend through one pass, each
-    for other weights."""
-    if node is None:
-        return False
+def what_is_wanted(of_input: Any, of_weight: Any, *_others: Any) -> tuple[bool, bool]:
+    """Whether this backward pass goes on to the input, and to the weights, by their nodes.
+
+    `needs_input_grad` says what could be asked for. Two losses may descend through one pass, each
+    for other weights.
+    """
+    if not torch._C._will_engine_execute_node(of_input):
+        return False, True
     try:
-        # `ctx.needs_input_grad` says what could be asked for, not what is.
-        return torch._C._will_engine_execute_node(node)
+        return True, torch._C._will_engine_execute_node(of_weight)
     except RuntimeError:  # which it raises for a leaf whose gradient is asked for
-        return True
+        return True, True
 
 
 class _Pass(torch.autograd.Function):
@@ -141,8 +144,10 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
-        (of_input, _), *of_weights = ctx.next_functions
-        wanted = is_wanted(of_input), any(is_wanted(node) for node, _ in of_weights)
+        _, of_input, *of_weights = ctx.needs_input_grad
+        wanted = of_input, any(of_weights)
+        if all(wanted) and ctx.call.of.is_shared:
+            wanted = what_is_wanted(*(node for node, _ in ctx.next_functions))
         d_input, found = ctx.call.backward(given[0], *wanted)
         weights = [None] * len(of_weights)
         if found is not None:
