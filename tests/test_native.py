@@ -278,6 +278,30 @@ def test_every_mlp_is_the_reference(variant: Any, name: Any) -> None:
     assert distance(pass_through(mlp), pass_through(reference)) < CLOSE
 
 
+def test_what_nobody_asks_for_is_not_computed() -> None:
+    """Two losses descend through one pass, in any order, each for other weights."""
+    mlp = NativeBackend(make_disturbed()).frozen_copy.skill_predictor.net
+    assert mlp.faster is not None
+    inputs: Any = mlp[0].in_features
+    before = torch.randn(7, inputs, generator=seeded(1)).requires_grad_()
+    y = mlp(before.tanh()).square().sum()
+    everything = [before, *mlp.parameters()]
+    expected = torch.autograd.grad(y, everything, retain_graph=True)
+    backward = lsp.backends.native.mlp.Call.backward
+    asked: list[Any] = []
+
+    def watched(self: Any, given: Any, *wanted: Any) -> Any:
+        asked.append(wanted)
+        return backward(self, given, *wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lsp.backends.native.mlp.Call, "backward", watched)
+        for part in (slice(0, 1), slice(1, None), slice(0, 1), slice(None)):
+            found = torch.autograd.grad(y, everything[part], retain_graph=True)
+            assert all(map(torch.equal, found, expected[part]))
+    assert asked == [(True, False), (False, True), (True, False), (True, True)]
+
+
 def predict_heads(networks: Any, judges: Any, rows: Any = 45) -> Any:
     """What the heads say of some states, and the gradient of a function of it."""
     shape = 3, rows, networks.world_model.features
@@ -298,6 +322,54 @@ def test_judging_is_the_reference(variant: Any, method: Any, termination: Any) -
     found = predict_heads(networks, NativeBackend(networks).frozen_copy.predict_heads)
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
+
+
+def plans_of_starts(networks: Any, candidates: Any, shared: Any) -> Any:
+    """Seven starts, as many plans of each, and noise that those of a start share, if `shared`."""
+    model, length = networks.config.model, networks.config.plan_length
+    sizes = model.deter, model.stoch
+    start = Latent(*(torch.randn(7, size, generator=seeded(n)) for n, size in enumerate(sizes)))
+    plan = torch.randn(7 * candidates, length, networks.plan_dim, generator=seeded(3))
+    return start, plan, networks.draw_noise(10, 7 if shared else len(plan), generator=seeded(4))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("candidates", [1, 8, 43])  # 43: the second block begins amid the starts
+@pytest.mark.parametrize("variant", ["lsp", "odd sizes", "two skills in a plan", "cem"])
+def test_judging_plans_is_the_reference(variant: Any, candidates: Any, shared: Any) -> None:
+    networks = make_disturbed("cem" if variant == "cem" else "lsp", **VARIANTS.get(variant, {}))
+    start, plan, noise = plans_of_starts(networks, candidates, shared)
+    copy = NativeBackend(networks).frozen_copy
+    with torch.no_grad():
+        found, same = copy.judge_plans(start, plan, noise), networks.judge_plans(start, plan, noise)
+        every = torch.arange(len(plan))
+        own = (x[:, every % x.shape[1]] for x in noise)
+        rollout = networks.imagine(start.rows(every % 7), plan, type(noise)(*own))
+        expected = networks.predict_heads(rollout.feature[1:])
+    assert distance(same, expected) < 1e-6
+    assert distance(found, expected) < CLOSE
+
+
+def test_plans_that_want_a_gradient_are_judged_with_one() -> None:
+    networks = make_disturbed()
+    copy = NativeBackend(networks).frozen_copy
+    start, plan, noise = plans_of_starts(networks, 2, True)
+    plan.requires_grad_()
+    found, expected = (
+        torch.autograd.grad(x.judge_plans(start, plan, noise).value.sum(), plan)
+        for x in (copy, networks)
+    )
+    assert distance(found, expected) < CLOSE
+
+
+@bf16_products
+def test_judging_plans_in_bf16_stays_near_the_reference() -> None:
+    networks = make_disturbed()
+    plans = plans_of_starts(networks, 43, True)
+    copy = NativeBackend(networks, torch.bfloat16).frozen_copy
+    with torch.no_grad():
+        found, expected = (x.judge_plans(*plans) for x in (copy, networks))
+    assert 0 < distance(found[::2], expected[::2]) < 0.03
 
 
 @bf16_products

@@ -11,7 +11,7 @@ from lsp.algorithm.cem import Plan
 from lsp.algorithm.returns import discounted_sum, lambda_return
 from lsp.models.distributions import Normal
 from lsp.models.imagination import Rollout, RolloutNoise
-from lsp.models.networks import Networks
+from lsp.models.networks import HeadOutputs, Networks
 from lsp.models.skills import batch_density, intrinsic_reward, segments
 from lsp.models.world_model import Latent, Metrics, Scan
 
@@ -65,14 +65,24 @@ def estimate_values(
     intrinsic: Float[Tensor, "horizon batch"] | None,
     lambda_: float | None = None,
 ) -> Estimates:
-    """Returns from every state of a rollout; λ is behaviour's where none is given.
+    """Returns from every state of a rollout; λ is behaviour's where none is given."""
+    return estimates_of(networks, networks.judge(rollout), intrinsic, lambda_)
+
+
+def estimates_of(
+    networks: Networks,
+    judged: HeadOutputs,
+    intrinsic: Float[Tensor, "horizon batch"] | None,
+    lambda_: float | None = None,
+) -> Estimates:
+    """The same, of what the heads say of the states s_1..s_H.
 
     A value that covers the intrinsic reward does not know how far a skill has got, and pays the
     next one before it can have ended: v(s_H) promises two to four times too much
     (docs/notebook/critic.md).
     """
     config = networks.config
-    reward, going_on, value = networks.judge(rollout)
+    reward, going_on, value = judged
     discount = config.behavior.discount * going_on
     if intrinsic is not None and config.value.covers == "total":
         reward, intrinsic = reward + intrinsic, None

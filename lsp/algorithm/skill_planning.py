@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lsp.algorithm.ascent import ascend
-from lsp.algorithm.behavior import estimate_values, recognise_skills
+from lsp.algorithm.behavior import estimate_values, estimates_of, recognise_skills
 from lsp.algorithm.cem import (
     Plan,
     Refit,
@@ -19,7 +19,7 @@ from lsp.algorithm.cem import (
     standard_plan,
 )
 from lsp.config import Config
-from lsp.models.imagination import RolloutNoise
+from lsp.models.imagination import RolloutNoise, for_rows
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent, Metrics
 
@@ -75,14 +75,16 @@ def score_plans(
     config = networks.config
     weight = config.planner.intrinsic_weight
     count, num_starts = candidates.shape[:2]
-    rows = Latent(*(x.expand(count, *x.shape).flatten(0, 1) for x in starts))
-    flat = RolloutNoise(*(x.expand(-1, count, num_starts, -1).flatten(1, 2) for x in noise))
-    plans = candidates.flatten(0, 1)
-    rollout = networks.imagine(rows, plans, flat)
-    intrinsic = None
+    plans, lambda_ = candidates.flatten(0, 1), config.planning_lambda
+    noise = RolloutNoise(*(x.expand(-1, -1, num_starts, -1).flatten(1, 2) for x in noise))
     if weight > 0:
+        rows, draws = for_rows(len(plans), starts, noise)
+        rollout = networks.imagine(rows, plans, draws)
         intrinsic = weight * recognise_skills(networks, rollout.feature, plans, generator).reward
-    estimates = estimate_values(networks, rollout, intrinsic, config.planning_lambda)
+        estimates = estimate_values(networks, rollout, intrinsic, lambda_)
+    else:
+        judged = networks.judge_plans(starts, plans, noise)
+        estimates = estimates_of(networks, judged, None, lambda_)
     return estimates.returns[0].reshape(count, num_starts)
 
 

@@ -19,6 +19,7 @@ from lsp.backends.native.build import CannotBuild
 from lsp.backends.native.filtering import Filter
 from lsp.backends.native.heads import Heads
 from lsp.backends.native.imagination import Imagination
+from lsp.backends.native.judging import Judging
 from lsp.backends.native.likelihood import Likelihood
 from lsp.backends.native.mlp import NativeMLP
 from lsp.backends.precision import precision
@@ -79,7 +80,8 @@ class NativeBackend(EagerBackend):
         learned = [] if networks.config.plans_actions else list(copy.policy.parameters())
         copy.imagine = imagination = Imagination(networks, learned, dtype)
         copy.log_likelihood = Likelihood(imagination)
-        copy.predict_heads = Heads(networks, dtype)
+        copy.predict_heads = heads = Heads(networks, dtype)
+        copy.judge_at_once = Judging(imagination, heads)
         self.model = _same_weights(networks.world_model)
         self.scan = Filter(self.model.rssm, dtype)
         if networks.anchor is not None:

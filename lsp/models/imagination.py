@@ -37,6 +37,12 @@ class Rollout(NamedTuple):
     action: Float[Tensor, "horizon batch action"]
 
 
+def for_rows(count: int, start: Latent, noise: RolloutNoise) -> tuple[Latent, RolloutNoise]:
+    """Both for `count` rollouts, of which row i shares those of row i mod s with others, of s."""
+    latent = Latent(*(x.repeat(count // len(x), 1) for x in start))
+    return latent, RolloutNoise(*(x.repeat(1, count // x.shape[1], 1) for x in noise))
+
+
 def imagine(
     start: Latent,
     plan: Float[Tensor, "batch plan skill"],

@@ -18,6 +18,7 @@ from lsp.models.imagination import (
     Rollout,
     RolloutNoise,
     Transition,
+    for_rows,
     imagine,
     log_likelihood,
 )
@@ -85,6 +86,7 @@ class Networks(nn.Module):
         self.predict: Predict = self._predict
         self.predict_heads: Callable[[Tensor], HeadOutputs] = self._predict_heads
         self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
+        self.judge_at_once: Callable[[Latent, Tensor, RolloutNoise], HeadOutputs] | None = None
         self.new_task: NewTask | None = None
         self.log_likelihood: Callable[[Latent, Tensor, Tensor, Tensor], Tensor] = (
             self._log_likelihood
@@ -147,6 +149,23 @@ class Networks(nn.Module):
             return said
         value = said.value if self.new_task.has_value else torch.zeros_like(said.value)
         return said._replace(reward=self.new_task.reward(self, rollout), value=value)
+
+    def judge_plans(
+        self,
+        start: Latent,
+        plan: Float[Tensor, "batch plan skill"],
+        noise: RolloutNoise,
+    ) -> HeadOutputs:
+        """What the heads say of the states s_1..s_H that plans lead to, where only that is wanted.
+
+        Row i of `plan` begins at row i mod s of `start`, which has s, and shares the noise of row
+        i mod n of it, which has n.
+        """
+        at_once = self.judge_at_once
+        if at_once is not None and self.new_task is None and not torch.is_grad_enabled():
+            return at_once(start, plan, noise)
+        start, noise = for_rows(len(plan), start, noise)
+        return self.judge(self.imagine(start, plan, noise))
 
     @property
     def dtype(self) -> torch.dtype:

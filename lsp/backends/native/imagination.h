@@ -1,15 +1,19 @@
-// Imagination of a block of rows: the policy acts, the RSSM answers (lsp/models/imagination.py), and the
-// way back to the policy's weights, or to the plan. Rows do not touch each other, so a block goes through
-// all steps before the next one begins.
+// Imagination of a block of rows: the policy acts, the RSSM answers (lsp/models/imagination.py), and
+// heads judge what comes. Rows do not touch each other, so a block goes through all steps before
+// the next one begins.
 
 #pragma once
 
 #include "mlp.h"
 
+constexpr int64_t MAX_HEADS = 4;
+
 // The same fields as `imagination.Arguments` in Python.
 template <class T>
 struct Imagination {
   int64_t rows, horizon, block;  // block: rows that go together
+  // Row i follows start i % starts with noise i % noises. What is learned from has its own of both.
+  int64_t starts, noises;
   int64_t deter, stoch, action, skill, plan_length, skill_length;
   int64_t stop_input_gradient;  // whether none flows into the states that the policy reads
   Mlp<T> policy;  // none: the skill is the action
@@ -21,6 +25,9 @@ struct Imagination {
   T* feature;      // [horizon + 1, rows, deter + stoch]
   float* actions;  // [horizon, rows, action]
   float* score;    // [rows]: log density of the states that were drawn; otherwise null
+  const Mlp<T>* heads;  // whose only output is all that is wanted of the states; otherwise none
+  int64_t num_heads;
+  float* judged;  // [heads, horizon, rows]
   // Of a rollout that is learned from; otherwise null.
   char* memory;           // of what the backward pass needs, `memory_bytes`
   T* inputs[MAX_LAYERS];  // of the policy's layers, [horizon · rows, in_padded]
@@ -33,8 +40,10 @@ struct Imagination {
 
   bool has_policy() const { return policy.count > 0; }
   int64_t widest() const {
-    return std::max({gru_input->out_padded, enter->in_padded, enter->out_padded, prior.widest(),
-                     policy.widest()});
+    int64_t width = std::max({gru_input->out_padded, enter->in_padded, enter->out_padded,
+                              prior.widest(), policy.widest()});
+    for (int64_t h = 0; h < num_heads; ++h) width = std::max(width, heads[h].widest());
+    return width;
   }
 };
 
@@ -169,6 +178,34 @@ void weigh(const Imagination<T>& of, int64_t rows, const float* y, const float* 
   }
 }
 
+// Numbers of a block's rows at one step, of [steps, count, width]: where they are, or copied to
+// `room` where more rows share them than lie beside each other.
+template <class T>
+const float* shared_rows(const Imagination<T>& of, const float* from, int64_t t, int64_t count,
+                         int64_t width, int64_t first, int64_t rows, float* room) {
+  from += t * count * width;
+  if (count == of.rows) return from + first * width;
+  for (int64_t r = 0; r < rows;) {
+    const int64_t at = (first + r) % count, many = std::min(rows - r, count - at);
+    std::copy(from + at * width, from + (at + many) * width, room + r * width);
+    r += many;
+  }
+  return room;
+}
+
+// Each head on states that its `read` holds, [rows, in_padded]: its output to `judged`.
+template <class T>
+void judge(const Imagination<T>& of, int64_t rows, int64_t row, T* read, const Trace<T>* traces,
+           float* y) {
+  for (int64_t h = 0; h < of.num_heads; ++h) {
+    Trace<T> trace = traces[h];
+    trace.input[0] = read;
+    forward(of.heads[h], rows, trace, y);
+    float* judged = of.judged + h * of.horizon * of.rows + row;
+    for (int64_t r = 0; r < rows; ++r) judged[r] = y[r * of.heads[h].last().out_padded];
+  }
+}
+
 template <class T>
 void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
@@ -176,8 +213,10 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
   const int64_t wide_enter = of.enter->out_padded;
   const auto recur = of.memory ? gru<true, T> : gru<false, T>;
   float *deter, *next, *stoch, *y, *y2;
-  T *read_deter, *read_stoch, *read_action, *read_in;  // as products read them
+  float *action_noise, *latent_noise;
+  T *read_deter, *read_stoch, *read_action, *read_in, *read_state;  // as products read them
   Steps<T> all;
+  Trace<T> heads[MAX_HEADS];
   carved([&](Carver& memory) {
     deter = memory.take<float>(of.block * wide);
     next = memory.take<float>(of.block * wide);
@@ -188,24 +227,31 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     read_stoch = memory.take<T>(of.block * S);
     read_action = memory.take<T>(of.block * A);
     read_in = memory.take<T>(of.block * wide_in);
+    action_noise = memory.take<float>(of.block * A);
+    latent_noise = memory.take<float>(of.block * S);
     if (!of.memory) all.carve(of, of.block, memory, false);
+    if (of.heads) read_state = memory.take<T>(of.block * of.heads[0][0].in_padded);
+    for (int64_t h = 0; h < of.num_heads; ++h) heads[h].carve(of.heads[h], of.block, memory);
   });
   if (of.memory) all = kept(of);
 
-  auto write_feature = [&](int64_t t) {
-    if (of.score) return;
-    T* feature = of.feature + (t * of.rows + first) * F;
-    for (int64_t r = 0; r < rows; ++r, feature += F) {
-      std::copy(read_deter + r * wide, read_deter + r * wide + D, feature);
-      std::copy(read_stoch + r * S, read_stoch + (r + 1) * S, feature + D);
+  // States without what is between their parts, to rows that are `width` apart.
+  auto write_states = [&](T* to, int64_t width) {
+    for (int64_t r = 0; r < rows; ++r, to += width) {
+      std::copy(read_deter + r * wide, read_deter + r * wide + D, to);
+      std::copy(read_stoch + r * S, read_stoch + (r + 1) * S, to + D);
     }
   };
-  for (int64_t r = 0; r < rows; ++r)
-    copy_row(of.start_deter + (first + r) * D, D, deter + r * wide, wide);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t start = (first + r) % of.starts;
+    copy_row(of.start_deter + start * D, D, deter + r * wide, wide);
+    copy_row(of.start_stoch + start * S, S, read_stoch + r * S, S);
+  }
   copy_row(deter, rows * wide, read_deter, rows * wide);
-  copy_row(of.start_stoch + first * S, rows * S, read_stoch, rows * S);
   std::fill(read_in, read_in + rows * wide_in, rounded<T>(0.0f));
-  write_feature(0);
+  if (of.heads)
+    std::fill(read_state, read_state + rows * of.heads[0][0].in_padded, rounded<T>(0.0f));
+  if (of.feature) write_states(of.feature + first * F, F);
   if (of.score) std::fill(of.score + first, of.score + first + rows, 0.0f);
 
   for (int64_t t = 0; t < of.horizon; ++t) {
@@ -215,14 +261,14 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     float* action = of.actions + row * A;
     if (of.has_policy()) {
       const int64_t width = of.policy[0].in_padded;
-      for (int64_t r = 0; r < rows; ++r) {
-        T* input = step.policy.input[0] + r * width;
-        std::copy(read_deter + r * wide, read_deter + r * wide + D, input);
-        std::copy(read_stoch + r * S, read_stoch + (r + 1) * S, input + D);
-        copy_row(skill + r * of.plan_length * Z, Z, input + F, width - F);
-      }
+      T* input = step.policy.input[0];
+      write_states(input, width);
+      for (int64_t r = 0; r < rows; ++r)
+        copy_row(skill + r * of.plan_length * Z, Z, input + r * width + F, width - F);
       forward(of.policy, rows, step.policy, y);
-      act(of, rows, y, of.action_noise + row * A, step, action, read_action);
+      const float* noise =
+          shared_rows(of, of.action_noise, t, of.noises, A, first, rows, action_noise);
+      act(of, rows, y, noise, step, action, read_action);
     } else {
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < A; ++i)
@@ -247,124 +293,13 @@ void imagine_block(const Imagination<T>& of, int64_t first, int64_t rows) {
     read_deter = step.prior.input[0];
     std::swap(deter, next);
     forward(of.prior, rows, step.prior, y);
-    const float* noise = of.latent_noise + row * S;
+    const float* noise =
+        shared_rows(of, of.latent_noise, t, of.noises, S, first, rows, latent_noise);
     if (of.score) weigh(of, rows, y, noise, stoch, step, read_stoch, of.score + first);
     else answer(of, rows, y, noise, stoch, step.latent_slope, read_stoch);
-    write_feature(t + 1);
-  }
-}
-
-// Gradients of `feature` and `actions`, or of `score`, back to the policy's layers, or to the plan, and
-// to what was drawn where that was given. The world model is frozen, and nothing flows into the states
-// that a rollout starts from.
-template <class T>
-void imagine_block_backward(const Imagination<T>& of, int64_t index, int64_t first, int64_t rows) {
-  const int64_t D = of.deter, S = of.stoch, A = of.action, Z = of.skill, F = D + S;
-  const int64_t wide = of.gru_hidden->in_padded, wide_in = of.enter->in_padded;
-  const int64_t wide_enter = of.enter->out_padded, wide_prior = of.prior.last().out_padded;
-  float *d_deter, *d_stoch, *d, *d_entered;
-  T *dy, *du, *start;
-  carved([&](Carver& memory) {
-    d_deter = memory.take<float>(of.block * wide);
-    d_stoch = memory.take<float>(of.block * S);
-    d = memory.take<float>(of.block * of.widest());
-    d_entered = memory.take<float>(of.block * wide_enter);
-    dy = memory.take<T>(of.block * of.widest());
-    du = memory.take<T>(of.block * of.widest());
-    start = memory.take<T>(of.block * wide);
-  });
-  for (int64_t r = 0; r < rows; ++r)
-    copy_row(of.start_deter + (first + r) * D, D, start + r * wide, wide);
-  std::fill(d_deter, d_deter + rows * wide, 0.0f);
-  std::fill(d_stoch, d_stoch + rows * S, 0.0f);
-  const Gradients<T> frozen = Gradients<T>::unwanted(of.prior, dy, du);
-  const Steps<T> all = kept(of);
-
-  for (int64_t t = of.horizon - 1; t >= 0; --t) {
-    const int64_t row = t * of.rows + first;
-    const Steps<T> step = all.at(of, row);
-    const T* d_feature = of.d_feature + (row + of.rows) * F;
-    for (int64_t r = 0; r < rows && !of.score; ++r, d_feature += F) {
-#pragma omp simd
-      for (int64_t i = 0; i < D; ++i) d_deter[r * wide + i] += to_float(d_feature[i]);
-#pragma omp simd
-      for (int64_t i = 0; i < S; ++i) d_stoch[r * S + i] += to_float(d_feature[D + i]);
-    }
-
-    // Through the prior
-    for (int64_t r = 0; r < rows; ++r) {
-      const float *grad = d_stoch + r * S, *slope = step.latent_slope + r * S;
-      T* out = frozen.products[of.prior.count - 1] + r * wide_prior;
-      if (of.score) {
-        const float given = of.d_score[first + r], *pull = step.pull + r * S;
-        float* d_drawn = of.d_drawn + (row + r) * S;
-        for (int64_t i = 0; i < S; ++i) d_drawn[i] = grad[i] - given * pull[i];
-        for (int64_t i = 0; i < S; ++i) out[i] = rounded<T>(given * pull[i]);
-        for (int64_t i = 0; i < S; ++i) out[S + i] = rounded<T>(given * slope[i]);
-      } else {
-        for (int64_t i = 0; i < S; ++i) out[i] = rounded<T>(grad[i]);
-        for (int64_t i = 0; i < S; ++i) out[S + i] = rounded<T>(grad[i] * slope[i]);
-      }
-      std::fill(out + 2 * S, out + wide_prior, rounded<T>(0.0f));
-    }
-    backward(of.prior, rows, step.prior, frozen, d);
-    of.prior[0].backward(rows, frozen.products[0], d_deter, true);
-
-    // Through the recurrence, to the states before, which the prior read then, and the action
-    const T* before = t ? all.at(of, row - of.rows).prior.input[0] : start;
-    for_each_tile(rows, [&](int64_t at, int64_t count) {
-      float *of_deter = d_deter + at * wide, *of_input = d + at * wide_in;
-      gru_backward(*of.gru_input, count, step.gates + 4 * at * wide, before + at * wide,
-                   of_deter, dy, du);
-      of.gru_hidden->backward(count, du, of_deter, true);
-      of.gru_input->backward(count, dy, d_entered);
-      activate_backward(*of.enter, count, d_entered, step.enter.at(at, wide_enter),
-                        step.entered + at * wide_enter, dy);
-      of.enter->backward(count, dy, of_input);
-    });
-
-    // Through the policy, or to the action that was planned
-    const int64_t held = (first * of.plan_length + t / of.skill_length) * Z;
-    const int64_t plan = of.plan_length * Z;
-    float* d_skill = of.d_plan ? of.d_plan + held : nullptr;
-    if (!of.has_policy()) {
-      for (int64_t r = 0; r < rows; ++r) {
-        const float *d_in = d + r * wide_in, *given = of.d_actions + (row + r) * A;
-        const float* skill = of.plan + held + r * plan;
-        std::copy(d_in, d_in + S, d_stoch + r * S);
-        for (int64_t i = 0; i < A; ++i)
-          if (std::abs(skill[i]) <= 1.0f) d_skill[r * plan + i] += d_in[S + i] + given[i];
-      }
-      continue;
-    }
-    const Gradients<T> learned = of.d_plan ? Gradients<T>::unwanted(of.policy, dy, du)
-                                           : of.gradients.at(of.policy, row, index);
-    const int64_t wide_out = of.policy.last().out_padded;
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* d_in = d + r * wide_in;
-      std::copy(d_in, d_in + S, d_stoch + r * S);
-      const float *a = of.actions + (row + r) * A, *noise = of.action_noise + (row + r) * A;
-      const float *given = of.d_actions + (row + r) * A;
-      const float *mean = step.mean + r * A, *slope = step.std_slope + r * A;
-      T* out = learned.products[of.policy.count - 1] + r * wide_out;
-      for (int64_t i = 0; i < A; ++i) {
-        const float inner = (d_in[S + i] + given[i]) * (1.0f - a[i] * a[i]);
-        out[i] = rounded<T>(inner * (1.0f - mean[i] * mean[i]));
-        out[A + i] = rounded<T>(inner * noise[i] * slope[i]);
-      }
-      std::fill(out + 2 * A, out + wide_out, rounded<T>(0.0f));
-    }
-    backward(of.policy, rows, step.policy, learned, d);
-    if (of.stop_input_gradient && !of.d_plan) continue;
-    of.policy[0].backward(rows, learned.products[0], d);
-    const int64_t width = of.policy[0].in_padded;
-    for (int64_t r = 0; r < rows; ++r) {
-#pragma omp simd
-      for (int64_t i = 0; i < D; ++i) d_deter[r * wide + i] += d[r * width + i];
-#pragma omp simd
-      for (int64_t i = 0; i < S; ++i) d_stoch[r * S + i] += d[r * width + D + i];
-      if (!of.d_plan) continue;
-      for (int64_t i = 0; i < Z; ++i) d_skill[r * plan + i] += d[r * width + F + i];
-    }
+    if (of.feature) write_states(of.feature + (row + of.rows) * F, F);
+    if (!of.heads) continue;
+    write_states(read_state, of.heads[0][0].in_padded);
+    judge(of, rows, row, read_state, heads, y);
   }
 }

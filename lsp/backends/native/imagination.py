@@ -34,7 +34,7 @@ class Arguments(Structure):
     """Imagination in imagination.h."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("rows", "horizon", "block")),
+        *((name, c_int64) for name in ("rows", "horizon", "block", "starts", "noises")),
         *((name, c_int64) for name in ("deter", "stoch", "action", "skill")),
         *((name, c_int64) for name in ("plan_length", "skill_length", "stop_input_gradient")),
         ("policy", Mlp),
@@ -43,7 +43,9 @@ class Arguments(Structure):
         *((name, c_double) for name in ("raw_init_std", "policy_min_std", "min_std")),
         *((name, c_void_p) for name in ("start_deter", "start_stoch", "plan")),
         *((name, c_void_p) for name in ("action_noise", "latent_noise")),
-        *((name, c_void_p) for name in ("feature", "actions", "score", "memory")),
+        *((name, c_void_p) for name in ("feature", "actions", "score", "heads")),
+        ("num_heads", c_int64),
+        *((name, c_void_p) for name in ("judged", "memory")),
         ("inputs", c_void_p * MAX_LAYERS),
         *((name, c_void_p) for name in ("d_feature", "d_actions", "d_plan", "d_score", "d_drawn")),
         ("gradients", Gradients),
@@ -79,7 +81,11 @@ class Imagination:
 
 
 class Call:
-    """One rollout: its arguments, and the memory that they point to."""
+    """One rollout: its arguments, and the memory that they point to.
+
+    Without gradients, row i of `plan` may share start i mod s with others, of s, and its noise
+    likewise.
+    """
 
     def __init__(self, of: Imagination, start: Latent, plan: Tensor, noise: RolloutNoise):
         config, rssm = of.networks.config, of.networks.world_model.rssm
@@ -90,7 +96,7 @@ class Call:
         self.read = [fp32(x) for x in (*start, plan, *noise)]
         self.actions = torch.empty(self.horizon, rows, of.networks.action_dim)
         self.arguments = Arguments(
-            *(rows, self.horizon, block),
+            *(rows, self.horizon, block, len(start.deter), noise.action.shape[1]),
             *(rssm.deter, rssm.stoch, of.networks.action_dim, skill),
             *(length, config.planner.skill_length, config.policy.stop_input_gradient),
             of.policy.mlp(),
@@ -111,11 +117,14 @@ class Call:
         self.arguments.inputs = pointers(self.inputs)
         self.arguments.memory = aligned(self.memory)
 
+    def run(self) -> None:
+        self.of.run(byref(self.arguments))
+
     def forward(self) -> tuple[Tensor, Tensor]:
         """Features and actions. Neither is kept here: autograd would keep all of it alive."""
         feature = torch.empty(self.horizon + 1, self.rows, self.features, dtype=self.of.dtype)
         self.arguments.feature = pointer(feature)
-        self.of.run(byref(self.arguments))
+        self.run()
         return feature, self.actions.clone() if self.arguments.memory else self.actions
 
     def backward(self, d_feature: Tensor, d_actions: Tensor) -> list[Tensor]:

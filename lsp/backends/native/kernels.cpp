@@ -1,7 +1,7 @@
 // What Python calls.
 
 #include "filter.h"
-#include "imagination.h"
+#include "imagination_backward.h"
 #include "mlp.h"
 #include "weights.h"
 

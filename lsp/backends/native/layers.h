@@ -13,6 +13,7 @@
 
 #include "maths.h"
 #include "memory.h"
+#include "packing.h"
 
 #if defined(__SSE__)
 #include <immintrin.h>
@@ -28,19 +29,17 @@ void brgemm(int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, int64_t l
 void brgemm_release(bool vnni);
 }  // namespace at::native::cpublas
 
-// A padded width, such that compilers see that it is one: no loop needs a remainder.
-inline int64_t whole(int64_t width) { return width / 16 * 16; }
-
-// c (+)= a b, with b packed.
-inline void multiply(int64_t rows, int64_t out, int64_t in, const bf16* a, const bf16* b, float* c,
-                     bool add = false) {
-  at::native::cpublas::brgemm(rows, out, in, in, out, out, add,
+// c (+)= a b, with b packed: of rows that are `width` apart in a, the first `depth` numbers. In bf16
+// products want whole lines of them, and the padding is less than what a tail takes.
+inline void multiply(int64_t rows, int64_t out, int64_t, int64_t width, const bf16* a,
+                     const bf16* b, float* c, bool add = false) {
+  at::native::cpublas::brgemm(rows, out, width, width, out, out, add,
                               reinterpret_cast<const c10::BFloat16*>(a),
                               reinterpret_cast<const c10::BFloat16*>(b), c, true);
 }
-inline void multiply(int64_t rows, int64_t out, int64_t in, const float* a, const float* b,
-                     float* c, bool add = false) {
-  at::native::cpublas::brgemm(rows, out, in, in, out, out, add, a, b, c, false);
+inline void multiply(int64_t rows, int64_t out, int64_t depth, int64_t width, const float* a,
+                     const float* b, float* c, bool add = false) {
+  at::native::cpublas::brgemm(rows, out, depth, width, out, out, add, a, b, c, false);
 }
 
 // Whether this processor, and this PyTorch, has such products: it throws where there are none.
@@ -50,22 +49,12 @@ bool can_multiply() {
   std::vector<T> ones(n * n, rounded<T>(1.0f));
   std::vector<float> sums(n * n);
   try {
-    multiply(n, n, n, ones.data(), ones.data(), sums.data());
+    multiply(n, n, n, n, ones.data(), ones.data(), sums.data());
   } catch (...) {
     return false;
   }
   at::native::cpublas::brgemm_release(true);
   return sums[0] == n;
-}
-
-// Where row i, column j of a matrix [rows, columns] lies once packed: pairs of rows are
-// interleaved for bf16 (the layout that its products want).
-template <class T> int64_t packed(int64_t i, int64_t j, int64_t columns);
-template <> inline int64_t packed<float>(int64_t i, int64_t j, int64_t columns) {
-  return i * columns + j;
-}
-template <> inline int64_t packed<bf16>(int64_t i, int64_t j, int64_t columns) {
-  return i / 2 * 2 * columns + 2 * j + i % 2;
 }
 
 // A linear layer, and the LayerNorm after it. The same fields as `layers.Layer` in Python: PyTorch's
@@ -88,25 +77,40 @@ struct Layer {
     float mean_bias = 0;
     if (has_norm()) {
       for (int64_t j = 0; j < out; ++j)
-        for (int64_t i = 0; i < in; ++i) mean[i] += source_weight[j * in + i] / out;
+        for (int64_t i = 0; i < in; ++i) mean[i] += source_weight[j * in + i];
+      for (int64_t i = 0; i < in; ++i) mean[i] /= out;
       for (int64_t j = 0; j < out; ++j) mean_bias += source_bias[j] / out;
     }
-#pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < out; ++j) {
-      const int64_t to = column(j);
-      for (int64_t i = 0; i < in; ++i) {
-        const T w = rounded<T>(source_weight[j * in + i] - mean[i]);
-        weight[packed<T>(i, to, out_padded)] = w;
-        transposed[packed<T>(to, i, in_padded)] = w;
+      bias[column(j)] = source_bias[j] - mean_bias;
+      if (has_norm()) gain[column(j)] = source_gain[j], shift[column(j)] = source_shift[j];
+    }
+    // A few outputs at a time, which stay near until they are packed both ways; what is written of
+    // their transpose is whole lines of a cache.
+    const int64_t each = (width() + TILE - 1) / TILE;
+#pragma omp parallel
+    {
+      std::vector<T> rows(TILE * in_padded);
+#pragma omp for schedule(static)
+      for (int64_t f = 0; f < groups * each; ++f) {
+        const int64_t first = f / each * width() + f % each * TILE, to = column(first);
+        for (int64_t j = 0; j < TILE; ++j) {
+          const float* row = source_weight + (first + j) * in;
+          const int64_t count = f % each * TILE + j < width() ? in : 0;
+#pragma omp simd
+          for (int64_t i = 0; i < count; ++i)
+            rows[j * in_padded + i] = rounded<T>(row[i] - mean[i]);
+          std::fill(&rows[j * in_padded + count], &rows[(j + 1) * in_padded], rounded<T>(0.0f));
+        }
+        pack_columns(in_padded, rows.data(), out_padded, words_of(weight) + to);
+        pack_right(TILE, in_padded, rows.data(), TILE, words_of(transposed + to * in_padded));
       }
-      bias[to] = source_bias[j] - mean_bias;
-      if (has_norm()) gain[to] = source_gain[j], shift[to] = source_shift[j];
     }
   }
 
   // y = x W, without bias.
   void forward(int64_t rows, const T* x, float* y) const {
-    multiply(rows, out_padded, in_padded, x, weight, y);
+    multiply(rows, out_padded, in, in_padded, x, weight, y);
   }
   // One output of one row, without bias.
   float dot(int64_t output, const T* x) const {
@@ -118,7 +122,8 @@ struct Layer {
   }
   // dx (+)= dy W^T.
   void backward(int64_t rows, const T* dy, float* dx, bool add = false) const {
-    multiply(rows, in_padded, out_padded, dy, transposed, dx, add);
+    const int64_t depth = groups == 1 ? out : out_padded;  // each gate may be padded
+    multiply(rows, in_padded, depth, out_padded, dy, transposed, dx, add);
   }
 };
 

@@ -1,6 +1,5 @@
 """`Networks.log_likelihood` by the kernels of imagination."""
 
-from ctypes import byref
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ class Weighing(Call):
 
     def score(self) -> Tensor:
         """Log densities `[batch]`. A copy, as autograd would keep all of this alive."""
-        self.of.run(byref(self.arguments))
+        self.run()
         return self.scores.clone()
 
     def score_backward(self, d_score: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -21,7 +21,8 @@ inline float power(float x) {
   else
     p = 0.69314698f +
         f * (0.24022242f + f * (0.055507337f + f * (0.0096715127f + f * 0.0013264727f)));
-  return (1.0f + f * p) * as_float((int32_t(n) + 127) << 23);
+  // 2^n times it: n is added to its exponent.
+  return as_float(as_bits(1.0f + f * p) + (int32_t(n) << 23));
 }
 
 // Numbers of one sign are in the order of their bits. Compilers make one instruction of a bound on

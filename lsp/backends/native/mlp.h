@@ -41,6 +41,12 @@ struct Trace {
       hidden[l] = Hidden::carve(rows, mlp[l].out_padded, memory, learned);
   }
 
+  // Of what nothing is learned from. The first input is where it was before.
+  void carve(const Mlp<T>& mlp, int64_t rows, Carver& memory) {
+    for (int64_t l = 1; l < mlp.count; ++l) input[l] = memory.take<T>(rows * mlp[l].in_padded);
+    carve_hidden(mlp, rows, memory, false);
+  }
+
   // That of the rows from `row` on.
   Trace at(const Mlp<T>& mlp, int64_t row) const {
     Trace there;

@@ -44,12 +44,13 @@ class NativeMLP:
     """What `mlp` computes, with weights in `dtype`; the last layer's sums are fp32 in both.
 
     `learned` are the parameters that gradients are for, where they are not those of `mlp`: their
-    values are not read.
+    values are not read. Several losses may then share a pass, while a world model has one.
     """
 
     def __init__(self, mlp: MLP, dtype: torch.dtype, learned: MLP | None = None):
         self.packed, self.dtype = Packed(parts_of(mlp), dtype), dtype
         self.learned = list((learned or mlp).parameters())
+        self.is_shared = learned is not None
         self.outputs = self.packed.array[len(self.packed.parts) - 1].outputs
         self.run, self.run_backward = kernel("mlp", dtype), kernel("mlp_backward", dtype)
         self.bytes = kernel("mlp_bytes", dtype)
@@ -102,6 +103,7 @@ class Call:
         self.arguments.d_output = pointer(given)
         d_input = torch.empty_like(self.read) if of_input else None
         self.arguments.d_input = None if d_input is None else pointer(d_input)
+        self.arguments.learns = of_weights
         if not of_weights:
             self.of.run_backward(byref(self.arguments))
             return d_input, None
@@ -109,10 +111,24 @@ class Call:
             Gradient(part, layer, self.rows, self.blocks, self.of.dtype)
             for part, layer in zip(packed.parts, packed.array)
         ]
-        self.arguments.learns, self.arguments.gradients = 1, gradients_of(found)
+        self.arguments.gradients = gradients_of(found)
         self.of.run_backward(byref(self.arguments))
         each = (one.of_parameters(read) for one, read in zip(found, self.inputs))
         return d_input, [gradient for several in each for gradient in several]
+
+
+def what_is_wanted(of_input: Any, of_weight: Any, *_others: Any) -> tuple[bool, bool]:
+    """Whether this backward pass goes on to the input, and to the weights, by their nodes.
+
+    `needs_input_grad` says what could be asked for. Two losses may descend through one pass, each
+    for other weights.
+    """
+    if not torch._C._will_engine_execute_node(of_input):
+        return False, True
+    try:
+        return True, torch._C._will_engine_execute_node(of_weight)
+    except RuntimeError:  # which it raises for a leaf whose gradient is asked for
+        return True, True
 
 
 class _Pass(torch.autograd.Function):
@@ -129,7 +145,10 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
         _, of_input, *of_weights = ctx.needs_input_grad
-        d_input, found = ctx.call.backward(given[0], of_input, any(of_weights))
+        wanted = of_input, any(of_weights)
+        if all(wanted) and ctx.call.of.is_shared:
+            wanted = what_is_wanted(*(node for node, _ in ctx.next_functions))
+        d_input, found = ctx.call.backward(given[0], *wanted)
         weights = [None] * len(of_weights)
         if found is not None:
             weights = [x.to(y.dtype) for x, y in zip(found, ctx.call.of.learned, strict=True)]

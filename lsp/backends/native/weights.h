@@ -8,45 +8,10 @@
 #include "layers.h"
 
 constexpr int64_t CHUNK = 256;  // rows
-constexpr int64_t TILE = 16;    // words in a line of a cache
 
-// What products want of their right side: rows that lie beside each other in a word, one in fp32
-// and two in bf16.
-template <class T> constexpr int64_t PER_WORD = sizeof(uint32_t) / sizeof(T);
-inline uint32_t bits_of(float x) { return as_bits(x); }
-inline uint32_t bits_of(bf16 x) { return x.bits; }
-
-// `width` words of the rows at `from` and below it, of which there are `rows`; others are zeros.
-template <class T>
-void interleave(int64_t rows, int64_t stride, const T* from, int64_t width, uint32_t* to) {
-  constexpr int64_t count = PER_WORD<T>;
-  const auto at = [=](int64_t r, int64_t i) {
-    return bits_of(from[r * stride + i]) << (8 * sizeof(T) * r);
-  };
-  if (rows >= count) {
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) {
-      uint32_t word = 0;
-      for (int64_t r = 0; r < count; ++r) word |= at(r, i);
-      to[i] = word;
-    }
-  } else {
-    std::fill(to, to + width, 0);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < width; ++i) to[i] |= at(r, i);
-  }
-}
-
-// Rows [rows, width], and zeros up to `depth` of them, for a product's right side.
-template <class T>
-void pack_right(int64_t rows, int64_t width, const T* from, int64_t depth, uint32_t* to) {
-  for (int64_t r = 0; r < depth; r += PER_WORD<T>, to += width)
-    interleave(rows - r, width, from + r * width, whole(width), to);
-}
-
-// The same for its left side, which is their transpose, [width, depth]; and the sum of all rows to
-// `sums`. Summing comes first: it reads row by row, as memory is fastest, and packing finds them in
-// a cache.
+// Rows [rows, width] for a product's left side, which is their transpose, [width, depth]; and the
+// sum of all rows to `sums`. Summing comes first: it reads row by row, as memory is fastest, and
+// packing finds them in a cache.
 template <class T>
 void pack_left(int64_t rows, int64_t width, const T* from, int64_t depth, uint32_t* to,
                float* sums) {
@@ -101,7 +66,7 @@ void weight_gradient(const Layer<T>& layer, int64_t rows, const T* read, const T
       const T* dy = products + first * out;
       pack_left(count, out, dy, depth, left, bias_sums);
       pack_right(count, in, read + first * in, depth, right);
-      multiply(out, in, depth, reinterpret_cast<const T*>(left),
+      multiply(out, in, depth, depth, reinterpret_cast<const T*>(left),
                reinterpret_cast<const T*>(right), sums, true);
     }
 #pragma omp for schedule(static)
