@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import linear, make_networks, seeded
+from builders import linear, make_batch, make_networks, seeded
 
 import lsp.backends.backends
 import lsp.backends.native.build
@@ -101,6 +101,43 @@ def test_imagination_is_the_reference(variant: Any, rows: Any) -> None:
     )
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
+
+
+@pytest.fixture
+def threads(request: Any) -> Any:
+    """So many compute, be there as many cores or not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5, 8], indirect=True)
+@pytest.mark.parametrize("rows", [5, 37, 1000])
+def test_any_number_of_threads_is_the_reference_and_repeatable(threads: Any, rows: Any) -> None:
+    networks = make_disturbed()
+    copy = NativeBackend(networks).frozen_copy
+    learned = list(copy.policy.parameters())
+    expected = rollout(networks, networks.imagine, list(networks.policy.parameters()), rows)
+    found, again = (rollout(networks, copy.imagine, learned, rows) for _ in range(2))
+    for part, other, reference in zip(found, again, expected, strict=True):
+        assert distance(part, reference) < CLOSE
+        assert all(torch.equal(x, y) for x, y in zip(part, other, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 4, 8], indirect=True)
+def test_an_update_is_the_same_for_any_number_of_threads(threads: Any) -> None:
+    networks = make_disturbed()
+    learner = Learner(networks, 0, NativeBackend(networks))
+    batch = make_batch(networks.config, actions=ACTIONS)
+    metrics = [learner.update(batch) for _ in range(3)][-1]
+    found = {name: float(value) for name, value in metrics.items()}
+    torch.set_num_threads(1)
+    reference = make_disturbed()
+    alone = Learner(reference, 0, NativeBackend(reference))
+    expected = [alone.update(batch) for _ in range(3)][-1]
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), rel=1e-3, abs=1e-4), name
 
 
 def gradient_of_plan(networks: Any, imagine: Any, rows: Any) -> Any:
