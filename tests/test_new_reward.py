@@ -196,6 +196,14 @@ def test_what_is_foreseen_is_of_the_step_that_was_taken(run: Any) -> None:
         assert len(set(agent._foreseen[0])) == 4
 
 
+@pytest.mark.parametrize("method", ["random_skills", "no_mi"])
+def test_every_method_with_skills_can_plan(method: Any, tmp_path: Any) -> None:
+    run = tmp_path / "run"
+    lsp.train(short_run(method), run, 200, PLAIN)
+    wanted = NewReward(leaning, updates=1, **SHORT)
+    assert lsp.evaluate(run, 1, reward=wanted).predicted is not None
+
+
 def test_what_cannot_be_planned_for_is_refused_in_a_line(run: Any, tmp_path: Any) -> None:
     wanted = NewReward(leaning, **SHORT)
     assert "updates must be at least 0" in refused(

@@ -172,8 +172,9 @@ class Seen(NamedTuple):
     is_terminal: Tensor
 
     def sequences(self, count: int, length: int, generator: torch.Generator) -> "Seen":
-        """Some, drawn uniformly: `[count, length, ...]`."""
-        device, last = self.rewards.device, len(self.rewards) - length
+        """Some, drawn uniformly, of all rows if there are fewer: `[count, length, ...]`."""
+        device, length = self.rewards.device, min(length, len(self.rewards))
+        last = len(self.rewards) - length
         begin = torch.randint(last + 1, (count, 1), generator=generator, device=device)
         rows = begin + torch.arange(length, device=device)
         latents, *others = self
