@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -29,13 +30,14 @@ inline float power(float x) {
 // integers, but many of one that NaN has to pass; of this one it becomes the bound.
 inline float bounded(float x, float bound) {
   const uint32_t bits = as_bits(x), most = as_bits(bound);
-  return as_float(bits < most ? bits : most);
+  const uint32_t least = std::min(bits, most);  // `?:` becomes a choice of floats
+  return as_float(least);
 }
 
 inline float exponential(float x) {
   // Bounded with its sign set aside, as integers: half the instructions of comparing floats.
-  const uint32_t bits = as_bits(x), size = bits & 0x7FFFFFFF, most = as_bits(87.0f);
-  const float y = as_float((size < most ? size : most) | (bits & 0x80000000));
+  const uint32_t bits = as_bits(x), size = std::min(bits & 0x7FFFFFFF, uint32_t(as_bits(87.0f)));
+  const float y = as_float(size | (bits & 0x80000000));
   return x == x ? power<float>(y) : x;
 }
 
