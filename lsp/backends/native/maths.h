@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -29,12 +30,15 @@ inline float power(float x) {
 // integers, but many of one that NaN has to pass; of this one it becomes the bound.
 inline float bounded(float x, float bound) {
   const uint32_t bits = as_bits(x), most = as_bits(bound);
-  return as_float(bits < most ? bits : most);
+  const uint32_t least = std::min(bits, most);  // `?:` becomes a choice of floats
+  return as_float(least);
 }
 
 inline float exponential(float x) {
-  const float size = bounded(magnitude(x), 87.0f);
-  return x == x ? power<float>(x < 0 ? -size : size) : x;
+  // Bounded with its sign set aside, as integers: half the instructions of comparing floats.
+  const uint32_t bits = as_bits(x), size = std::min(bits & 0x7FFFFFFF, uint32_t(as_bits(87.0f)));
+  const float y = as_float(size | (bits & 0x80000000));
+  return x == x ? power<float>(y) : x;
 }
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
