@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -308,6 +309,19 @@ def test_an_agent_of_a_stranger_runs_no_code(shipped: Path, trained: Any, tmp_pa
     lsp.load(shared, trust=True)
 
 
+def test_ones_own_agent_may_name_ones_own_code(trained: Any, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    shutil.copy(trained[0] / "spaces.json", run.path)
+    for reward, sealed in ((None, False), ("nobody:reward", True)):
+        config = replace(short_run(), reward=reward)
+        (run.path / "config.json").write_text(json.dumps(to_dict(config)))
+        agent = tmp_path / str(reward)
+        agent.mkdir()
+        exporting._write_settings(agent, run, None)
+        assert RunFolder(agent).is_own == sealed == (agent / "config.json.seal").exists()
+
+
 @pytest.mark.parametrize("name", sorted(FILES - {"card.json"}))
 @pytest.mark.parametrize("harm", ["missing", "flipped", "folder"])
 def test_a_damaged_agent_is_one_line(shipped: Path, name: str, harm: str) -> None:
@@ -348,3 +362,25 @@ def test_weights_of_other_shapes_are_one_line(shipped: Path) -> None:
     card["sums"]["weights"] = agents.sums_of(shipped).weights
     (shipped / "card.json").write_text(json.dumps(card))
     assert NAME in refusal(lsp.load, NAME)
+
+
+# Those that are shipped
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_what_is_shipped_is_whole_and_small() -> None:
+    for folder in map(agents.SHIPPED.joinpath, agents.names()):
+        assert {path.name for path in folder.iterdir()} == FILES
+        assert agents.check_files(folder).licence == "MIT"
+        assert agents.megabytes(folder) < 2
+        observation, _ = lsp.make_env(read_card(folder).task).reset(seed=0)
+        assert np.isfinite(lsp.load(folder.name).act(observation)).all()
+
+
+def test_a_wheel_has_the_files_of_agents() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["lsp"]
+    inside = agents.SHIPPED.relative_to(ROOT / "lsp")
+    for name in FILES:
+        assert any((inside / "an_agent" / name).match(pattern) for pattern in patterns)

@@ -27,7 +27,7 @@ class Agents:
     """An agent's name or folder; without it all are listed."""
 
     def main(self) -> None:
-        from lsp.runs.agents import agents, find_run, is_agent, read_card
+        from lsp.runs.agents import SHIPPED, agents, find_run, is_agent, read_card
 
         if self.agent:
             folder = find_run(self.agent)
@@ -35,7 +35,7 @@ class Agents:
                 raise UserError(f"{folder} is no agent: lsp export makes one of a run")
             print("\n".join(_described(read_card(folder))))
         elif known := agents():
-            print("\n".join(_table(known)))
+            print("\n".join(_table(known, SHIPPED)))
         else:
             print(NONE)
 
@@ -91,14 +91,15 @@ class Export:
         print(f"{out}: {megabytes(out):.2f} MB")
 
 
-def _table(known: "dict[str, Card]") -> list[str]:
-    from lsp.runs.agents import SHIPPED, megabytes
+def _table(known: "dict[str, Card]", folder: Path) -> list[str]:
+    """A row for each of the agents in a folder."""
+    from lsp.runs.agents import megabytes
 
     rows = [COLUMNS]
     for name, card in known.items():
         prior = "–" if card.prior_return is None else f"{card.prior_return:.0f}"
         returned = f"{card.eval_return:.0f} ± {card.eval_std:.0f}"
-        size = f"{megabytes(SHIPPED / name):.2f}"
+        size = f"{megabytes(folder / name):.2f}"
         rows.append((name, shown(card.task), returned, prior, f"{card.env_steps:,}", size))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(x.ljust(width) for x, width in zip(row, widths)).rstrip() for row in rows]
