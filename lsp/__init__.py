@@ -17,12 +17,13 @@ from lsp.tasks import register
 
 if TYPE_CHECKING:
     from lsp.algorithm.agent import Agent
-    from lsp.api import check, evaluate, load, train, transfer
+    from lsp.api import check, evaluate, export, load, train, transfer
     from lsp.config import Config, RuntimeConfig, TransferConfig, make_config
     from lsp.envs import make_env
     from lsp.errors import UserError
     from lsp.experiments.skills.report import show_skills
     from lsp.report import statistics
+    from lsp.runs.agents import agents
     from lsp.training.evaluation import Evaluation
     from lsp.training.new_reward import NewReward
     from lsp.training.schedule import Progress
@@ -48,8 +49,10 @@ __all__ = [
     "RuntimeConfig",
     "TransferConfig",
     "UserError",
+    "agents",
     "check",
     "evaluate",
+    "export",
     "load",
     "make_config",
     "make_env",
@@ -69,8 +72,10 @@ _WHERE = {
     "RuntimeConfig": "config",
     "TransferConfig": "config",
     "UserError": "errors",
+    "agents": "runs.agents",
     "check": "api",
     "evaluate": "api",
+    "export": "api",
     "load": "api",
     "make_config": "config",
     "make_env": "envs",

@@ -21,8 +21,10 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
 import lsp.cli.main
+from lsp.cli.agents import _described, _table
 from lsp.config import METHODS, PRESETS, Config, from_dict, make_config, to_dict, validated
 from lsp.errors import RunWarning, UserError
+from lsp.runs.agents import SCHEMA, Card, Sums, read_card
 from lsp.runs.checkpoint import Checkpoint, load, load_newest, save
 from lsp.runs.files import read_arrays, read_json, write_arrays, write_json
 from lsp.runs.folder import RunFolder
@@ -359,6 +361,32 @@ def test_settings_are_read_as_they_were_written(folder: Any, method: Any, preset
     config = make_config(method, preset)
     write_json(folder / "config.json", to_dict(config))
     assert RunFolder(folder).read_config() == config
+
+
+# Agents
+
+CARD = Card(
+    *(SCHEMA, "", None, "walker_walk", None, "lsp", "fast", "proprio", 0, 16 * "0", None, 100),
+    *("half", 10, 1.0, 1.0, None, 1.0, None, None, None, "2030-01-01", Sums("", "", "")),
+)
+
+
+@many
+@given(key=st.sampled_from([each.name for each in dataclasses.fields(Card)]), value=plain)
+@example("env_steps", 10**4000)
+@example("eval_return", float("nan"))
+def test_a_card_of_any_values_is_shown_or_an_error_that_names_the_folder(
+    folder: Any, key: Any, value: Any
+) -> None:
+    agent = folder / "agent"
+    agent.mkdir(exist_ok=True)
+    write_json(agent / "card.json", dataclasses.asdict(CARD) | {key: value})
+    card, error = attempt(lambda: read_card(agent))
+    if error is not None:
+        assert str(agent) in error
+        return
+    lines = _described(card) + _table({"agent": card}, agent.parent)
+    assert all(line.isprintable() for line in lines)
 
 
 # Commands

@@ -1,6 +1,7 @@
 """What the command line and `import lsp` offer: training, and what is done with a run."""
 
 from lsp.api.evaluating import check_trust, environments_of, evaluate, load, load_networks
+from lsp.api.exporting import export
 from lsp.api.training import check, train, transfer
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "check_trust",
     "environments_of",
     "evaluate",
+    "export",
     "load",
     "load_networks",
     "train",

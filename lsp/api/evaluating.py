@@ -11,6 +11,7 @@ from lsp.envs.rewards import OwnReward, RewardFunction, own_reward, try_reward
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.report.video import VideoWriter
+from lsp.runs.agents import find_run
 from lsp.runs.files import expanded
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import Spaces, spaces_of
@@ -37,7 +38,7 @@ def load(
     Call `agent.reset()` when an episode begins.
 
     Args:
-        logdir: the run's folder.
+        logdir: the run's folder, or an agent's folder or name (docs/guide/agents.md).
         mode: `collect` explores, `evaluate` does not.
         num_envs: act in so many environments at once; None acts in one, without a batch axis.
         seed: of the agent's random generator.
@@ -77,7 +78,7 @@ def evaluate(
     """Evaluate a run's newest checkpoint, without exploration.
 
     Args:
-        logdir: the run's folder.
+        logdir: the run's folder, or an agent's folder or name (docs/guide/agents.md).
         episodes: how many; their seeds are the same for every run.
         video: where to film the first of them.
         device: `cpu` or `cuda`.
@@ -108,7 +109,7 @@ def evaluate(
     wanted = _new_reward(config, reward)
     paying = reward.reward if isinstance(reward, NewReward) else reward
     make = _env_maker(config, env) if paying is None else _paying_maker(config, env, paying)
-    frames_per_second = _check_spaces(RunFolder(expanded(logdir)), make)
+    frames_per_second = _check_spaces(RunFolder(find_run(logdir)), make)
     fit = None if wanted is None else _plan_for(networks, wanted, make, logdir, config.seed)
     own = config.seed if seed is None else seed
     asked = partial(
@@ -145,18 +146,13 @@ def _load(
     env_steps: int | None = None,
 ) -> tuple[AnyNetworks, int]:
     """The networks of a run's newest checkpoint, or of that after `env_steps`; and its age."""
-    folder = RunFolder(expanded(logdir))
+    folder = RunFolder(find_run(logdir))
     config = folder.read_config()
     check_trust(folder, config, env, trust)
     found = folder.newest_checkpoint() if env_steps is None else folder.checkpoint_at(env_steps)
     if found is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    spaces = folder.read_spaces()
-    if spaces is None or env is not None:
-        make = _env_maker(replace(config, reward=None), env)
-        _check_spaces(folder, make)
-        spaces = _spaces_made_by(make)
-    networks = build_networks(spaces, config, device)
+    networks = build_networks(spaces_in(folder, env), config, device)
     weights = weights_of(found, folder)
     try:
         networks.load_state_dict(weights)
@@ -165,13 +161,26 @@ def _load(
     return networks, found.env_steps
 
 
+def spaces_in(folder: RunFolder, env: Task | None = None) -> Spaces:
+    """What a run's agent observes and does, as the run noted it, or as its task or `env` has it.
+
+    Raises:
+        UserError: `env` is not as the run's own was.
+    """
+    noted = folder.read_spaces()
+    if noted is not None and env is None:
+        return noted
+    make = environments_of(folder.path, env)
+    return _spaces_made_by(make)
+
+
 def environments_of(logdir: str | Path, env: Task | None = None) -> EnvMaker:
     """Makes environments as a run's agent observes and acts in: its task's, or those of `env`.
 
     Raises:
         UserError: they are not as the run's own was.
     """
-    folder = RunFolder(expanded(logdir))
+    folder = RunFolder(find_run(logdir))
     make = _env_maker(replace(folder.read_config(), reward=None), env)
     _check_spaces(folder, make)
     return make
@@ -236,7 +245,7 @@ def _plan_for(
     env = make()
     try:
         try_reward(env, seed)
-        folder = RunFolder(expanded(logdir))
+        folder = RunFolder(find_run(logdir))
         return plan_for(networks, wanted, env, folder, _runtime_of(networks), seed)
     finally:
         env.close()

@@ -137,7 +137,8 @@ def transfer(
     """Train on another task, starting from what a run has learned (section 4.3).
 
     Args:
-        run: the folder of the run to start from.
+        run: the folder of the run to start from, or an agent's folder or name
+            (docs/guide/agents.md).
         task: the task to adapt to, as for `train`; it observes and does the same things.
         logdir: the new run's folder.
         steps: env steps on the new task.

@@ -98,7 +98,7 @@ class Transfer:
     """Train on another task, starting from what a run has learned; the same command resumes."""
 
     run: Positional[Path]
-    """The run to start from."""
+    """The run to start from, or an agent (`lsp agents`)."""
     task: str
     """The task to adapt to: one that is observed and acted in as the run's own."""
     steps: int = 100_000
@@ -214,18 +214,19 @@ class Bench:
         from lsp import api
         from lsp.backends.torch_setup import prepare_torch
         from lsp.benchmark.bench import bench
+        from lsp.runs.agents import find_run
         from lsp.runs.folder import RunFolder
 
         if self.runtime.track is not None:
             raise UserError("a benchmark is no run: leave out --track")
         prepare_torch(self.runtime)
-        config = self.config
-        if self.run is not None:
-            config = RunFolder(self.run).read_config()
-            api.check_trust(RunFolder(self.run), config, None, self.trust)
+        config, run = self.config, None if self.run is None else find_run(self.run)
+        if run is not None:
+            config = RunFolder(run).read_config()
+            api.check_trust(RunFolder(run), config, None, self.trust)
         if self.sizes is not None:
             config = self._workload(self.sizes)
-        report = bench(config, self.runtime, self.repeats, self.env_steps, self.run)
+        report = bench(config, self.runtime, self.repeats, self.env_steps, run)
         print("\n".join(report.lines()))
         if self.json is not None:
             report.write(self.json)

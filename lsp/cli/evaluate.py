@@ -16,7 +16,7 @@ class Eval:
     reward that nothing was trained for, with policy, skills and world model as they are."""
 
     run: Positional[Path]
-    """The run's folder."""
+    """The run's folder, or an agent (`lsp agents`)."""
     episodes: int = 10
     """How many episodes."""
     seed: int | None = None
@@ -24,7 +24,7 @@ class Eval:
     checkpoint: int | None = None
     """Env steps of a checkpoint that is kept, in place of the newest."""
     video: bool = False
-    """Film the first one into the run's folder."""
+    """Film the first one into the run's folder, or of an agent into pictures/."""
     json: Path | None = None
     """Write what was measured here as well."""
     device: str = "cpu"
@@ -51,11 +51,12 @@ class Eval:
     def main(self) -> None:
         from lsp import api
         from lsp.backends.torch_setup import prepare_torch
+        from lsp.runs.agents import find_run
         from lsp.runs.files import expanded, write_json
         from lsp.runs.folder import RunFolder
 
         prepare_torch(RuntimeConfig(device=self.device, threads=self.threads))
-        run = RunFolder(expanded(self.run))
+        run = RunFolder(find_run(self.run))
         written = None if self.json is None else expanded(self.json)
         if written is not None and not written.parent.is_dir():
             raise UserError(f"--json {written}: there is no folder {written.parent}")

@@ -115,7 +115,7 @@ class Skills:
     far apart they end, beside repeats of one skill."""
 
     run: Positional[Path]
-    """The run's folder."""
+    """The run's folder, or an agent (`lsp agents`)."""
     hold: int = 40
     """Agent steps that each skill is held."""
     grid: int = 9
@@ -123,7 +123,7 @@ class Skills:
     repeats: int = 3
     """Rollouts of each skill, with other noise."""
     out: Path | None = None
-    """Folder to write into; without it held_skills/ in the run's."""
+    """Folder to write into; without it held_skills/ in the run's, or of an agent in pictures/."""
     trust: bool = False
     """Run the code that the run's settings name: a task or reward of your own."""
 

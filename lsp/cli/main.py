@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tyro.conf import subcommand
 
+from lsp.cli.agents import Agents, Export
 from lsp.cli.check import Check
 from lsp.cli.commands import Bench, Doctor, Train, Transfer
 from lsp.cli.evaluate import Eval
@@ -41,6 +42,8 @@ Command = (
     | Transfer
     | Eval
     | Check
+    | Agents
+    | Export
     | Skills
     | Plot
     | Sweep
@@ -98,6 +101,8 @@ def _parse_one(
         | Annotated[Transfer, adapted]
         | Annotated[Eval, subcommand("eval", prefix_name=False)]
         | Annotated[Check, subcommand("check", prefix_name=False)]
+        | Annotated[Agents, subcommand("agents", prefix_name=False)]
+        | Annotated[Export, subcommand("export", prefix_name=False)]
         | Annotated[Skills, subcommand("skills", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]

@@ -316,7 +316,8 @@ class TransferConfig:
     """Starting from what another run has learned (section 4.3)."""
 
     source: str | None = None
-    """Folder of that run; None learns from nothing. All weights carry over."""
+    """Folder of that run, or the name of an agent that is shipped; None learns from nothing. All
+    weights carry over."""
     freeze_policy: bool = False
     """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
     reset: tuple[Literal["reward", "value"], ...] = ()

@@ -113,7 +113,7 @@ def load(path: Path) -> Checkpoint:
     tensors = {}
     for name in manifest["files"]:
         if name.endswith(".safetensors"):
-            tensors[name.removesuffix(".safetensors")] = _read_tensors(path / name)
+            tensors[name.removesuffix(".safetensors")] = read_tensors(path / name)
     episode = read_arrays(path / "episode.npz")
     return Checkpoint(manifest["env_steps"], tensors, episode, read_json(path / "facts.json"))
 
@@ -130,7 +130,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     write_json(folder / "manifest.json", _with_sum(content))
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Those of one file. Raises UserError where it is damaged."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:

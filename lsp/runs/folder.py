@@ -16,9 +16,11 @@ from lsp.config import (
     validated,
 )
 from lsp.errors import UserError, warn
+from lsp.runs.agents import check_files, find_run, is_agent, is_shipped, named, read_card
 from lsp.runs.checkpoint import Checkpoint, load_at, load_newest
 from lsp.runs.files import entries, read_json, write_json
 from lsp.runs.lock import Lock
+from lsp.runs.packed import read_agent
 from lsp.runs.provenance import provenance
 from lsp.runs.signature import seal, sealed
 from lsp.runs.spaces import Spaces
@@ -34,6 +36,8 @@ class RunFolder:
     source.json and source_episodes/ (of a transfer), metrics.jsonl, tensorboard/, tracking.json
     (what --track calls it), episodes/, checkpoints/, curve.png, skills.png, open_loop.gif (from
     pixels), video.mp4, lock, not_finite.npz (what learning or acting made NaN of)
+
+    It may be an agent's, which is read like a run that has stopped, and is not written to.
     """
 
     def __init__(self, path: Path):
@@ -63,12 +67,22 @@ class RunFolder:
         return self.path / "skills.png"
 
     @property
+    def held_skills(self) -> Path:
+        return self._pictures / "held_skills"
+
+    @property
     def open_loop(self) -> Path:
         return self.path / "open_loop.gif"
 
     @property
     def video(self) -> Path:
-        return self.path / "video.mp4"
+        return self._pictures / "video.mp4"
+
+    @property
+    def _pictures(self) -> Path:
+        """Where pictures go that are asked for later. An agent's folder may be the package's, and
+        stays what it is."""
+        return Path("pictures") / self.path.resolve().name if self.is_agent else self.path
 
     @property
     def not_finite(self) -> Path:
@@ -76,6 +90,8 @@ class RunFolder:
 
     def read_config(self) -> Config:
         """The run's settings. Raises UserError if this is no run's folder, or they are damaged."""
+        if self.is_agent:
+            check_files(self.path)
         path = self.path / "config.json"
         if not path.is_file():
             raise UserError(f"{self.path} is not a run: it has no readable config.json")
@@ -86,6 +102,21 @@ class RunFolder:
             raise UserError(str(error) if named else f"{path}: {error}") from error
         except RecursionError as error:
             raise UserError(f"{path} is damaged (it is nested too deep)") from error
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it holds an agent, and no run."""
+        return is_agent(self.path)
+
+    def check_episodes(self, needed_for: str, instead: str) -> None:
+        """Raises UserError where it is an agent's, which has no episodes, with what to do
+        `instead`."""
+        if self.is_agent:
+            name = named(self.path)
+            raise UserError(
+                f"{name} is an agent without episodes, which {needed_for}: {instead}, or train "
+                f"such a run yourself (lsp agents {name} shows how)"
+            )
 
     @property
     def has_checkpoint(self) -> bool:
@@ -101,8 +132,8 @@ class RunFolder:
 
     @property
     def is_own(self) -> bool:
-        """Whether its settings are as this user's own training wrote them."""
-        return sealed(self.path / "config.json")
+        """Whether its settings are as this user's own training, or this package, wrote them."""
+        return sealed(self.path / "config.json") or is_shipped(self.path)
 
     @property
     def id(self) -> str:
@@ -113,6 +144,8 @@ class RunFolder:
         return self._id
 
     def _noted_id(self) -> str | None:
+        if self.is_agent:
+            return read_card(self.path).run
         try:
             noted = read_json(self.path / "run.json").get("id")
         except UserError:
@@ -125,7 +158,7 @@ class RunFolder:
 
         Raises UserError where it is of another run, and where all are damaged.
         """
-        checkpoint = load_newest(self.checkpoints)
+        checkpoint = read_agent(self.path) if self.is_agent else load_newest(self.checkpoints)
         return None if checkpoint is None else self._own(checkpoint)
 
     def checkpoint_at(self, env_steps: int) -> Checkpoint:
@@ -133,7 +166,15 @@ class RunFolder:
 
         Raises UserError where it is not kept, damaged or of another run.
         """
-        return self._own(load_at(self.checkpoints, env_steps))
+        if not self.is_agent:
+            return self._own(load_at(self.checkpoints, env_steps))
+        only = read_agent(self.path)
+        if only.env_steps != env_steps:
+            raise UserError(
+                f"{named(self.path)} is an agent of {only.env_steps} env steps, and of no others: "
+                "leave out the checkpoint"
+            )
+        return only
 
     def _own(self, checkpoint: Checkpoint) -> Checkpoint:
         if (found := checkpoint.facts.get("run")) != self.id:
@@ -172,6 +213,8 @@ class RunFolder:
         source = {key: getattr(config, key) for key in keys}
         source |= {"env_steps": env_steps, "folder": str(folder.resolve())}
         source["run"] = RunFolder(folder).id
+        if is_agent(folder):
+            source |= {"agent": folder.resolve().name, "weights": read_card(folder).sums.weights}
         write_json(self.path / "source.json", source)
 
     def started_from(self, source: str | Path | None) -> bool:
@@ -180,7 +223,7 @@ class RunFolder:
         before = self.read_config().transfer.source
         if before is None or source is None:
             return before is source
-        return Path(source).resolve() in (Path(before).resolve(), self._began_in)
+        return _located(source) in (_located(before), self._began_in)
 
     @property
     def _began_in(self) -> Path | None:
@@ -195,8 +238,14 @@ class RunFolder:
         open it until it is closed. With `force` a run with other settings is only warned of, but
         what it began from cannot change.
 
-        Raises UserError if it holds another one, is in use, or cannot be written.
+        Raises UserError if it holds another one, or an agent, is in use, or cannot be written.
         """
+        if self.is_agent:
+            name = named(self.path)
+            raise UserError(
+                f"{name} is an agent, without the optimisers and episodes that training resumes "
+                f"from: start from its weights with lsp transfer {name} --task TASK"
+            )
         try:
             if (self.path / "config.json").exists():
                 self._lock.acquire()
@@ -272,6 +321,14 @@ class RunFolder:
         warn(f"{self.path} resumes with other settings ({'; '.join(changed)})")
 
 
+def _located(source: str | Path) -> Path:
+    """Where what a transfer starts from lies, or lay."""
+    try:
+        return find_run(source).resolve()
+    except UserError:
+        return Path(source).resolve()
+
+
 def _beginning(config: Config) -> TransferConfig:
     """What a run is begun with, once: all that is said of its transfer but how it learns."""
     return replace(config.transfer, freeze_policy=False)
@@ -281,7 +338,7 @@ def _said(config: Config) -> str:
     begun = config.transfer
     if begun.source is None:
         return "nothing"
-    parts = [str(Path(begun.source).resolve())]
+    parts = [str(_located(begun.source))]
     parts += [f"relabelled ({begun.updates} updates)"] if begun.relabel else []
     parts += [f"without its {' and '.join(begun.reset)}"] if begun.reset else []
     return ", ".join(parts)

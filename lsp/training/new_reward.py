@@ -215,6 +215,8 @@ def _spread_out(folder: RunFolder, config: Config) -> Iterator[Episode]:
     """About `ROWS` agent steps of whole episodes, evenly from the first to the last."""
     checkpoint = folder.newest_checkpoint()
     assert checkpoint is not None
+    what = "a reward of (observations, actions) and without updates of a value needs none"
+    folder.check_episodes("this reward is fitted to", what)
     if not folder.episodes.is_dir():
         raise UserError(f"{folder.path} has no episodes to learn from: restore {folder.episodes}")
     count = count_episodes(checkpoint, folder)

@@ -13,6 +13,7 @@ from lsp.algorithm.amortized import blank_plans
 from lsp.config import Config, TransferConfig, on_another_task
 from lsp.errors import UserError
 from lsp.models.networks import Networks
+from lsp.runs.agents import find_run
 from lsp.runs.folder import RunFolder
 from lsp.runs.spaces import spaces_of
 from lsp.training.build import AnyNetworks
@@ -36,8 +37,10 @@ def transferred(
     logdir: Path | None = None,
     **changes: Any,
 ) -> Config:
-    """The settings of a run on `task`, in `logdir`, that starts from the run in `source`: that
-    run's own, with K and H changed where they are given; `changes` are the other settings of
+    """The settings of a run on `task`, in `logdir`, that starts from the run in `source`, or from
+    the agent of that name.
+
+    They are its own, with K and H changed where they are given; `changes` are the other settings of
     `on_another_task` and top-level fields, but none that decides what its weights are.
 
     Raises UserError if `source` is no run, or something cannot be changed.
@@ -70,7 +73,7 @@ def source_settings(source: Path, logdir: Path | None = None) -> Config:
     `logdir` resumes with its own. Raises UserError where neither is there."""
     own = None if logdir is None else RunFolder(logdir)
     try:
-        return RunFolder(source).read_config()
+        return RunFolder(find_run(source)).read_config()
     except UserError:
         if own is None or not own.has_checkpoint or not own.started_from(source):
             raise
@@ -79,9 +82,12 @@ def source_settings(source: Path, logdir: Path | None = None) -> Config:
 
 def check(config: Config, make_env: EnvMaker) -> None:
     """Raises UserError, with both spaces, where the source's task has others than this one; and
-    where its replay is to be relabelled, and has another body, another action repeat or other
-    goals."""
+    where its replay is to be relabelled or kept and there is none, or it has another body, another
+    action repeat or other goals."""
     folder = _source(config)
+    if config.transfer.relabel or config.transfer.keep_replay:
+        flag = "--relabel" if config.transfer.relabel else "--keep-replay"
+        folder.check_episodes(f"{flag} needs", "leave that out")
     source, noted = folder.read_config(), folder.read_spaces()
     relabel, held = config.transfer.relabel, (source.action_repeat, config.action_repeat)
     if relabel and held[0] != held[1]:
@@ -255,4 +261,4 @@ def _reset_value(networks: Networks, fresh: dict[str, torch.Tensor]) -> None:
 
 def _source(config: Config) -> RunFolder:
     assert config.transfer.source is not None
-    return RunFolder(Path(config.transfer.source))
+    return RunFolder(find_run(config.transfer.source))

@@ -16,7 +16,9 @@ from lsp.experiments.skills.above import draw_above
 from lsp.experiments.skills.held import Env, Held, hold, skill_grid
 from lsp.report.plots import save_figure
 from lsp.report.video import VideoWriter
+from lsp.runs.agents import find_run
 from lsp.runs.files import expanded
+from lsp.runs.folder import RunFolder
 from lsp.training.build import AnyNetworks
 
 SHOWN = 5  # moments of a strip of pictures
@@ -48,8 +50,9 @@ def show_skills(
     skills.png: from above where the body moves over ground (quadrupeds), else strips of pictures.
 
     Args:
-        run: the run's folder.
-        out: folder to write into; without it held_skills/ in the run's.
+        run: the run's folder, or an agent's folder or name (docs/guide/agents.md).
+        out: folder to write into; without it held_skills/ in the run's, or of an agent in
+            pictures/.
         hold_steps: agent steps that each skill is held.
         grid: how many skills, a square number: they lie on a grid along the first two axes, up to
             1.5 standard deviations of the prior.
@@ -65,7 +68,7 @@ def show_skills(
     if skills is None:
         raise UserError(f"{run}: {networks.config.method} has no skills: name a run of lsp")
     make_env = environments_of(run, env)
-    folder = expanded(run) / "held_skills" if out is None else expanded(out)
+    folder = RunFolder(find_run(run)).held_skills if out is None else expanded(out)
     return _show(networks, make_env, folder, skills, hold_steps, repeats)
 
 

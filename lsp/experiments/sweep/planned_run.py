@@ -156,11 +156,12 @@ def grid(
 def _with_absolute_source(config: Config) -> Config:
     """The folder that a transfer starts from is part of a run's name, however it is spelled. Raises
     UserError if it is no run's."""
+    from lsp.runs.agents import find_run
     from lsp.runs.folder import RunFolder
 
     if config.transfer.source is None:
         return config
-    path = Path(config.transfer.source).resolve()
+    path = find_run(config.transfer.source).resolve()
     RunFolder(path).read_config()
     return replace(config, transfer=replace(config.transfer, source=str(path)))
 
