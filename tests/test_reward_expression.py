@@ -182,7 +182,9 @@ def test_what_is_long_but_flat_can_be_read() -> None:
 
 PIECES = st.sampled_from(
     [*WIDTHS, *FUNCTIONS, *"()[]{}+-*/%<>=!.,:;'\"@~^&|\\#\n\t 0123456789_xj",
-     "**", "//", "0x", "1e9", "lambda ", " for ", " in ", " if ", " else ", " and ", " not ", "__class__", ":=", "∞", "\0"]
+     "**", "//", "0x", "1e9", "lambda ",
+     " for ", " in ", " if ", " else ", " and ", " not ",
+     "__class__", ":=", "∞", "\0"]
 )  # fmt: skip
 
 
