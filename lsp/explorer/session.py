@@ -123,6 +123,8 @@ class Session:
         self.held = np.zeros(self.trained.skills.dim, np.float32)
         self.fan_every: int | None = None
         self.wanted = Wanted()
+        self._looked_at = np.full_like(self.held, np.nan)
+        self._ahead: Fan | None = None
         self.agent = self._new_agent(seed)
         self.reset(seed)
 
@@ -256,18 +258,19 @@ class Session:
         return None
 
     def _paid(self, by_task: float, action: np.ndarray) -> float:
-        steps, wanted = self.info["env_steps"], self.wanted
+        steps, wanted = int(self.info["env_steps"]), self.wanted
         if wanted.own is not None:
-            return float(wanted.own(_row(self.observation), action[None])[0]) * steps
+            return steps * float(wanted.own(_row(self.observation), action[None])[0])
         if wanted.place is not None and self.pose is not None:
             distance = float(np.linalg.norm(self.pose.to_body(np.array(wanted.place))))
             upright = self.observation.get("torso_upright", np.ones(1))
-            return float(nearness(distance, float(upright[0]))) * steps
+            return steps * float(nearness(distance, float(upright[0])))
         return by_task
 
     def _moment(
         self, skill: np.ndarray, reward: float, ahead: Fan | None, fan: Fan | None
     ) -> Moment:
+        assert self._ahead is not None
         predicted = float(self._ahead.imagined.rewards[0, self._age])
         self._age += 1
         self.returned += reward
