@@ -100,6 +100,7 @@ class Session:
         make_env: makes the environment, which is closed by `close`.
         runtime: how the agent computes.
         seed: of the first episode, and of the agent.
+        task: the environment's, where it is not the run's own.
 
     Raises:
         UserError: the method has no skills.
@@ -111,11 +112,13 @@ class Session:
         make_env: EnvMaker,
         runtime: RuntimeConfig | None = None,
         seed: int = 0,
+        task: str | None = None,
     ) -> None:
         if not isinstance(networks, Networks) or not networks.config.has_skills:
             raise UserError(f"{networks.config.method} has no skills to explore: name a run of lsp")
         self.networks, self.trained = networks, networks.config
-        self.env, self._runtime = make_env(), runtime
+        self.env, self._runtime, self.seed = make_env(), runtime, seed
+        self.task = task or self.trained.task
         control_step = 1 / float(self.env.metadata.get("render_fps") or 30)
         self.seconds = control_step * self.trained.action_repeat
         self.generator = seeded(seed, networks.device)
@@ -143,7 +146,7 @@ class Session:
         """Begin an episode: the next one, or that of a seed."""
         self.observation, self.info = self.env.reset(seed=seed)
         self.agent.reset()
-        self.pose = pose_of(self.trained.task, self.info)
+        self.pose = pose_of(self.task, self.info)
         self.steps, self.ended = 0, False
         self._count_anew()
 
@@ -173,7 +176,7 @@ class Session:
     def go_to(self, x: float, y: float) -> None:
         """Plan for a place in the arena. Raises UserError of bodies that are on no ground."""
         if not self.has_ground:
-            raise UserError(f"{self.trained.task}: its observations tell no way over the ground")
+            raise UserError(f"{self.task}: its observations tell no way over the ground")
         reward = GoThere(self.seconds, self.trained.action_repeat).to(self.networks.device)
         self._want(Wanted(f"to ({x:.1f}, {y:.1f})", place=(x, y)), reward)
 
@@ -190,7 +193,7 @@ class Session:
         fan_due = self.fan_every is not None and self.steps % self.fan_every == 0
         fan = self.imagine(skill_grid(len(skill), FAN)) if fan_due else None
         self.observation, paid, terminated, truncated, self.info = self.env.step(action)
-        self.pose = pose_of(self.trained.task, self.info)
+        self.pose = pose_of(self.task, self.info)
         self.steps, self.ended = self.steps + 1, terminated or truncated
         return self._moment(skill, self._paid(float(paid), action), ahead, fan)
 
@@ -218,7 +221,7 @@ class Session:
         self.networks.config = config
         self.networks.new_task = None if reward is None else NewTask(reward)
         self.wanted, before = wanted, self.agent
-        self.agent = self._new_agent(self.trained.seed)
+        self.agent = self._new_agent(self.seed)
         self.agent.latent, self.agent.action = before.latent, before.action
         self.agent.skill, self.agent.steps = before.skill, before.steps
         self._let_plan_anew()
