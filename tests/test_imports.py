@@ -29,6 +29,7 @@ PACKAGES = (
     "api",
     "benchmark",
     "experiments",
+    "explorer",
     "cli",
     "__init__",
     "__main__",

@@ -18,6 +18,7 @@ from lsp.cli.check import Check
 from lsp.cli.commands import Bench, Doctor, Train, Transfer
 from lsp.cli.evaluate import Eval
 from lsp.cli.experiments import Reproduce, Skills, Sweep
+from lsp.cli.explore import Explore
 from lsp.cli.lists import combinations
 from lsp.cli.mistakes import WITH_ALL_SETTINGS, in_one_line
 from lsp.cli.output import (
@@ -45,6 +46,7 @@ Command = (
     | Agents
     | Export
     | Skills
+    | Explore
     | Plot
     | Sweep
     | Reproduce
@@ -104,6 +106,7 @@ def _parse_one(
         | Annotated[Agents, subcommand("agents", prefix_name=False)]
         | Annotated[Export, subcommand("export", prefix_name=False)]
         | Annotated[Skills, subcommand("skills", prefix_name=False)]
+        | Annotated[Explore, subcommand("explore", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]
         | Annotated[Reproduce, reproduce]

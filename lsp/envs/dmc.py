@@ -121,6 +121,11 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._control_steps = 0
         self._running = False
 
+    @property
+    def simulator(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """MuJoCo's own model, and the state that is simulated; both are only to be read."""
+        return self._simulator
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

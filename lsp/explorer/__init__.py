@@ -1,0 +1,1 @@
+"""The skill explorer: steer a trained agent's skills; what it imagines beside what comes."""

@@ -1,0 +1,78 @@
+"""Steps a session in a thread of its own, as fast as asked; others tell it what to do next."""
+
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from lsp.errors import UserError
+from lsp.explorer.session import Moment, Session
+
+_IDLE = 0.05  # seconds between looks at what is to be done, while nothing moves
+
+Command = Callable[[Session], None]
+
+
+class Player:
+    """Runs a session while somebody watches.
+
+    Attributes:
+        speed: simulated seconds in a second, as far as this machine keeps up.
+        paused: nothing moves, and commands are still carried out.
+        watched: whether anybody looks on; without, nothing moves either.
+
+    Args:
+        session: is used in the player's thread only, once that has begun.
+        show: called with each moment.
+        complain: called with one line where a command, or a reward, is wrong.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        show: Callable[[Moment], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self.session, self._show, self._complain = session, show, complain
+        self.speed, self.paused, self.watched = 1.0, False, True
+        self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._stop = threading.Event()
+
+    def tell(self, command: Command) -> None:
+        """Carry out a command before the next step; any thread may tell."""
+        self._commands.put(command)
+
+    def turn(self) -> bool:
+        """Carry out what was told, and take a step unless paused; whether one was taken."""
+        try:
+            while True:
+                self._commands.get_nowait()(self.session)
+        except Empty:
+            pass
+        except UserError as error:
+            self._complain(str(error))
+        if self.paused or not self.watched:
+            return False
+        try:
+            moment = self.session.step()
+        except UserError as error:
+            # A reward that cannot be paid here would fail at every step from now on.
+            self.session.want_task()
+            self._complain(f"{error}; back to the task's reward")
+            return False
+        self._show(moment)
+        return True
+
+    def run(self) -> None:
+        """Take turns until `stop`."""
+        due = time.monotonic()
+        while not self._stop.is_set():
+            moved = self.turn()
+            due = max(
+                due + (self.session.seconds / self.speed if moved else _IDLE), time.monotonic()
+            )
+            self._stop.wait(due - time.monotonic())
+
+    def stop(self) -> None:
+        """Let `run` return after its present turn."""
+        self._stop.set()
