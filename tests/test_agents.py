@@ -4,6 +4,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lsp.cli.main import _parse, main
 from lsp.config import RuntimeConfig, TransferConfig, make_config, to_dict
 from lsp.errors import RunWarning, UserError
 from lsp.experiments.skills.held import Held
+from lsp.explorer.opening import open_session
 from lsp.runs import agents
 from lsp.runs.agents import read_card
 from lsp.runs.folder import RunFolder
@@ -90,6 +92,8 @@ def test_a_name_loads_and_evaluates_as_the_run_does(trained: Any, shipped: Path)
     observation, _ = lsp.make_env("quadruped_upright_walk").reset(seed=0)
     one, other = (lsp.load(each).act(observation) for each in (trained[0], NAME))
     np.testing.assert_allclose(one, other, atol=0.02)
+    with closing(open_session(NAME)) as session:
+        assert session.networks.config.task == "quadruped_upright_walk"
     assert lsp.evaluate(NAME, 1).checkpoint == 300
     assert lsp.evaluate(NAME, 1, checkpoint=300).checkpoint == 300
     assert "300 env steps, and of no others" in refusal(lsp.evaluate, NAME, 1, checkpoint=200)

@@ -20,7 +20,8 @@ NONE = "This version ships no agents. Make one of a run of yours: lsp export RUN
 class Agents:
     """List the agents that are shipped with this package, or show the card of one.
 
-    Their names stand for a run's folder in `lsp eval`, `lsp transfer` and `lsp skills`.
+    Their names stand for a run's folder in `lsp eval`, `lsp transfer`, `lsp skills`
+    and `lsp explore`.
     """
 
     agent: Positional[str] = ""
@@ -43,7 +44,7 @@ class Agents:
 @dataclass(frozen=True)
 class Export:
     """Pack a run's newest checkpoint as an agent: a small folder to share, that stands for a run in
-    `lsp eval`, `lsp transfer` and `lsp skills`.
+    `lsp eval`, `lsp transfer`, `lsp skills` and `lsp explore`.
 
     Run and agent are evaluated in the same episodes first; where half precision loses more than the
     noise, nothing is written.

@@ -15,7 +15,7 @@ class Explore:
     a fan of nine, click where to go, type a reward. Needs the extra `explorer`."""
 
     run: Positional[Path]
-    """The run's folder."""
+    """The run's folder, or an agent (`lsp agents`)."""
     export: Path | None = None
     """Write one page here that shows its skills without a server, and end."""
     steps: int = 100

@@ -8,7 +8,7 @@ from lsp.config import RuntimeConfig, default_runtime
 from lsp.envs.lookup import Maker, Task
 from lsp.errors import UserError
 from lsp.explorer.session import Session
-from lsp.runs.files import expanded
+from lsp.runs.agents import find_run
 from lsp.runs.folder import RunFolder
 from lsp.training.parts import env_maker
 
@@ -23,7 +23,7 @@ def open_session(
     """A session that begins with the episode of `seed`.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or an agent's folder or name (docs/guide/agents.md).
         task: another one that is observed and acted in as the run's own.
         device: `cpu` or `cuda`.
         seed: of the first episode, and of the agent.
@@ -34,7 +34,7 @@ def open_session(
     """
     networks = load_networks(run, device, task, trust)
     environments_of(run, task)  # which says where the task does not fit
-    config = RunFolder(expanded(run)).read_config()
+    config = RunFolder(find_run(run)).read_config()
     source: Task = config.task if task is None else task
     make = env_maker(config, source if isinstance(source, str) else Maker(source))
     runtime = default_runtime(config.preset, RuntimeConfig(device=device))
