@@ -117,10 +117,10 @@ class Page:
         """A square beside the robot, which stays where it is while the scene follows the robot."""
         scene = self.server.scene
         side = FARTHEST  # half a metre is one standard deviation
-        corner: Any = (0.0, -2.5, 0.0)
+        corner: Any = (0.0, 2.5, 0.0)  # to the left, which the panel does not hide
         scene.add_frame(_PAD, show_axes=False, position=corner)
         scene.add_box(f"{_PAD}/square", (70, 90, 110), (side, side, 0.01), opacity=0.5)
-        scene.add_label(f"{_PAD}/name", "skill: z1, z2", position=(0, -side / 2, 0))
+        scene.add_label(f"{_PAD}/name", "skill: z1, z2", position=(0.0, side / 2, 0.0))
         limits: Any = ((-side / 2, side / 2), (-side / 2, side / 2), (0.0, 0.0))
         self._dot = scene.add_transform_controls(
             f"{_PAD}/dot",

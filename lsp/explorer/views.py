@@ -15,7 +15,7 @@ from lsp.explorer.session import Fan
 _HEX = "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22"
 COLORS = np.array([list(bytes.fromhex(color)) for color in _HEX.split()], np.uint8)
 """Of the fan's skills."""
-PLAN, TRAIL, GOAL = (0, 0, 0), (255, 255, 255), (220, 30, 30)
+PLAN, TRAIL, GOAL = (230, 0, 170), (20, 20, 20), (220, 30, 30)
 _ABOVE = 0.03  # metres over the ground, of what is drawn on it
 _FIXED = "/fixed_bodies/explorer"  # below mjviser's frame of the ground, which follows the robot
 _WIDTH = 0.03  # metres, of a line
@@ -40,7 +40,7 @@ class Scene:
     def __init__(self, server: viser.ViserServer, model: MjModel, data: MjData) -> None:
         self._server, self._data = server, data
         model = copy.copy(model)  # whose colours mjviser changes
-        model.site_rgba[:, 3] = 0  # a goal that is drawn in would stay where the first one was
+        model.site_group[:] = 5  # which is not shown: a goal would stay where the first one was
         self._scene = ViserMujocoScene(server, model, num_envs=1)
         server.initial_camera.position, server.initial_camera.look_at = (-4, -4, 4), (1, 0, 0)
         self.has_floor = bool((model.geom_type == mjtGeom.mjGEOM_PLANE).any())
