@@ -132,6 +132,19 @@ def test_a_reward_that_cannot_be_paid_later_is_given_up(toy: Any) -> None:
     turn(toy, 2)
 
 
+def test_a_simulator_that_fails_pauses_the_page_and_says_why(toy: Any, monkeypatch: Any) -> None:
+    def fail(action: Any) -> Any:
+        raise RuntimeError("unstable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy._session.env, "step", fail)
+        assert not toy.player.turn()
+    assert "unstable" in toy._line.content
+    assert toy.player.paused
+    toy._move("reset")
+    turn(toy, 1)
+
+
 def test_the_robot_is_in_a_scene_with_what_is_imagined(robot: Any) -> None:
     assert isinstance(robot.view, Scene)
     robot._fan(True)

@@ -41,8 +41,7 @@ class Explore:
 
         if self.export is None:
             check_installed()
-        if not 0 < self.port < 2**16:
-            raise UserError(f"--port {self.port}: ports are 1 to 65535")
+        self._check_address()
         prepare_torch(RuntimeConfig(device=self.device, threads=self.threads))
         session = open_session(self.run, self.task, self.device, self.seed, self.trust)
         try:
@@ -52,6 +51,20 @@ class Explore:
                 self._write(session, self.export)
         finally:
             session.close()
+
+    def _check_address(self) -> None:
+        """Raises UserError where nothing can be served, which the server would try for long."""
+        import socket
+
+        if not 0 < self.port < 2**16:
+            raise UserError(f"--port {self.port}: ports are 1 to 65535")
+        try:
+            family = socket.getaddrinfo(self.host, 0)[0][0]
+            socket.create_server((self.host, 0), family=family).close()
+        except (OSError, UnicodeError) as error:
+            raise UserError(
+                f"--host {self.host}: {error}: give an address of this machine"
+            ) from None
 
     def _write(self, session: object, path: Path) -> None:
         from lsp.explorer.film import write_film

@@ -42,10 +42,10 @@ def write_film(session: Session, path: str | Path, title: str, steps: int = STEP
         raise UserError(f"--export {page}: there is no folder {page.parent}")
     film = record(session, steps)
     text = resources.files("lsp.explorer").joinpath("film.html").read_text(encoding="utf-8")
-    text = text.replace("{{title}}", html.escape(title))
-    # JSON in which no tag can begin: the page's script reads it as text.
-    data = json.dumps(film, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    write_text(page, text.replace("{{film}}", data))
+    before, after = text.split("{{film}}")
+    # Numbers, base64 and names of ours, so that no tag can begin in it.
+    data = json.dumps(film, allow_nan=False, separators=(",", ":"))
+    write_text(page, before.replace("{{title}}", html.escape(title)) + data + after)
     return page
 
 

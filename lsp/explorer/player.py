@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from lsp.errors import UserError
+from lsp.errors import UserError, said
 from lsp.explorer.session import Moment, Session
 
 _IDLE = 0.05  # seconds between looks at what is to be done, while nothing moves
@@ -59,6 +59,10 @@ class Player:
             # A reward that cannot be paid here would fail at every step from now on.
             self.session.want_task()
             self._complain(f"{error}; back to the task's reward")
+            return False
+        except Exception as error:  # of a simulator, say; the page must not stand still unexplained
+            self._complain(f"{said(error)}: paused; reset begins another episode")
+            self.paused = True
             return False
         self._show(moment)
         return True
