@@ -159,6 +159,18 @@ def test_the_robot_is_in_a_scene_with_what_is_imagined(robot: Any) -> None:
     assert node(robot, "end_9") is None
 
 
+def test_a_planar_body_is_in_a_scene_without_lines() -> None:
+    def make() -> Any:
+        return make_env("cheetah_run")
+
+    networks = build_networks(spaces_of(make()), lsp.make_config("lsp", "debug"), "cpu")
+    for page in opened(Session(networks, make, task="cheetah_run")):
+        page._fan(True)
+        turn(page, 2)
+        assert isinstance(page.view, Scene)
+        assert node(page, "fan") is None
+
+
 def test_a_click_on_the_ground_is_where_to_go(robot: Any) -> None:
     turn(robot, 2)
     x, y = robot._session.pose[:2]
