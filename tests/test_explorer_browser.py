@@ -20,7 +20,9 @@ from lsp.training.build import build_networks
 
 pytest.importorskip("viser")
 pytest.importorskip("mjviser")
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright")
+
+from playwright.sync_api import sync_playwright
 
 from lsp.explorer.page import Page
 
@@ -46,7 +48,7 @@ def session() -> Any:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
