@@ -170,6 +170,14 @@ def test_a_run_plans_for_another_reward_as_it_is(run: Any, reward: Any, updates:
     assert agent.foreseen().shape == (1,)
 
 
+def test_the_same_seed_fits_and_plans_the_same(run: Any) -> None:
+    wanted = NewReward(by_states, updates=2, **SHORT)
+    one, other = (lsp.evaluate(run, 2, reward=wanted) for _ in range(2))
+    assert one.fit == other.fit
+    np.testing.assert_array_equal(one.returns, other.returns)
+    np.testing.assert_array_equal(one.predicted, other.predicted)
+
+
 def test_policy_model_and_skills_stay_as_they_are(run: Any) -> None:
     before = lsp.load(run).networks.state_dict()
     after = lsp.load(run, reward=NewReward(leaning, updates=3, **SHORT)).networks.state_dict()

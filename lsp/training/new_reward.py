@@ -6,6 +6,7 @@ is every reward for which a value is fitted: that takes too many states to decod
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -252,7 +253,8 @@ def fit_reward(networks: Networks, seen: Seen, seed: int = 0) -> tuple[FittedRew
     episodes = int(seen.episode[-1]) + 1
     held_out = seen.episode % HELD_OUT == min(HELD_OUT, episodes) - 1
     known = torch.nonzero(~held_out).flatten() if episodes > 1 else torch.arange(len(feature))
-    reward = FittedReward(feature.shape[-1]).to(networks.device)
+    with _drawn_with(seed):
+        reward = FittedReward(feature.shape[-1]).to(networks.device)
     reward.mean.copy_(seen.rewards[known].mean())
     reward.std.copy_(seen.rewards[known].std().clamp(min=1e-6))
     target = (seen.rewards - reward.mean) / reward.std
@@ -268,6 +270,14 @@ def fit_reward(networks: Networks, seen: Seen, seed: int = 0) -> tuple[FittedRew
     error = (reward.predict(feature) - seen.rewards)[held_out].square().mean().sqrt()
     spread = seen.rewards[held_out].std(correction=0)
     return reward, Fit(len(known), float(error), float(spread))
+
+
+@contextmanager
+def _drawn_with(seed: int) -> Iterator[None]:
+    """First weights are drawn from PyTorch's own generator, which is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def fit_value(
@@ -287,7 +297,8 @@ def fit_value(
     device, config = networks.device, networks.config
     generator, scale = seeded(seed, device), config.model.reward_scale
     ones = torch.ones(VALUE_BATCH[0] * VALUE_ROLLOUTS, device=device)
-    networks.value = Value(networks.world_model.features, config.value).to(device)
+    with _drawn_with(seed):
+        networks.value = Value(networks.world_model.features, config.value).to(device)
     networks.slow_value.load_state_dict(networks.value.state_dict())
     networks.new_task.has_value = True
     frozen = learning_backend(networks, runtime).frozen_copy
