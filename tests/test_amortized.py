@@ -339,6 +339,7 @@ def test_a_transfer_takes_the_proposal_but_no_plans(
         ("lsp", {"planner": {"warm_start": True}}, "not both"),
         ("lsp", {"skills": {"proposal_min_std": 1.0}}, "must lie between 0 and 1"),
         ("lsp", {"skills": {"proposal": "normal", "proposal_min_std": 0.5}}, "proposal = learned"),
+        ("lsp", {"planner": {"acting_horizon": 20}}, "proposes plans of H and K"),
     ],
 )
 def test_what_cannot_propose_is_refused(method: str, parts: Any, complaint: str) -> None:

@@ -12,7 +12,7 @@ from lsp.algorithm.agent import Agent
 from lsp.algorithm.ascent import ascend
 from lsp.algorithm.cem import Plan, candidate_noise, plan, soft_mean_and_std, standard_plan
 from lsp.algorithm.skill_planning import plan_skills
-from lsp.backends.backends import CompiledBackend, NativeBackend
+from lsp.backends.backends import CompiledBackend, EagerBackend, NativeBackend
 from lsp.backends.hardware import compiler
 from lsp.config import make_config, validated
 from lsp.errors import UserError
@@ -268,7 +268,41 @@ def test_acting_has_iterations_of_its_own(monkeypatch: Any) -> None:
     assert not torch.equal(two.mean, one.mean)
 
 
-@pytest.mark.parametrize("planner", [{"replan_every": 3}, {"acting_iterations": 3}])
+FAR: Any = {"skill_length": 2, "horizon": 4, "acting_horizon": 6}
+
+
+@pytest.mark.parametrize("backend", [EagerBackend, NativeBackend])
+@pytest.mark.parametrize("mode", ["collect", "evaluate"])
+def test_an_agent_can_look_further_ahead_under_one_skill(mode: Any, backend: Any) -> None:
+    one, other = make_networks(planner=FAR), make_networks(planner=FAR)
+    long = {"skill_length": 6, "horizon": 6, "acting_horizon": None, "replan_every": 2}
+    other.config = change(other.config, planner=long)
+    agents = [Agent(x, mode, backend=backend(x.for_acting()), seed=3) for x in (one, other)]
+    for step in range(8):
+        mine, theirs = (agent.act(observe(step)) for agent in agents)
+        np.testing.assert_array_equal(mine, theirs)
+        assert agents[0].plan.mean.shape == (1, 1, 3)
+        assert agents[0].planned.item() == (step % 2 == 0)  # K of updates
+
+
+def test_updates_plan_as_before_where_acting_looks_further() -> None:
+    near, far = make_networks(planner=FAR | {"acting_horizon": None}), make_networks(planner=FAR)
+    starts = make_latent(far, 2)
+    one, other = (plan_skills(networks, starts, seeded())[0] for networks in (near, far))
+    assert other.mean.shape == (2, 2, 3)
+    assert torch.equal(one.mean, other.mean)
+
+
+def test_agents_of_a_learner_see_its_weights() -> None:
+    networks = make_networks(planner=FAR)
+    acting = networks.for_acting()
+    with torch.no_grad():
+        networks.policy.net[0].weight.fill_(0.5)
+    assert (acting.policy.net[0].weight == 0.5).all()
+    assert acting.policy.net[0].weight is networks.policy.net[0].weight
+
+
+@pytest.mark.parametrize("planner", [{"replan_every": 3}, {"acting_iterations": 3}, FAR])
 @pytest.mark.parametrize("refit", REFITS)
 def test_an_agent_resumes_with_any_planner(refit: str, planner: Any) -> None:
     networks = make_networks(planner={"refit": refit, "skill_length": 2, "horizon": 6} | planner)
@@ -292,6 +326,10 @@ def test_an_agent_resumes_with_any_planner(refit: str, planner: Any) -> None:
         ("lsp", {"replan_every": 11}, "replan_every must be at most the 10 agent steps"),
         ("lsp", {"replan_every": 5, "scope": "shared"}, "acting plans nothing"),
         ("lsp", {"acting_iterations": 0}, "acting_iterations must be at least 1"),
+        ("lsp", {"acting_horizon": 0}, "acting_horizon must be at least 1"),
+        ("lsp", {"acting_horizon": 20, "replan_every": 21}, "at most the 20 agent steps"),
+        ("cem", {"acting_horizon": 20}, "acting_horizon needs skills that are planned"),
+        ("dreamer", {"acting_horizon": 5}, "dreamer plans nothing while acting"),
         ("dreamer", {"replan_every": 5}, "dreamer plans nothing while acting"),
         ("hiro", {"replan_every": 5}, "hiro plans nothing while acting"),
         ("hiro", {"refit": "mppi"}, "hiro plans nothing"),
@@ -308,3 +346,5 @@ def test_an_evaluation_under_other_skills_holds_them_for_k_steps() -> None:
     config = make_networks(planner={"replan_every": 2}).config
     prior = replace(config, skills=replace(config.skills, source="prior"))
     assert (config.replan_every, prior.replan_every) == (2, 10)
+    far = Agent(make_networks(planner=FAR | {"replan_every": 6}), skills="prior").config
+    assert (far.planner.skill_length, far.replan_every) == (2, 2)

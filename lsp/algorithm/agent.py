@@ -48,8 +48,10 @@ class Agent:
         config = networks.config
         if skills is not None:
             config = replace(config, skills=replace(config.skills, source=skills))
-        self.networks, self.config, self.mode = networks, config, mode
-        self.backend = backend or EagerBackend(networks)
+        # Skills from N(0, I) are held as long as in updates.
+        self.config = config.acting if config.plans_skills else config
+        self.networks, self.mode = networks, mode
+        self.backend = backend or EagerBackend(networks.for_acting())
         self.batched = num_envs is not None
         self.count = num_envs or 1
         self.generator = seeded(seed, networks.device)

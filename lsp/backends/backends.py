@@ -188,6 +188,7 @@ def learning_backend(networks: Networks, runtime: RuntimeConfig) -> EagerBackend
 
 def acting_backend(networks: Networks, runtime: RuntimeConfig) -> EagerBackend:
     """For agents, in full precision: a plan for one state costs little."""
+    networks = networks.for_acting()
     if networks.device.type == "cuda":
         return EagerBackend(networks, record=_recorder(runtime))
     if runtime.compile:

@@ -129,6 +129,16 @@ class Config:
         return self.planner.num_iterations if chosen is None else chosen
 
     @property
+    def acting(self) -> "Config":
+        """The same settings, with H and K of an agent's plans in place of those of updates."""
+        ahead = self.planner.acting_horizon
+        if ahead is None:
+            return self
+        own = {"horizon": ahead, "skill_length": ahead, "replan_every": self.replan_every}
+        planner = replace(self.planner, acting_horizon=None, **own)
+        return replace(self, planner=planner, behavior=replace(self.behavior, horizon=ahead))
+
+    @property
     def planning_lambda(self) -> float:
         """λ of a plan's score."""
         if self.planner.lambda_ is not None:

@@ -15,6 +15,7 @@ ADDED: dict[str, Any] = {
     "skills.proposal_min_std": 0.2,
     "skills.estimator": "backward",
     "planner.acting_iterations": None,
+    "planner.acting_horizon": None,
     "planner.replan_every": None,
     "planner.refit": "cem",
     "planner.temperature": 0.02,

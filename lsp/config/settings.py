@@ -163,6 +163,9 @@ class PlannerConfig:
     """MaxCEMiter (A.3): rounds of sampling and refitting, or steps of gradient ascent."""
     acting_iterations: int | None = None
     """The same while acting; None: as many as in updates (ours)."""
+    acting_horizon: int | None = None
+    """Agent steps that a plan looks ahead while acting, with one skill held throughout; None: as in
+    updates, H and K (ours)."""
     replan_every: int | None = None
     """Agent steps between plans while acting; None: K (Algorithm 1). Before K steps are over, the
     new plan begins with a fresh skill; after them the plan in force goes on to its next (ours)."""

@@ -50,13 +50,14 @@ def _no_share(names: str, section: object, prefix: str) -> list[str]:
     ]
 
 
+_WHILE_ACTING = ("acting_iterations", "acting_horizon", "replan_every")
 _MOST_LAYERS = 64
 _WIDEST = 2**13
 _MOST = {
     **dict.fromkeys(("model.deter", "model.stoch", "model.hidden", "skills.dim"), _WIDEST),
     **dict.fromkeys(("model.cnn_depth", "num_envs"), 1024),
     **dict.fromkeys(("planner.horizon", "planner.num_iterations", "behavior.horizon"), 10**4),
-    **dict.fromkeys(("planner.acting_iterations", "planner.replan_every"), 10**4),
+    **dict.fromkeys((f"planner.{name}" for name in _WHILE_ACTING), 10**4),
     **dict.fromkeys(("planner.num_candidates", "policy.mode_samples", "skills.num_states"), 10**6),
     **dict.fromkeys(("replay.batch", "replay.length", "behavior.rollouts_per_start"), 10**6),
     **dict.fromkeys(("schedule.eval_episodes", "schedule.prior_episodes"), 10**6),
@@ -189,7 +190,7 @@ def _planner(config: Config) -> list[str]:
         for name, letter in _PLANNER_LETTERS.items()
         if getattr(planner, name) < 1
     ]
-    found += _below(1, "num_iterations acting_iterations replan_every", planner, "planner.")
+    found += _below(1, " ".join(("num_iterations", *_WHILE_ACTING)), planner, "planner.")
     found += _below(0, "mean_noise prior_weight", planner, "planner.")
     found += _no_share("lambda_", planner, "planner.")
     if planner.num_elites > planner.num_candidates:
@@ -236,14 +237,19 @@ _OF_REFITS = {
 def _acting(config: Config) -> list[str]:
     """When plans are made while acting."""
     planner, found = config.planner, []
-    for name in ("acting_iterations", "replan_every"):
+    for name in _WHILE_ACTING:
         if getattr(planner, name) is None:
             continue
         if not _plans(config):
             found.append(f"planner.{name}: {config.method} plans nothing while acting")
         if planner.scope == "shared":
             found.append(f"planner.{name}: with planner.scope = shared acting plans nothing")
-    covered = config.skills_ahead * planner.skill_length
+    if planner.acting_horizon is not None and config.plans_actions:
+        found.append("planner.acting_horizon needs skills that are planned")
+    if planner.acting_horizon is not None and config.has_proposal:
+        found.append("planner.acting_horizon: skills.proposal = learned proposes plans of H and K")
+    acting = config.acting
+    covered = acting.skills_ahead * acting.planner.skill_length
     if planner.replan_every is not None and planner.replan_every > covered:
         found.append(
             f"planner.replan_every must be at most the {covered} agent steps of a plan's skills, "

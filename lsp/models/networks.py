@@ -1,7 +1,7 @@
 """Everything that is learned, in one module: world model, policy, value, skill predictor."""
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import NamedTuple
 
 import torch
@@ -81,16 +81,28 @@ class Networks(nn.Module):
             self.register_buffer("shared_mean", torch.zeros(plan))
             self.register_buffer("shared_std", torch.ones(plan))
         self.register_buffer("return_size", torch.ones(()))
-        # Attributes, so that a faster copy can have faster ones (`backends`).
+        self.new_task: NewTask | None = None
+        self._bind()
+
+    def _bind(self) -> None:
+        """Attributes, so that a faster copy can have faster ones (`backends`)."""
         self.transition: Transition = self._transition
         self.predict: Predict = self._predict
         self.predict_heads: Callable[[Tensor], HeadOutputs] = self._predict_heads
         self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
         self.judge_at_once: Callable[[Latent, Tensor, RolloutNoise], HeadOutputs] | None = None
-        self.new_task: NewTask | None = None
         self.log_likelihood: Callable[[Latent, Tensor, Tensor, Tensor], Tensor] = (
             self._log_likelihood
         )
+
+    def for_acting(self) -> "Networks":
+        """The same networks, weights and all, with the settings of an agent's plans."""
+        if self.config.planner.acting_horizon is None:
+            return self
+        same = copy(self)
+        same.config = self.config.acting
+        same._bind()
+        return same
 
     def _transition(
         self, latent: Latent, skill: Float[Tensor, "batch skill"], noise: RolloutNoise
