@@ -26,7 +26,7 @@ from lsp.config import (
     make_config,
     validated,
 )
-from lsp.config.transfers import ANCHORED_STD, PRIOR_WEIGHT
+from lsp.config.transfers import ACTING_HORIZON, ANCHORED_STD, PRIOR_WEIGHT
 from lsp.envs import make_env
 from lsp.envs.lookup import Maker
 from lsp.errors import RunWarning, UserError
@@ -251,7 +251,7 @@ def test_each_command_has_a_folder_of_its_own(source: Any) -> None:
         "--seed 1",
     ]
     flags += ["--keep-replay", "--anchor 0.1", "--anchor 0.1 --anchor-steps 9"]
-    flags += ["--prior-weight 0", "--plan-lambda 1", "--min-std 0.2"]
+    flags += ["--acting-horizon 20", "--prior-weight 0", "--plan-lambda 1", "--min-std 0.2"]
     flags += ["--skill-length 5", "--horizon 5", "--reward a.b:c", "--reward a.b:d"]
     folders = [folder(*each.split()) for each in flags]
     assert len(set(folders)) == len(flags)
@@ -792,6 +792,18 @@ def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
     assert (config.planner.lambda_, config.policy.min_std) == (0.5, 0.2)
     anchored = transferred(source(), "walker_run", TransferConfig(anchor=0.1))
     assert anchored.policy.min_std == ANCHORED_STD
+
+
+def test_a_new_task_is_planned_for_far_ahead(source: Any) -> None:
+    def planner(method: Any = "lsp", **settings: Any) -> Any:
+        return transferred(source(method), "walker_run", **settings).planner
+
+    assert planner().acting_horizon == ACTING_HORIZON
+    assert planner(acting_horizon=20).acting_horizon == 20
+    assert planner(horizon=20).acting_horizon is None
+    assert planner("dreamer").acting_horizon is None
+    with pytest.raises(UserError, match="plans no skills"):
+        planner("dreamer", acting_horizon=20)
 
 
 def test_the_first_and_the_last_evaluation_may_have_more_episodes(

@@ -147,8 +147,8 @@ def transfer(
         reward: as for `train`; with `relabel` it pays for the source's episodes too.
         force: as for `train`.
         progress: as for `train`.
-        **settings: `transfer=TransferConfig(...)`, `skill_length`, `horizon`, `prior_weight`,
-            `plan_lambda`, `min_std`, and top-level settings such as `seed`.
+        **settings: `transfer=TransferConfig(...)`, `skill_length`, `horizon`, `acting_horizon`,
+            `prior_weight`, `plan_lambda`, `min_std`, and top-level settings such as `seed`.
 
     Returns:
         Whether `steps` was reached.

@@ -125,6 +125,9 @@ class Transfer:
     """K on the new task; without it the run's own."""
     horizon: int | None = None
     """H, agent steps planned on the new task; without it the run's own."""
+    acting_horizon: int | None = None
+    """Agent steps that plans look ahead while acting, under one skill; without it 50, or as in
+    updates where K or H is given."""
     prior_weight: float | None = None
     """Weight of the prior of skills in a plan's score; without it 0.05 where skills are planned."""
     plan_lambda: float | None = None
@@ -149,8 +152,15 @@ class Transfer:
 
         name = f"{plain_name(self.task)}-from-{self.run.resolve().name}"
         name += variant(to_dict(self.transfer), self.reward)
-        changed = {"k": self.skill_length, "h": self.horizon, "prior": self.prior_weight}
-        changed |= {"lambda": self.plan_lambda, "minstd": self.min_std, "seed": self.seed}
+        changed: dict[str, float | None] = {
+            "k": self.skill_length,
+            "h": self.horizon,
+            "acting": self.acting_horizon,
+            "prior": self.prior_weight,
+            "lambda": self.plan_lambda,
+            "minstd": self.min_std,
+            "seed": self.seed,
+        }
         name += "".join(f"-{key}{x}" for key, x in changed.items() if x is not None)
         return expanded(self.logdir or Path("runs") / name)
 
@@ -177,6 +187,7 @@ class Transfer:
             self.skill_length,
             self.horizon,
             logdir=self.folder,
+            acting_horizon=self.acting_horizon,
             prior_weight=self.prior_weight,
             plan_lambda=self.plan_lambda,
             min_std=self.min_std,

@@ -134,8 +134,13 @@ class Config:
         ahead = self.planner.acting_horizon
         if ahead is None:
             return self
-        own = {"horizon": ahead, "skill_length": ahead, "replan_every": self.replan_every}
-        planner = replace(self.planner, acting_horizon=None, **own)
+        planner = replace(
+            self.planner,
+            horizon=ahead,
+            skill_length=ahead,
+            replan_every=self.replan_every,
+            acting_horizon=None,
+        )
         return replace(self, planner=planner, behavior=replace(self.behavior, horizon=ahead))
 
     @property

@@ -11,6 +11,9 @@ from lsp.errors import UserError
 PRIOR_WEIGHT = 0.05
 """`planner.prior_weight` on a new task. A plan meets a reward there that the policy was not trained
 on, and without it CEM walks out to skills that nobody has learned (docs/notebook/skills.md)."""
+ACTING_HORIZON = 50
+"""`planner.acting_horizon` on a new task: one skill, held so long, is found sooner than several
+(docs/notebook/transfer.md)."""
 ANCHORED_STD = 0.1
 """Least standard deviation of a policy that is held to another: between two that are nearly sure of
 what they do the KL has no end."""
@@ -22,6 +25,7 @@ def on_another_task(
     transfer: TransferConfig,
     skill_length: int | None = None,
     horizon: int | None = None,
+    acting_horizon: int | None = None,
     prior_weight: float | None = None,
     plan_lambda: float | None = None,
     min_std: float | None = None,
@@ -33,14 +37,17 @@ def on_another_task(
     `skill_length` K, `horizon` H, `plan_lambda` (λ of a plan's score), `min_std` (least standard
     deviation of the policy) and `final_episodes` are the source's own where they are not given, but
     `min_std` at least ANCHORED_STD where there is an anchor; `prior_weight` is PRIOR_WEIGHT where
-    skills are planned. Behaviour learning imagines one skill where K or H is given. `changes`
-    replace top-level fields.
+    skills are planned, and so is `acting_horizon` ACTING_HORIZON unless K or H is given, with which
+    behaviour learning imagines one skill. `changes` replace top-level fields.
 
     Raises UserError where the method has nothing that a setting could change.
     """
     # The source's own reward is neither this task's nor known to be harmless code.
     config = replace(source, task=task, transfer=transfer, **({"reward": None} | changes))
-    _refuse_what_is_not_there(config, skill_length, horizon, prior_weight, plan_lambda)
+    ahead = horizon, acting_horizon
+    _refuse_what_is_not_there(config, skill_length, ahead, prior_weight, plan_lambda)
+    if acting_horizon is None and skill_length is None and horizon is None:
+        acting_horizon = _acting_horizon(config)
     if prior_weight is None:
         prior_weight = PRIOR_WEIGHT if config.plans_skills and config.method != "hiro" else 0.0
     planner = replace(
@@ -49,6 +56,7 @@ def on_another_task(
         lambda_=config.planner.lambda_ if plan_lambda is None else plan_lambda,
         skill_length=config.planner.skill_length if skill_length is None else skill_length,
         horizon=config.planner.horizon if horizon is None else horizon,
+        acting_horizon=acting_horizon,
     )
     least = config.policy.min_std if min_std is None else min_std
     if transfer.anchor > 0 and min_std is None:
@@ -73,10 +81,17 @@ def _fitted(config: Config) -> Config:
     return replace(config, behavior=replace(config.behavior, horizon=length))
 
 
+def _acting_horizon(config: Config) -> int | None:
+    """Of an agent's plans, where nobody chose it."""
+    plans = config.plans_skills and config.method != "hiro" and not config.has_proposal
+    chosen = config.planner.acting_horizon
+    return chosen or (ACTING_HORIZON if plans and config.planner.scope == "per_state" else None)
+
+
 def _refuse_what_is_not_there(
     config: Config,
     skill_length: int | None,
-    horizon: int | None,
+    ahead: tuple[int | None, int | None],
     prior_weight: float | None,
     plan_lambda: float | None,
 ) -> None:
@@ -84,8 +99,9 @@ def _refuse_what_is_not_there(
         raise UserError(f"{config.method} has no skills: leave out the skill length")
     plans_skills = config.plans_skills and config.method != "hiro"
     looks_ahead = config.plans_actions or plans_skills
-    for what, value in (("horizon", horizon), ("λ of plans", plan_lambda)):
+    for what, value in (("horizon", ahead[0]), ("λ of plans", plan_lambda)):
         if value is not None and not looks_ahead:
             raise UserError(f"{config.method} plans nothing: leave out the {what}")
-    if prior_weight and not plans_skills:
-        raise UserError(f"{config.method} plans no skills: leave out the weight of their prior")
+    for what, value in (("acting horizon", ahead[1]), ("weight of their prior", prior_weight)):
+        if value and not plans_skills:
+            raise UserError(f"{config.method} plans no skills: leave out the {what}")
