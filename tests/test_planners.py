@@ -14,8 +14,10 @@ from lsp.algorithm.cem import Plan, candidate_noise, plan, soft_mean_and_std, st
 from lsp.algorithm.skill_planning import plan_skills
 from lsp.backends.backends import CompiledBackend, EagerBackend, NativeBackend
 from lsp.backends.hardware import compiler
-from lsp.config import make_config, validated
+from lsp.config import make_config, validated, with_refit
 from lsp.errors import UserError
+from lsp.models.networks import NewTask
+from lsp.training.new_reward import NewReward
 
 CPU = torch.device("cpu")
 REFITS = ["cem", "mppi", "gradient"]
@@ -173,6 +175,32 @@ def test_the_temperature_is_in_units_of_the_size_of_returns() -> None:
     cem = plan_skills(hearing("cem"), starts, seeded())[0]
     torch.testing.assert_close(hot.mean, cem.mean, atol=1e-4, rtol=0)
     assert not torch.allclose(one.mean, cem.mean, atol=1e-2)
+
+
+def test_of_a_new_task_the_temperature_is_in_units_of_the_best_plans_values() -> None:
+    class Paid(torch.nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, networks: Any, rollout: Any) -> Any:
+            return self.scale * rollout.feature[1:].mean(-1)
+
+    def planned(refit: str, scale: float, size: float = 1.0) -> Any:
+        networks = hearing(refit, horizon=20)
+        networks.new_task = NewTask(Paid(scale))
+        networks.return_size.fill_(size)
+        return plan_skills(networks, make_latent(networks, 4), seeded())[0].mean
+
+    same = planned("mppi", 1.0)
+    torch.testing.assert_close(planned("mppi", 1000.0, size=1e6), same, atol=1e-3, rtol=0)
+    assert not torch.allclose(planned("cem", 1.0), same, atol=1e-2)
+    for flushed in (False, True):  # as it is in training
+        torch.set_flush_denormal(flushed)
+        try:
+            assert planned("mppi", 0.0).isfinite().all()
+        finally:
+            torch.set_flush_denormal(False)
 
 
 def in_pieces(networks: Any) -> CompiledBackend:
@@ -347,3 +375,11 @@ def test_an_evaluation_under_other_skills_holds_them_for_k_steps() -> None:
     assert (config.replan_every, prior.replan_every) == (2, 10)
     far = Agent(make_networks(planner=FAR | {"replan_every": 6}), skills="prior").config
     assert (far.planner.skill_length, far.replan_every) == (2, 2)
+
+
+def test_another_refit_leaves_out_what_it_does_not_read() -> None:
+    config = make_config("lsp", "debug", **{"planner.refit": "mppi", "planner.temperature": 0.5})
+    other = with_refit(config.planner, "cem")
+    assert validated(replace(config, planner=other)).planner.refit == "cem"
+    assert NewReward().settings(config).planner.refit == "cem"
+    assert with_refit(config.planner, "mppi") == config.planner

@@ -65,7 +65,7 @@ def mean_and_std(
 def soft_mean_and_std(
     elites: Float[Tensor, "elites starts plan skill"],
     values: Float[Tensor, "elites starts"],
-    temperature: Float[Tensor, ""] | float,
+    temperature: Float[Tensor, "*each"] | float,
     min_std: float = 0.0,
 ) -> Plan:
     """The refit of MPPI: elites are weighted by exp((V - V_max) / temperature), as TD-MPC2 does.

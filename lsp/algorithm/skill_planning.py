@@ -1,6 +1,5 @@
 """Algorithm 2 bound to the learned networks, and the skills that are drawn from its plans."""
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -163,12 +162,20 @@ def plan_skills(
 
 
 def _refit(networks: Networks) -> Refit:
-    """Of the settings. The temperature is in units of the running size of returns."""
+    """Of the settings. The temperature is in units of the running size of returns; of a new task
+    no such size is known, and the unit is that of the best plans' own values."""
     planner = networks.config.planner
     if planner.refit == "cem":
         return mean_and_std
-    temperature = planner.temperature * networks.return_size
-    return partial(soft_mean_and_std, temperature=temperature, min_std=planner.min_std)
+
+    def refit(elites: Tensor, values: Tensor) -> Plan:
+        known = networks.new_task is None
+        size = networks.return_size if known else values.abs().mean(0, keepdim=True)
+        temperature = planner.temperature * size
+        least = torch.finfo(size.dtype).tiny  # below it numbers are flushed to 0
+        return soft_mean_and_std(elites, values, temperature.clamp(min=least), planner.min_std)
+
+    return refit
 
 
 def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:

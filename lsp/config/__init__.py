@@ -12,6 +12,7 @@ from lsp.config.settings import (
     OptimizerConfig,
     PlannerConfig,
     PolicyConfig,
+    RefitKind,
     ReplayConfig,
     RuntimeConfig,
     ScheduleConfig,
@@ -20,7 +21,7 @@ from lsp.config.settings import (
     ValueConfig,
 )
 from lsp.config.transfers import on_another_task
-from lsp.config.validation import shortest_sequence, validated
+from lsp.config.validation import shortest_sequence, validated, with_refit
 
 __all__ = [
     "METHODS",
@@ -32,6 +33,7 @@ __all__ = [
     "OptimizerConfig",
     "PlannerConfig",
     "PolicyConfig",
+    "RefitKind",
     "ReplayConfig",
     "RuntimeConfig",
     "ScheduleConfig",
@@ -50,4 +52,5 @@ __all__ = [
     "shortest_sequence",
     "to_dict",
     "validated",
+    "with_refit",
 ]

@@ -144,6 +144,9 @@ class SkillsConfig:
     """Adam, χ (A.3) and q(z | s) (ours)."""
 
 
+RefitKind = Literal["cem", "mppi", "gradient"]
+
+
 @dataclass(frozen=True)
 class PlannerConfig:
     """Cross-entropy method over skill plans (Algorithm 2), or over actions."""
@@ -169,13 +172,14 @@ class PlannerConfig:
     replan_every: int | None = None
     """Agent steps between plans while acting; None: K (Algorithm 1). Before K steps are over, the
     new plan begins with a fresh skill; after them the plan in force goes on to its next (ours)."""
-    refit: Literal["cem", "mppi", "gradient"] = "cem"
+    refit: RefitKind = "cem"
     """`cem`: mean and variance of the M best plans (section 3). `mppi`: the same, weighted by
     exp((V - V_max) / temperature) (TD-MPC2). `gradient`: the M best of G plans climb along the
     gradient of V with respect to the skills, through the model (section 6)."""
     temperature: float = 0.02
-    """Of `mppi`, in units of the running size of returns (TD-MPC2: 2, of returns around 100). One
-    round from N(0, I) gives p_0(z) exp(V / temperature) among the elites (A.5, eq. 6)."""
+    """Of `mppi`, in units of the running size of returns (TD-MPC2: 2, of returns around 100); of a
+    reward that was not trained, in units of the mean |V| of the elites. One round from N(0, I)
+    gives p_0(z) exp(V / temperature) among the elites (A.5, eq. 6)."""
     step_size: float = 0.3
     """Of `gradient`: length of the first step of a whole plan; the others grow shorter in equal
     parts (ours)."""

@@ -6,7 +6,7 @@ from math import isfinite
 
 from lsp.config.config import Config
 from lsp.config.serialization import flattened, from_dict, to_dict
-from lsp.config.settings import PlannerConfig, SkillsConfig, TransferConfig
+from lsp.config.settings import PlannerConfig, RefitKind, SkillsConfig, TransferConfig
 from lsp.errors import UserError
 
 _SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
@@ -232,6 +232,13 @@ _OF_REFITS = {
     "min_std": ("mppi", "gradient"),
 }
 """Settings that other refits do not read."""
+
+
+def with_refit(planner: PlannerConfig, refit: RefitKind) -> PlannerConfig:
+    """The same with another refit, and without what only the one before has read."""
+    default = PlannerConfig()
+    unread = [name for name, kinds in _OF_REFITS.items() if refit not in kinds]
+    return replace(planner, refit=refit, **{name: getattr(default, name) for name in unread})
 
 
 def _acting(config: Config) -> list[str]:

@@ -20,7 +20,14 @@ from lsp.algorithm.optimizer import Adam
 from lsp.algorithm.rng import seeded
 from lsp.algorithm.skill_planning import noisy_plan, plan_skills, repeat_plan
 from lsp.backends.backends import learning_backend
-from lsp.config import Config, PlannerConfig, RuntimeConfig, SkillsConfig, validated
+from lsp.config import (
+    Config,
+    PlannerConfig,
+    RuntimeConfig,
+    SkillsConfig,
+    validated,
+    with_refit,
+)
 from lsp.envs.rewards import OwnReward, RewardFunction, own_reward_of
 from lsp.errors import UserError
 from lsp.models.actor_critic import Value
@@ -92,7 +99,7 @@ class NewReward:
         if self.updates < 0:
             raise UserError(f"updates must be at least 0, not {self.updates}")
         planner = replace(
-            config.planner,
+            with_refit(config.planner, "cem"),
             horizon=self.horizon,
             skill_length=min(self.skill_length, self.horizon),
             replan_every=min(self.replan_every, self.horizon),
@@ -104,7 +111,6 @@ class NewReward:
             acting_iterations=None,
             acting_horizon=None,
             scope="per_state",
-            refit="cem",
         )
         # What was proposed for the old reward, at the old K and H, is no beginning.
         least = SkillsConfig().proposal_min_std
