@@ -1,9 +1,11 @@
 """Invariants that hold for every environment, whatever the task."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import gymnasium
@@ -394,3 +396,22 @@ def test_making_a_task_says_nothing() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout + done.stderr == ""
+
+
+@pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
+def test_what_a_closed_environment_rendered_with_is_no_other_threads_matter(
+    monkeypatch: Any,
+) -> None:
+    problems: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", problems.append)
+    env = make_env("quadruped_upright_walk")
+    env.reset(seed=0)
+    env.render()
+    env.close()
+    circle: list[Any] = [env]
+    circle.append(circle)  # which the garbage collector alone undoes, in whatever thread
+    del env, circle
+    collecting = threading.Thread(target=gc.collect)
+    collecting.start()
+    collecting.join()
+    assert problems == []

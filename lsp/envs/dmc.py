@@ -234,9 +234,10 @@ class DMControlEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return float(self._task.get_reward(physics))
 
     def close(self) -> None:
-        """Frees the simulator."""
+        """Frees the simulator, and what it rendered with, which another thread could not."""
         self._cameras.clear()
         self._env.close()
+        self._physics.free()
 
     def _simulate(self) -> None:
         """``physics.step``, less its look-ups by name, half as long as the cheetah's physics."""
