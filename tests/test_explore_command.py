@@ -2,8 +2,12 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -102,6 +106,27 @@ def test_a_page_is_exported(run: Any, tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
     assert len(film_of(tmp_path / "page.html")["takes"]) == 10
     assert (tmp_path / "page.html").stat().st_size < 10e6
+
+
+@pytest.mark.long
+def test_a_page_is_served_until_it_is_interrupted(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("viser")
+    pytest.importorskip("mjviser")
+    command = [sys.executable, "-m", "lsp", "explore", str(run), "--port", "18900"]
+    pipe = subprocess.PIPE
+    serving = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    try:
+        assert serving.stdout is not None
+        said = next(line for line in serving.stdout if line.startswith("Open "))
+        address = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert address is not None
+        with urlopen(address[0], timeout=60) as answer:
+            assert b"<html" in answer.read(1000)
+    finally:
+        serving.send_signal(signal.SIGINT)
+        rest, complaints = serving.communicate(timeout=60)
+    assert serving.returncode == 130
+    assert "Traceback" not in rest + complaints
 
 
 @pytest.mark.long

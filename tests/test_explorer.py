@@ -1,5 +1,6 @@
 """The explorer without a browser: what is steered, imagined, predicted and planned."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
 from lsp.explorer.ground import Pose, pose_of, way
 from lsp.explorer.imagined import nearness
+from lsp.explorer.planning import planned_with, planning_of
 from lsp.explorer.session import AHEAD, EVERY, Session
 
 
@@ -217,3 +219,71 @@ def test_methods_without_skills_are_refused() -> None:
 def test_nearness_is_what_reaching_pays() -> None:
     np.testing.assert_allclose(nearness(np.array([0.2, 4.5, 8.5]), 1.0), [1, 0.5, 0])
     assert nearness(0.0, -1.0) == 0
+
+
+def planned(**changes: Any) -> Any:
+    config = knowing_networks().config
+    return planned_with(config, replace(planning_of(config), **changes)).planner
+
+
+def test_the_best_plans_stay_the_same_share() -> None:
+    usual = knowing_networks().config.planner
+    shares = {count: planned(num_candidates=count).num_elites for count in (1, 8, 16, 200)}
+    part = usual.num_elites / usual.num_candidates
+    assert shares == {count: max(1, round(part * count)) for count in shares}
+    assert planned(refit="mppi").num_elites == usual.num_elites
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"horizon": 0}, "horizon .* at least 1"),
+        ({"skill_length": -1}, "skill_length .* at least 1"),
+        ({"num_candidates": 0}, "num_candidates .* at least 1"),
+        ({"num_candidates": 201}, "num_candidates must be at most 200 here, not 201"),
+        ({"horizon": 10**9}, "horizon must be at most 200 here"),
+        ({"horizon": 20, "replan_every": 21}, "at most the 20 agent steps"),
+    ],
+)
+def test_a_planning_that_does_not_fit_is_one_line(changes: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        planned(**changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_other_lengths_begin_plans_from_the_prior() -> None:
+    networks = knowing_networks()
+    skills = replace(networks.config.skills, proposal="learned")
+    config = replace(networks.config, skills=skills)
+    usual = planning_of(config)
+    same = planned_with(config, replace(usual, num_candidates=8))
+    assert same.skills.proposal == "learned"
+    assert planned_with(config, replace(usual, horizon=20)).skills.proposal == "normal"
+
+
+def test_methods_that_plan_nothing_say_so() -> None:
+    networks = knowing_networks("random_skills")
+    session = Session(networks, Point)
+    with pytest.raises(UserError, match="random_skills plans nothing"):
+        session.plan_with(replace(session.planning, refit="mppi"))
+    session.want("-torso_velocity[0]")
+    session.plan_with(replace(session.planning, refit="mppi"))
+    for _ in range(10):
+        pose = session.step().pose
+    assert pose is not None
+    assert pose.x < 0
+
+
+def test_what_counts_is_how_far_an_agent_plans_ahead() -> None:
+    networks: Any = knowing_networks()
+    far = replace(networks.config.planner, acting_horizon=30)
+    networks.config = replace(networks.config, planner=far)
+    session = Session(networks, Point)
+    usual = session.planning
+    assert (usual.skill_length, usual.horizon, usual.replan_every) == (30, 30, 10)
+    session.plan_with(replace(usual, num_candidates=8))
+    session.step()
+    planner = session.agent.config.planner
+    assert (planner.skill_length, planner.horizon, planner.num_candidates) == (30, 30, 8)
+    session.plan_with(replace(usual, horizon=20, skill_length=10))
+    assert session.agent.config.planner.horizon == 20

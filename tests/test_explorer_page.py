@@ -3,7 +3,6 @@
 Needs the extra `explorer`.
 """
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,39 +21,19 @@ from lsp.training.build import build_networks
 pytest.importorskip("viser")
 pytest.importorskip("mjviser")
 
-from lsp.explorer.page import Page
+from pages import node, opened, quadruped, turn
+
 from lsp.explorer.views import Frames, Numbers, Scene
 
-QUADRUPED = "quadruped_upright_walk"
 
-
-def opened(session: Session) -> Iterator[Page]:
-    page = Page(session, port=18080)
-    page.player.watched = True
-    yield page
-    page.close()
-    session.close()
+@pytest.fixture
+def toy(tmp_path: Any) -> Any:
+    yield from opened(Session(knowing_networks(), Point), tmp_path)
 
 
 @pytest.fixture
-def toy() -> Any:
-    yield from opened(Session(knowing_networks(), Point))
-
-
-@pytest.fixture
-def robot() -> Any:
-    config = lsp.make_config("lsp", "debug", task=QUADRUPED)
-    networks = build_networks(spaces_of(make_env(QUADRUPED)), config, "cpu")
-    yield from opened(Session(networks, lambda: make_env(QUADRUPED)))
-
-
-def turn(page: Any, times: int) -> None:
-    for _ in range(times):
-        assert page.player.turn()
-
-
-def node(page: Any, name: str) -> Any:
-    return page.server.scene.get_handle_by_name(f"/fixed_bodies/explorer/{name}")
+def robot(tmp_path: Any) -> Any:
+    yield from opened(quadruped(), tmp_path)
 
 
 def test_it_is_served_on_this_machine_alone(toy: Any) -> None:
@@ -112,10 +91,10 @@ def test_a_wrong_reward_is_explained_beside_its_box(toy: Any) -> None:
     turn(toy, 1)
     toy._want("the_height")
     turn(toy, 1)
-    assert "'the\\_height' is not observed" in toy._line.content
+    assert "'the\\_height' is not observed" in toy._wish_line.content
     toy._want("-torso_velocity[0]")
     turn(toy, 3)
-    assert toy._line.content == ""
+    assert toy._wish_line.content == ""
     assert toy._session.wanted.name == "-torso_velocity[0]"
     toy._want(None)
     turn(toy, 1)
@@ -145,6 +124,21 @@ def test_a_simulator_that_fails_pauses_the_page_and_says_why(toy: Any, monkeypat
     turn(toy, 1)
 
 
+def test_a_command_that_fails_leaves_the_next_ones(toy: Any, monkeypatch: Any) -> None:
+    def fail(seed: Any = None) -> Any:
+        raise RuntimeError("stuck")
+
+    monkeypatch.setattr(toy._session, "reset", fail)
+    toy._move("reset")
+    toy._choose("random")
+    turn(toy, 1)
+    assert toy._session.source == "random"
+    assert toy._line.content == ""  # of the last one
+    toy._move("reset")
+    turn(toy, 1)
+    assert "stuck" in toy._line.content
+
+
 def test_the_robot_is_in_a_scene_with_what_is_imagined(robot: Any) -> None:
     assert isinstance(robot.view, Scene)
     robot._fan(True)
@@ -159,12 +153,12 @@ def test_the_robot_is_in_a_scene_with_what_is_imagined(robot: Any) -> None:
     assert node(robot, "end_9") is None
 
 
-def test_a_planar_body_is_in_a_scene_without_lines() -> None:
+def test_a_planar_body_is_in_a_scene_without_lines(tmp_path: Any) -> None:
     def make() -> Any:
         return make_env("cheetah_run")
 
     networks = build_networks(spaces_of(make()), lsp.make_config("lsp", "debug"), "cpu")
-    for page in opened(Session(networks, make, task="cheetah_run")):
+    for page in opened(Session(networks, make, task="cheetah_run"), tmp_path):
         page._fan(True)
         turn(page, 2)
         assert isinstance(page.view, Scene)
@@ -192,21 +186,21 @@ def of_reach(make: Any) -> Session:
     return Session(networks, make)
 
 
-def test_frames_stand_for_a_scene_where_mujoco_does_not_simulate() -> None:
-    for page in opened(of_reach(lambda: make_env(Reach))):
+def test_frames_stand_for_a_scene_where_mujoco_does_not_simulate(tmp_path: Any) -> None:
+    for page in opened(of_reach(lambda: make_env(Reach)), tmp_path):
         assert isinstance(page.view, Frames)
         before = page.view._image.image.copy()
         turn(page, 5)
         assert (page.view._image.image != before).any()
 
 
-def test_numbers_are_shown_where_nothing_can_be_rendered(toy: Any) -> None:
+def test_numbers_are_shown_where_nothing_can_be_rendered(toy: Any, tmp_path: Any) -> None:
     class Broken(Reach):
         def render(self) -> Any:
             raise RuntimeError("no display")
 
     assert isinstance(toy.view, Numbers)
-    for page in opened(of_reach(lambda: make_env(Broken))):
+    for page in opened(of_reach(lambda: make_env(Broken)), tmp_path):
         assert isinstance(page.view, Numbers)
         assert "no display" in page._status.content
         turn(page, 10)
@@ -225,9 +219,9 @@ def test_two_tabs_see_one_session_and_it_rests_when_both_are_closed(
         assert toy.player.turn() is moves
 
 
-def test_an_agent_of_one_number_has_a_slider_and_no_pad() -> None:
+def test_an_agent_of_one_number_has_a_slider_and_no_pad(tmp_path: Any) -> None:
     shapes: Any = {"torso_velocity": (3,), "goal": (3,), "torso_upright": (1,), "imu": (6,)}
     networks = make_networks(shapes=shapes, skills={"dim": 1})
-    for page in opened(Session(networks, Point)):
+    for page in opened(Session(networks, Point), tmp_path):
         turn(page, 11)
         assert len(page._sliders) == 1

@@ -30,8 +30,8 @@ class Explore:
     """The first free one from here on."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
-    threads: int | None = None
-    """CPU threads; None takes PyTorch's default."""
+    threads: int = 1
+    """CPU threads. A plan takes milliseconds on one, and others are for the browser."""
     trust: bool = False
     """Run the code that the run's settings name: a task or reward of your own."""
 
@@ -75,16 +75,20 @@ class Explore:
         print(page)
 
     def _serve(self, session: object) -> None:
-        import threading
-
+        from lsp.explorer.opening import family_of
         from lsp.explorer.page import Page
+        from lsp.explorer.recording import Recorder
+        from lsp.explorer.saved import SavedSkills
         from lsp.explorer.session import Session
+        from lsp.runs.agents import find_run
+        from lsp.runs.folder import RunFolder
 
         assert isinstance(session, Session)
-        page = Page(session, self.host, self.port)
-        page.start()
+        folder = RunFolder(find_run(self.run))
+        kept = SavedSkills(folder.id, len(session.held)), Recorder(folder.explored)
+        page = Page(session, *kept, family_of(session), self.host, self.port)
         print(f"Open {page.address} in a browser; Ctrl-C ends it.", flush=True)
         try:
-            threading.Event().wait()
+            page.run()
         finally:
             page.close()

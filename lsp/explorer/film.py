@@ -13,6 +13,7 @@ from PIL import Image
 
 from lsp.errors import UserError
 from lsp.experiments.skills.held import skill_grid
+from lsp.explorer.recording import frame_of
 from lsp.explorer.session import EVERY, FAN, Fan, Moment, Session
 from lsp.runs.files import expanded, write_text
 
@@ -99,10 +100,8 @@ def _imagined(fan: Fan) -> dict[str, Any]:
 def _frame(session: Session) -> str | None:
     """The present frame as a small JPEG in base64; None where nothing is rendered."""
     try:
-        frame = session.env.render()
-    except Exception:  # without pictures the film still has its numbers
-        return None
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+        frame = frame_of(session.env)
+    except UserError:  # without pictures the film still has its numbers
         return None
     image, buffer = Image.fromarray(frame).convert("RGB"), io.BytesIO()
     image.thumbnail((_PIXELS, _PIXELS))

@@ -33,6 +33,14 @@ class Pose(NamedTuple):
         return np.array([cos * x + sin * y, cos * y - sin * x])
 
 
+def goal_of(task: str, info: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Where a quadruped's task asks to go, in metres in the arena; None of tasks that do not."""
+    if "success" not in info or not task.startswith("quadruped_"):
+        return None
+    x, y, _ = Measurements(np.asarray(info["sim_state"])[-1]).goal
+    return float(x), float(y)
+
+
 def pose_of(task: str, info: Mapping[str, Any]) -> Pose | None:
     """Of a quadruped, after a reset or an agent step; None of other bodies."""
     state = info.get("sim_state")

@@ -1,15 +1,19 @@
 """A session of a run's newest checkpoint, in its task or in another that fits."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from lsp.api import environments_of, load_networks
 from lsp.config import RuntimeConfig, default_runtime
+from lsp.envs import task_names
+from lsp.envs.dmc import split_task
 from lsp.envs.lookup import Maker, Task
 from lsp.errors import UserError
 from lsp.explorer.session import Session
 from lsp.runs.agents import find_run
 from lsp.runs.folder import RunFolder
+from lsp.runs.spaces import spaces_of
 from lsp.training.parts import env_maker
 
 
@@ -39,6 +43,25 @@ def open_session(
     make = env_maker(config, source if isinstance(source, str) else Maker(source))
     runtime = default_runtime(config.preset, RuntimeConfig(device=device))
     return Session(networks, make, runtime, seed, source if isinstance(source, str) else None)
+
+
+def family_of(session: Session) -> list[str]:
+    """Tasks of the session's body that are observed and acted in alike, its own among them.
+
+    There are none where dm_control does not know the body.
+    """
+    spaces, found = spaces_of(session.env), []
+    for task in task_names():
+        if split_task(task)[0] != spaces.body:
+            continue
+        try:
+            env = env_maker(replace(session.trained, reward=None), task)()
+        except UserError:  # one that cannot do without OpenGL
+            continue
+        if spaces_of(env) == spaces:
+            found.append(task)
+        env.close()
+    return found
 
 
 def check_installed() -> None:

@@ -1,14 +1,17 @@
 """The page in the browser: the robot, what steers it, and what is imagined beside what came."""
 
-import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import viser
 
 from lsp.experiments.skills.held import skill_grid
-from lsp.explorer.player import Command, Player
+from lsp.explorer.panels import FilmPanel, Line, PlannerPanel, SavedPanel, TaskPanel, plain
+from lsp.explorer.player import Answer, Command, Player
+from lsp.explorer.recording import Recorder
+from lsp.explorer.saved import SavedSkills
 from lsp.explorer.session import EVERY, FAN, Fan, Moment, Session, Source
 from lsp.explorer.views import COLORS, PLAN, TRAIL, Scene, make_view
 
@@ -23,47 +26,59 @@ class Page:
     """One session, which all tabs see and steer.
 
     Args:
-        session: is stepped from here on in a thread of the page's.
+        session: is stepped by `run`.
+        saved: skills of the run under names.
+        recorder: of films.
+        tasks: among which the session may be switched, its own among them.
         host, port: where to serve; the port is the next free one.
     """
 
-    def __init__(self, session: Session, host: str = "127.0.0.1", port: int = 8080) -> None:
+    def __init__(
+        self,
+        session: Session,
+        saved: SavedSkills,
+        recorder: Recorder,
+        tasks: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        port: int = 8080,
+    ) -> None:
         self.server = viser.ViserServer(host=host, port=port, label="lsp explore", verbose=False)
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         self.player = Player(session, self.show, self.complain)
         self.player.watched = False
         self.view = make_view(self.server, session.env)
-        self._session, self._skill = session, session.held
+        self._session, self._env, self._recorder = session, session.env, recorder
         self._trail: deque[tuple[float, float]] = deque(maxlen=_SHOWN)
         self._returns: deque[tuple[float, float, float]] = deque(maxlen=_SHOWN)
         self._time = 0
-        self._add_controls()
+        self._add_controls(saved, tasks)
         self.server.on_client_connect(lambda client: self._count())
         self.server.on_client_disconnect(lambda client: self._count())
-        self._thread = threading.Thread(target=self.player.run, daemon=True)
 
     @property
     def address(self) -> str:
         """Where the page is."""
         return f"http://{self.server.get_host()}:{self.server.get_port()}"
 
-    def start(self) -> None:
-        """Begin to step, as soon as somebody watches."""
-        self._thread.start()
+    def run(self) -> None:
+        """Step while somebody watches, until the player is told to stop.
+
+        It is called in the thread that made the session: OpenGL renders in one thread alone. The
+        server has others, and answers while this one plans.
+        """
+        self.player.run()
 
     def close(self) -> None:
-        """Stop stepping, and serving."""
-        self.player.stop()
-        if self._thread.is_alive():
-            self._thread.join()
+        """Serve no more."""
         self.server.stop()
+        self._recorder.stop()
 
     def show(self, moment: Moment) -> None:
         """What a step led to."""
         if moment.step == 1:
             self._trail.clear()
+            self._draw_goal()
         self._time += 1
-        self._skill = moment.skill
         self._returns.append((self._time * self._session.seconds, moment.returned, moment.foretold))
         with self.server.atomic():
             self.view.show()
@@ -73,17 +88,19 @@ class Page:
                 self._follow(moment)
             if self._time % EVERY == 0:
                 self._write(moment)
+        self.film.add(self._session)
 
     def complain(self, line: str) -> None:
-        """One line beside the reward's box."""
-        self._line.content = f"**{_plain(line)}**" if line else ""
+        """One line on top."""
+        self._line.say(line)
 
     def _count(self) -> None:
         self.player.watched = bool(self.server.get_clients())
 
-    def _add_controls(self) -> None:
-        gui = self.server.gui
+    def _add_controls(self, saved: SavedSkills, tasks: Sequence[str]) -> None:
+        gui, session = self.server.gui, self._session
         self._status = gui.add_markdown(self.view.why or "Starting")
+        self._line = Line(gui)
         chosen = gui.add_button_group("Skill", ("plan", "random", "hold"))
         moved = gui.add_button_group("Robot", ("pause", "go", "reset"))
         speed = gui.add_dropdown("Speed", _SPEEDS, initial_value="1")
@@ -93,7 +110,11 @@ class Page:
         speed.on_update(lambda event: self._speed(event.target.value))
         fan.on_update(lambda event: self._fan(event.target.value))
         self._add_skill()
+        self.saved = SavedPanel(gui, saved, self._tell)
         self._add_wishes()
+        self.task = TaskPanel(gui, session, self._tell, tasks) if len(tasks) > 1 else None
+        self.planner = PlannerPanel(gui, session, self._tell)
+        self.film = FilmPanel(gui, self._recorder, self._tell)
         zeros = np.zeros(2)
         series: Any = ({"label": "s"}, _line("came", "#111"), _line("predicted", "#d62728"))
         with gui.add_folder("Return"):
@@ -136,10 +157,10 @@ class Page:
         gui, names = self.server.gui, self._session.names
         with gui.add_folder("Reward"):
             known = ", ".join(f"{name} ({width})" for name, width in names.items())
-            gui.add_markdown(f"Python over {_plain(known)}")
+            gui.add_markdown(f"Python over {plain(known)}")
             box = gui.add_text("Reward", initial_value="-norm(action)")
             wish = gui.add_button_group("Plan for", ("this", "the task"))
-            self._line = gui.add_markdown("")
+            self._wish_line = Line(gui)
         wish.on_click(lambda event: self._want(box.value if event.target.value == "this" else None))
         if isinstance(self.view, Scene) and self._session.has_ground:
             gui.add_markdown("Click on the ground: the robot plans to go there.")
@@ -147,13 +168,42 @@ class Page:
                 lambda event: self._clicked(event.ray_origin, event.ray_direction)
             )
 
-    def _tell(self, command: Command) -> None:
-        self.player.tell(command)
+    def _tell(self, command: Command, answer: Answer | None = None) -> None:
+        def answered(problem: str) -> None:
+            (answer or self.complain)(problem)
+            self._catch_up()
+
+        self.player.tell(command, answered)
+
+    def _catch_up(self) -> None:
+        """Show what a command has changed, even where nothing moves."""
+        session = self._session
+        with self.server.atomic():
+            if session.env is not self._env:
+                self._env = session.env
+                self._change_scene()
+            self._draw_goal()
+            self.planner.follow(session)
+            if self.task is not None:
+                self.task.follow(session)
+
+    def _change_scene(self) -> None:
+        """What was drawn is of another task."""
+        self._trail.clear()
+        self.server.scene.reset()
+        self.view = make_view(self.server, self._env)
+        self.view.show()
+        if len(self._sliders) >= 2:
+            self._add_pad()
+
+    def _draw_goal(self) -> None:
+        if isinstance(self.view, Scene):
+            self.view.draw_goal(self._session.goal)
 
     def _choose(self, button: str) -> None:
         sources: dict[str, Source] = {"plan": "planned", "random": "random", "hold": "held"}
         if button == "hold":
-            self._hold(self._skill)
+            self._tell(lambda session: session.hold(session.skill))
         else:
             self._tell(lambda session: session.choose(sources[button]))
 
@@ -192,10 +242,7 @@ class Page:
                 session.want(text)
             session.choose("planned")
 
-        self.complain("")
-        if isinstance(self.view, Scene):
-            self.view.draw_goal(None)
-        self._tell(wish)
+        self._tell(wish, self._wish_line.say)
 
     def _clicked(self, origin: Any, direction: Any) -> None:
         assert isinstance(self.view, Scene)
@@ -207,8 +254,7 @@ class Page:
             session.go_to(*place)
             session.choose("planned")
 
-        self.view.draw_goal(place)
-        self._tell(go)
+        self._tell(go, self._wish_line.say)
 
     def _draw(self, scene: Scene, moment: Moment) -> None:
         """On the ground: where the robot went, and where it would go."""
@@ -237,11 +283,11 @@ class Page:
 
     def _write(self, moment: Moment) -> None:
         skill = " ".join(f"{x:+.2f}" for x in moment.skill)
-        why = f"\n\n{_plain(self.view.why)}" if self.view.why else ""
+        why = f"\n\n{plain(self.view.why)}" if self.view.why else ""
         self._status.content = (
             f"**skill** {skill} ({moment.source}), **step** {moment.step}\n\n"
             f"**return** {moment.returned:.1f}, predicted {moment.foretold:.1f}: "
-            f"{_plain(self._session.wanted.name)}{why}"
+            f"{plain(self._session.paid_for)}{why}"
         )
         times, came, predicted = np.array(self._returns).T
         self._plot.data = (times, came, predicted)
@@ -249,8 +295,3 @@ class Page:
 
 def _line(label: str, color: str) -> dict[str, Any]:
     return {"label": label, "stroke": color, "width": 2}
-
-
-def _plain(text: str) -> str:
-    """A user's text inside Markdown, where it must not become a link or an element."""
-    return "".join(f"\\{x}" if x in "\\`*_{}[]()<>#+-!|~$&" else x for x in text)

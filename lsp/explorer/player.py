@@ -1,4 +1,4 @@
-"""Steps a session in a thread of its own, as fast as asked; others tell it what to do next."""
+"""Steps a session as fast as asked, in one thread; others tell it what to do next."""
 
 import threading
 import time
@@ -11,6 +11,8 @@ from lsp.explorer.session import Moment, Session
 _IDLE = 0.05  # seconds between looks at what is to be done, while nothing moves
 
 Command = Callable[[Session], None]
+Answer = Callable[[str], None]
+"""Called with one line that says why a command failed, or with nothing where it did not."""
 
 
 class Player:
@@ -22,9 +24,9 @@ class Player:
         watched: whether anybody looks on; without, nothing moves either.
 
     Args:
-        session: is used in the player's thread only, once that has begun.
+        session: is used in the thread that calls `run` only.
         show: called with each moment.
-        complain: called with one line where a command, or a reward, is wrong.
+        complain: called with one line where a step fails.
     """
 
     def __init__(
@@ -35,24 +37,26 @@ class Player:
     ) -> None:
         self.session, self._show, self._complain = session, show, complain
         self.speed, self.paused, self.watched = 1.0, False, True
-        self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._commands: SimpleQueue[tuple[Command, Answer]] = SimpleQueue()
         self._stop = threading.Event()
 
-    def tell(self, command: Command) -> None:
-        """Carry out a command before the next step; any thread may tell."""
-        self._commands.put(command)
+    def tell(self, command: Command, answer: Answer) -> None:
+        """Carry out a command before the next step, and then answer; any thread may tell."""
+        self._commands.put((command, answer))
 
     def turn(self) -> bool:
         """Carry out what was told, and take a step unless paused; whether one was taken."""
-        try:
-            while True:
-                self._commands.get_nowait()(self.session)
-        except Empty:
-            pass
-        except UserError as error:
-            self._complain(str(error))
+        self._obey()
         if self.paused or not self.watched:
             return False
+        try:
+            return self._step()
+        except Exception as error:  # of a simulator, say; the page must not stand still unexplained
+            self._complain(f"{said(error)}: paused; reset begins another episode")
+            self.paused = True
+            return False
+
+    def _step(self) -> bool:
         try:
             moment = self.session.step()
         except UserError as error:
@@ -60,12 +64,24 @@ class Player:
             self.session.want_task()
             self._complain(f"{error}; back to the task's reward")
             return False
-        except Exception as error:  # of a simulator, say; the page must not stand still unexplained
-            self._complain(f"{said(error)}: paused; reset begins another episode")
-            self.paused = True
-            return False
         self._show(moment)
         return True
+
+    def _obey(self) -> None:
+        """Carry out what was told, in order; what fails is answered, and the rest is done."""
+        while True:
+            try:
+                command, answer = self._commands.get_nowait()
+            except Empty:
+                return
+            try:
+                command(self.session)
+                problem = ""
+            except UserError as error:
+                problem = str(error)
+            except Exception as error:  # of a simulator that is reset, say
+                problem = said(error)
+            answer(problem)
 
     def run(self) -> None:
         """Take turns until `stop`."""

@@ -1,27 +1,31 @@
 """One environment and one agent whose skills somebody steers; no web in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.rng import seeded
-from lsp.config import RuntimeConfig
+from lsp.config import Config, RuntimeConfig
+from lsp.envs import task_names
 from lsp.envs.rewards import OwnReward
 from lsp.errors import UserError
 from lsp.experiments.skills.held import skill_grid
 from lsp.explorer.expression import ACTION, read_reward
-from lsp.explorer.ground import Pose, pose_of, tells_ways
+from lsp.explorer.ground import Pose, goal_of, pose_of, tells_ways
 from lsp.explorer.imagined import GoThere, Imagined, imagine_skills, nearness
+from lsp.explorer.planning import Planning, planned_with, planning_of
 from lsp.models.networks import Networks, NewTask
 from lsp.models.new_reward import DecodedReward
+from lsp.runs.spaces import spaces_of
 from lsp.training.build import AnyNetworks, build_agent
 from lsp.training.new_reward import NewReward
-from lsp.training.parts import EnvMaker
+from lsp.training.parts import EnvMaker, env_maker
 
 AHEAD = 50  # agent steps that are imagined
 EVERY = 10  # agent steps after which it is imagined, and a random skill drawn, anew
@@ -117,15 +121,14 @@ class Session:
         if not isinstance(networks, Networks) or not networks.config.has_skills:
             raise UserError(f"{networks.config.method} has no skills to explore: name a run of lsp")
         self.networks, self.trained = networks, networks.config
-        self.env, self._runtime, self.seed = make_env(), runtime, seed
-        self.task = task or self.trained.task
-        control_step = 1 / float(self.env.metadata.get("render_fps") or 30)
-        self.seconds = control_step * self.trained.action_repeat
+        self._runtime, self.seed = runtime, seed
+        self._enter(make_env(), task or self.trained.task)
         self.generator = seeded(seed, networks.device)
         self.source: Source = "planned"
         self.held = np.zeros(self.trained.skills.dim, np.float32)
         self.fan_every: int | None = None
         self.wanted = Wanted()
+        self._planned_as: dict[bool, Config] = {}
         self._looked_at = np.full_like(self.held, np.nan)
         self._ahead: Fan | None = None
         self.agent = self._new_agent(seed)
@@ -141,6 +144,29 @@ class Session:
         """What a typed reward may read, and how many numbers each has."""
         vectors = dict(self.networks.world_model.preprocess.vectors)
         return vectors | {ACTION: self.networks.action_dim}
+
+    @property
+    def goal(self) -> tuple[float, float] | None:
+        """Where the robot is to go, in the arena: what is wanted, or what the task asks for."""
+        return self.wanted.place or goal_of(self.task, self.info)
+
+    @property
+    def paid_for(self) -> str:
+        """What is paid and planned for, for people."""
+        if self.wanted != Wanted() or self.task == self.trained.task:
+            return self.wanted.name
+        return f"of {self.task}, planned for {self.trained.task}"
+
+    @property
+    def skill(self) -> Float[np.ndarray, " Z"]:
+        """In force: what is held, or what was planned last."""
+        planned = self.source == "planned"
+        return self.agent.skill[0].cpu().numpy() if planned else self.held
+
+    @property
+    def planning(self) -> Planning:
+        """How skills are planned for what is wanted."""
+        return planning_of(self.networks.config)
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode: the next one, or that of a seed."""
@@ -162,8 +188,41 @@ class Session:
         self.source, self._age = source, 0
         self._let_plan_anew()
 
+    def plan_with(self, planning: Planning) -> None:
+        """Plan in another way, from the next step on.
+
+        It is kept for the task on the one hand, and on the other for all that nothing was trained
+        for. Raises UserError, in one line, where something does not fit.
+        """
+        new = self.networks.new_task is not None
+        if new and planning.refit == "gradient":
+            raise UserError(
+                "gradient: a typed reward and a place have no gradient: choose cem or mppi"
+            )
+        self._planned_as[new] = planned_with(self._usual_config(new), planning)
+        self._act_with(self._planned_as[new])
+
+    def switch(self, task: str) -> None:
+        """Go on in another task of the same body; what is planned for stays what was trained for.
+
+        Raises:
+            UserError: there is no such task of dm_control's or of ours, or it is observed or acted
+                in otherwise.
+        """
+        if task not in task_names():  # nothing that a name could import
+            raise UserError(f"{task!r:.60} is no task of dm_control's or of this package's")
+        env = env_maker(replace(self.trained, reward=None), task)()
+        here, there = spaces_of(self.env), spaces_of(env)
+        if here != there:
+            env.close()
+            raise UserError(f"{task} has {there}, and {self.task} {here}: the agent is for those")
+        self.close()
+        self._enter(env, task)
+        self.want_task()
+        self.reset(self.seed)
+
     def want_task(self) -> None:
-        """Plan for what the run was trained for, as it was trained."""
+        """Plan for what the run was trained for."""
         self._want(Wanted(), None)
 
     def want(self, text: str) -> None:
@@ -212,20 +271,33 @@ class Session:
         self.env.close()
 
     def _want(self, wanted: Wanted, reward: Any) -> None:
-        """Act on with the same memory, and plan for something else from the next step on."""
-        config = self.trained
-        if reward is not None:
-            config = NewReward(skill_length=AHEAD, horizon=AHEAD, replan_every=EVERY).settings(
-                config
-            )
-        self.networks.config = config
-        self.networks.new_task = None if reward is None else NewTask(reward)
-        self.wanted, before = wanted, self.agent
+        """Plan for something else from the next step on."""
+        new = reward is not None
+        config = self._planned_as.get(new) or self._usual_config(new)
+        self.networks.new_task = NewTask(reward) if new else None
+        self.wanted = wanted
+        self._act_with(config)
+
+    def _usual_config(self, new: bool) -> Config:
+        """Settings as the run was trained, or for a reward that nothing was trained for."""
+        if not new:
+            return self.trained
+        usual = NewReward(skill_length=AHEAD, horizon=AHEAD, replan_every=EVERY)
+        return usual.settings(self.trained)
+
+    def _act_with(self, config: Config) -> None:
+        """Go on with the same memory and other settings."""
+        self.networks.config, before = config, self.agent
         self.agent = self._new_agent(self.seed)
         self.agent.latent, self.agent.action = before.latent, before.action
         self.agent.skill, self.agent.steps = before.skill, before.steps
         self._let_plan_anew()
         self._count_anew()
+
+    def _enter(self, env: gymnasium.Env[Any, Any], task: str) -> None:
+        self.env, self.task = env, task
+        control_step = 1 / float(env.metadata.get("render_fps") or 30)
+        self.seconds = control_step * self.trained.action_repeat
 
     def _new_agent(self, seed: int) -> Agent:
         agent = build_agent(self.networks, seed=seed, runtime=self._runtime)

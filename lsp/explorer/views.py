@@ -9,7 +9,8 @@ import viser
 from mjviser import ViserMujocoScene
 from mujoco import MjData, MjModel, mjtGeom
 
-from lsp.errors import UserError, said
+from lsp.errors import UserError
+from lsp.explorer.recording import frame_of
 from lsp.explorer.session import Fan
 
 _HEX = "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22"
@@ -97,9 +98,11 @@ class Frames:
 
     why = ""
 
-    def __init__(self, server: viser.ViserServer, env: gymnasium.Env[Any, Any]) -> None:
+    def __init__(
+        self, server: viser.ViserServer, env: gymnasium.Env[Any, Any], frame: np.ndarray
+    ) -> None:
         self._env = env
-        self._image = server.gui.add_image(np.asarray(env.render()), label="Now", format="jpeg")
+        self._image = server.gui.add_image(frame, label="Now", format="jpeg")
 
     def show(self) -> None:
         """The present frame."""
@@ -122,11 +125,7 @@ def make_view(server: viser.ViserServer, env: gymnasium.Env[Any, Any]) -> Scene 
     if simulator is not None:
         return Scene(server, *simulator)
     try:
-        frame = env.render()
+        frame = frame_of(env)
     except UserError as error:
         return Numbers(f"No pictures: {error}")
-    except Exception as error:  # of a user's own environment
-        return Numbers(f"No pictures: rendering failed: {said(error)}")
-    if not isinstance(frame, np.ndarray):
-        return Numbers("No pictures: the environment renders no rgb_array")
-    return Frames(server, env)
+    return Frames(server, env, frame)

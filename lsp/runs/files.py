@@ -54,6 +54,12 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expandvars(path)).expanduser()
 
 
+def data_folder() -> Path:
+    """This user's own, which may not be there yet. Raises RuntimeError where nobody has a home."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "latent-skill-planning"
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content`; a crash leaves the old file or the new one. Raises OSError."""
     scratch = path.with_name(path.name + ".tmp")

@@ -79,6 +79,10 @@ class RunFolder:
         return self._pictures / "video.mp4"
 
     @property
+    def explored(self) -> Path:
+        return self._pictures / "explored"
+
+    @property
     def _pictures(self) -> Path:
         """Where pictures go that are asked for later. An agent's folder may be the package's, and
         stays what it is."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lsp.errors import UserError
-from lsp.runs.files import read_bytes, write_bytes
+from lsp.runs.files import data_folder, read_bytes, write_bytes
 
 _KEY_BYTES = 32
 
@@ -43,8 +43,7 @@ def _hash(key: bytes, path: Path) -> bytes:
 def _key() -> bytes:
     """This user's, made at first use; empty where there is no place for it."""
     try:
-        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-        path = Path(data) / "latent-skill-planning" / "key"
+        path = data_folder() / "key"
         if not path.exists():
             _make_key(path)
         key = read_bytes(path)
