@@ -3,8 +3,10 @@
 import json
 import re
 import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,8 +72,42 @@ def test_the_notebook_films_skills(
     assert films == ["one.mp4", "other.mp4", "planned.mp4"]
 
 
-def test_the_notebook_is_committed_without_outputs() -> None:
-    cells = json.loads((EXAMPLES / "film_skills.ipynb").read_text())["cells"]
+# imageio leaves the pipes to ffmpeg to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_first_runs_notebook_trains_and_holds_skills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "cells.py"
+    script.write_text(code_of(EXAMPLES / "first_run.ipynb"))
+    chosen = {"RUN": str(tmp_path / "run"), "PRESET": "debug", "STEPS": "400"}
+    for name, value in chosen.items():
+        monkeypatch.setenv(f"LSP_{name}", value)
+    with short_episodes():
+        cells = runpy.run_path(str(script))
+    assert list(cells["returns"]) == [-1.5, 0, 1.5]
+    assert len(cells["frames"]) == (6 if rendering_problem() is None else 0)
+    assert (tmp_path / "run" / "curve.png").exists()
+
+
+def test_a_notebook_installs_what_lacks_from_the_named_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = json.loads((EXAMPLES / "first_run.ipynb").read_text())["cells"]
+    script, calls = tmp_path / "cell.py", list[Any]()
+    script.write_text(next("".join(x["source"]) for x in cells if x["cell_type"] == "code"))
+    monkeypatch.setattr("subprocess.run", lambda command, check: calls.append(command))
+    runpy.run_path(str(script))
+    assert calls == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("LSP_SOURCE", "here")
+    runpy.run_path(str(script))
+    assert calls == [[sys.executable, "-m", "pip", "install", "--quiet", "here"]]
+
+
+@pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text())["cells"]
     assert [x["outputs"] for x in cells if x["cell_type"] == "code" and x["outputs"]] == []
 
 
