@@ -18,7 +18,7 @@ def in_one_line(complaint: str, arguments: Sequence[str]) -> str:
     plain = re.sub(r"\[/?bold\]", "", said)  # markup that the parser leaves in a quotation
     plain = re.sub(r" \(applied to [\w ]+\)| +Arguments are applied to .*", "", plain)
     command = arguments[0] if arguments else ""
-    meant = _meant(box, command) or _meant_command(box, command)
+    meant = _meant(box, arguments) or _meant_command(box, command)
     perhaps = f"; perhaps you meant {' or '.join(meant)}" if meant else ""
     return f"{plain}{perhaps} (see {_help(command, complaint)})"
 
@@ -28,8 +28,9 @@ def _is_border(line: str) -> bool:
     return line.startswith("╰") or not line.strip("─-")
 
 
-def _meant(box: Sequence[str], command: str) -> list[str]:
-    """The flags of this command that the parser suggests, the likeliest first, two at most."""
+def _meant(box: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """The flags of this command that the parser suggests, two at most: the likeliest first, those
+    that lack nothing but their section before them."""
     found: dict[str, str] = {}
     flag = ""
     for line in box:
@@ -40,7 +41,8 @@ def _meant(box: Sequence[str], command: str) -> list[str]:
             found[flag] += f" {line} "
     if not any("Perhaps you meant" in line for line in box):
         return []
-    return [flag for flag, about in found.items() if _is_of(about, command)][:2]
+    suited = [flag for flag, about in found.items() if _is_of(about, arguments[0])]
+    return sorted(suited, key=lambda flag: f"--{flag.rpartition('.')[2]}" not in arguments)[:2]
 
 
 def _meant_command(box: Sequence[str], command: str) -> list[str]:
