@@ -9,6 +9,7 @@ from builders import make_batch, make_networks, seeded
 
 from lsp.algorithm.behavior import anchor_loss
 from lsp.algorithm.learner import Learner
+from lsp.backends.backends import EagerBackend, NativeBackend
 from lsp.config import TransferConfig
 from lsp.errors import UserError
 from lsp.models.distributions import TanhNormal
@@ -107,6 +108,40 @@ def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch: Any) -> Non
         assert losses["policy"] == pytest.approx(-2 + weight * 8 * 3)
 
 
+@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+def test_a_moving_anchor_takes_over_a_share_of_the_policy(method: Any) -> None:
+    networks = transferred(method, anchor_rate=0.25)
+    assert kl_now(networks, make_batch(networks.config)) == 0
+    before = {name: x.clone() for name, x in networks.policy.state_dict().items()}
+    Learner(networks, seed=0).update(make_batch(networks.config))
+    for name, now in networks.policy.state_dict().items():
+        expected = 0.75 * before[name] + 0.25 * now
+        torch.testing.assert_close(networks.anchor.policy.state_dict()[name], expected)
+    assert kl_now(networks, make_batch(networks.config)) > 0
+
+
+def test_a_moving_anchor_reads_latents() -> None:
+    networks = transferred(anchor_rate=0.1)
+    with torch.no_grad():
+        for weight in networks.world_model.rssm.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=seeded(1)))
+    assert kl_now(networks, make_batch(networks.config)) == 0
+
+
+@pytest.mark.parametrize("backend", [EagerBackend, NativeBackend])
+def test_a_moving_anchor_keeps_the_policy_slow(backend: Any) -> None:
+    def change(**transfer: Any) -> float:
+        networks = transferred(**transfer)
+        before = networks.policy.net[0].weight.clone()
+        learner = Learner(networks, 0, backend(networks))
+        for seed in range(10):
+            learner.update(make_batch(networks.config, seed=seed))
+        distance: float = (networks.policy.net[0].weight - before).norm().item()
+        return distance
+
+    assert change(anchor=10.0, anchor_rate=0.01) < 0.7 * change(anchor=0.0)
+
+
 def test_an_anchor_without_steps_stays() -> None:
     assert TransferConfig(anchor=0.3).anchor_at(10**9) == 0.3
 
@@ -119,7 +154,12 @@ def test_an_anchor_without_steps_stays() -> None:
         ("hiro", {"anchor": 0.0, "keep_replay": True}, "which hiro lacks"),
         ("lsp", {"anchor": -1.0}, "transfer.anchor must be at least 0"),
         ("lsp", {"anchor_steps": 0}, "transfer.anchor_steps must be at least 1"),
-        ("lsp", {"anchor": 0.0, "anchor_steps": 5}, "needs a transfer.anchor"),
+        ("lsp", {"anchor": 0.0, "anchor_steps": 5}, "anchor_steps needs a transfer.anchor"),
+        ("lsp", {"anchor": 0.0, "anchor_rate": 0.5}, "anchor_rate needs a transfer.anchor"),
+        ("lsp", {"anchor_rate": 1.0}, "anchor_rate must be at least 0 and below 1"),
+        ("lsp", {"anchor_rate": 0.5, "freeze_policy": True}, "would be held to itself"),
+        ("lsp", {"new_share": 1.0, "relabel": True}, "new_share must be at least 0 and below 1"),
+        ("lsp", {"new_share": 0.5}, "new_share is that of a relabelled replay"),
     ],
 )
 def test_an_anchor_that_holds_nothing_is_refused(

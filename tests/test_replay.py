@@ -98,6 +98,16 @@ def test_every_possible_start_is_equally_likely() -> None:
     assert np.abs(counts - 2500).max() < 250
 
 
+@pytest.mark.parametrize("capacity", [None, 40])
+def test_the_newest_rows_can_be_drawn_alone(capacity: Any) -> None:
+    replay = fill(Replay(None, capacity), [20, 20, 20])
+    drawn = replay.sample(500, 5, np.random.default_rng(0), newest=25)["obs/position"][..., 0]
+    assert set(drawn[:, 0]) == set(range(35, 56))
+    np.testing.assert_array_equal(drawn, drawn[:, :1] + np.arange(5))
+    with pytest.raises(UserError, match="holds 3 rows"):
+        replay.sample(1, 5, np.random.default_rng(0), newest=3)
+
+
 def test_chunks_span_episode_ends_and_is_first_marks_them() -> None:
     replay = fill(Replay(None, None), [3, 4, 2])
     chunk = replay.sample(1, 9, np.random.default_rng(0))

@@ -195,9 +195,14 @@ def test_a_run_starts_from_the_relabelled_replay(source: Any, tmp_path: Any) -> 
     trainer.close()
 
 
-@pytest.mark.parametrize(
-    "held", [{}, {"keep_replay": True, "anchor": 0.1, "anchor_steps": 350}], ids=["free", "held"]
-)
+HELD = {
+    "free": {},
+    "held": {"keep_replay": True, "anchor": 0.1, "anchor_steps": 350},
+    "slow": {"new_share": 0.5, "anchor": 0.1, "anchor_rate": 0.01},
+}
+
+
+@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
 def test_a_transferred_run_resumes_exactly(source: Any, tmp_path: Any, held: Any) -> None:
     config = transferred(source(), "walker_run", TransferConfig(relabel=True, updates=3, **held))
     for path, stops in (("whole", [400]), ("broken", [260, 400])):
@@ -251,6 +256,7 @@ def test_each_command_has_a_folder_of_its_own(source: Any) -> None:
         "--seed 1",
     ]
     flags += ["--keep-replay", "--anchor 0.1", "--anchor 0.1 --anchor-steps 9"]
+    flags += ["--relabel --new-share 0.5", "--anchor 0.1 --anchor-rate 0.01"]
     flags += ["--acting-horizon 20", "--prior-weight 0", "--plan-lambda 1", "--min-std 0.2"]
     flags += ["--skill-length 5", "--horizon 5", "--reward a.b:c", "--reward a.b:d"]
     folders = [folder(*each.split()) for each in flags]
@@ -771,6 +777,28 @@ def test_what_cannot_be_paid_is_kept_unpaid(tmp_path: Any) -> None:
     assert not next(trainer.parts.source_replay.episodes())["is_paid"].any()
     trainer.run(300)
     assert trainer.counters.updates > 0
+    trainer.close()
+
+
+def test_a_share_of_each_batch_is_from_the_new_task(source: Any, tmp_path: Any) -> None:
+    relabel = TransferConfig(relabel=True, updates=1, new_share=0.75)
+    trainer = open_trainer(tmp_path / "run", transferred(source(), "walker_run", relabel))
+    begin(trainer)
+    old, length = len(trainer.replay), trainer.config.replay.length
+
+    def from_the_new_task() -> list[bool]:
+        actions = trainer.replay._rows["action"][: len(trainer.replay)]
+        return [
+            any(np.array_equal(actions[t : t + length], each) for t in range(old, len(actions)))
+            for each in trainer.draw_batch()["action"]
+        ]
+
+    assert from_the_new_task() == [False] * 4
+    trainer.run(250)
+    assert len(trainer.replay) == old + 2 * 26  # two whole episodes
+    found = np.array([from_the_new_task() for _ in range(40)])
+    assert found[:, 1:].all()  # three of four, whatever is drawn
+    assert found[:, 0].mean() < 0.6
     trainer.close()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lsp.algorithm.cem import Plan
 from lsp.algorithm.returns import discounted_sum, lambda_return
+from lsp.models.anchor import MovingAnchor
 from lsp.models.distributions import Normal
 from lsp.models.imagination import Rollout, RolloutNoise
 from lsp.models.networks import HeadOutputs, Networks
@@ -176,17 +177,22 @@ def anchor_loss(
     generator: torch.Generator,
     scan: Scan | None = None,
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """KL(policy ‖ source's policy), on average over the posteriors `[batch, time]` of replayed
-    sequences, each under a skill from N(0, I); the gradient reaches the policy alone.
+    """KL(policy ‖ anchor), on average over the posteriors `[batch, time]` of replayed sequences,
+    each under a skill from N(0, I); the gradient reaches the policy alone.
 
-    The source's policy reads the same observations through its own model, sampled with the same
-    `noise`: as long as nothing has been learned the two are the same.
+    The anchor is the source's policy, or a slow copy of the policy itself. The source's policy
+    reads the same observations through its own model, sampled with the same `noise`: as long as
+    nothing has been learned the two are the same.
     """
     assert networks.anchor is not None
     states = latents.detach().flatten().feature
     size = states.shape[0], networks.config.skills.dim
     skill = torch.randn(size, generator=generator, device=states.device)
-    kl = networks.policy(states, skill).kl(networks.anchor(batch, skill, noise, scan)).mean()
+    if isinstance(networks.anchor, MovingAnchor):
+        held_to = networks.anchor(states, skill)
+    else:
+        held_to = networks.anchor(batch, skill, noise, scan)
+    kl = networks.policy(states, skill).kl(held_to).mean()
     return kl, {"policy/anchor_kl": kl}
 
 

@@ -150,6 +150,7 @@ class Learner:
                 metrics |= self.descend("skills", loss)
         metrics |= self.fit_proposal(latents, data)
         networks.update_slow_value()
+        networks.move_anchor()
         networks.track_return_size(estimates.target, sources.value_weight)
         every = config.behavior.rollouts_per_start
         self._starts = starts.latent.rows(slice(0, PROBE_STARTS * every, every))

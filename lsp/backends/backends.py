@@ -25,6 +25,7 @@ from lsp.backends.native.mlp import NativeMLP
 from lsp.backends.precision import precision
 from lsp.config import RuntimeConfig
 from lsp.errors import warn
+from lsp.models.anchor import Anchor
 from lsp.models.distributions import Normal
 from lsp.models.imagination import Predict, RolloutNoise, Transition
 from lsp.models.layers import MLP
@@ -56,7 +57,7 @@ class EagerBackend:
         self.model = networks.world_model
         self.scan: Scan = self.model.rssm.scan
         anchor = self.frozen_copy.anchor
-        self.anchor_scan: Scan | None = None if anchor is None else anchor.rssm.scan
+        self.anchor_scan: Scan | None = anchor.rssm.scan if isinstance(anchor, Anchor) else None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -84,7 +85,7 @@ class NativeBackend(EagerBackend):
         copy.judge_at_once = Judging(imagination, heads)
         self.model = _same_weights(networks.world_model)
         self.scan = Filter(self.model.rssm, dtype)
-        if networks.anchor is not None:
+        if isinstance(networks.anchor, Anchor):
             self.anchor_scan = Filter(networks.anchor.rssm, dtype)
         for mine, theirs in zip(_mlps(copy), _mlps(networks), strict=True):
             mine.faster = NativeMLP(theirs, dtype, learned=mine)

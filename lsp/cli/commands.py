@@ -117,6 +117,11 @@ class Transfer:
     """Hold the policy to what the run's own does, by this weight of their KL."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; without it stays."""
+    anchor_rate: float = 0.0
+    """Hold the policy to a slow copy of itself instead, which takes over this share of it in each
+    update."""
+    new_share: float = 0.0
+    """With --relabel: share of each batch from the new task's own episodes; 0: as they come."""
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What is reset besides the optimisers: the reward head, the critic's output for the task."""
     reward: str | None = None
@@ -174,6 +179,8 @@ class Transfer:
             keep_replay=self.keep_replay,
             anchor=self.anchor,
             anchor_steps=self.anchor_steps,
+            anchor_rate=self.anchor_rate,
+            new_share=self.new_share,
         )
 
     def main(self) -> None:

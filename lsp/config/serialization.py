@@ -21,6 +21,8 @@ ADDED: dict[str, Any] = {
     "planner.temperature": 0.02,
     "planner.step_size": 0.3,
     "planner.min_std": 0.05,
+    "transfer.anchor_rate": 0.0,
+    "transfer.new_share": 0.0,
 }
 """Settings that older runs lack, each with the value that does what they did."""
 

@@ -346,6 +346,13 @@ class TransferConfig:
     while what the states of the model mean moves (ours)."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; None keeps it (ours)."""
+    anchor_rate: float = 0.0
+    """Share of the policy that the anchor takes over in each update. 0: it stays the source's.
+    Above, it is a slow copy of the policy on the model's own states, a trust region: the policy may
+    go anywhere, but no faster than episodes tell where that leads (ours)."""
+    new_share: float = 0.0
+    """Share of each batch from the new task's own episodes, of a relabelled replay; 0: as they
+    come (RLPD: 0.5)."""
 
     def anchor_at(self, env_steps: int) -> float:
         """The anchor's weight after some env steps on the new task."""

@@ -66,7 +66,8 @@ _MOST = {
 """Beyond these a machine is busy until it is out of memory: they come from elsewhere."""
 
 
-_POSITIVE = ("_rate", "optimizer.epsilon", "optimizer.clip")
+_RATES = ("learning_rate", "slow_rate", "critic_rate", "actor_rate")
+_POSITIVE = (*_RATES, "optimizer.epsilon", "optimizer.clip")
 
 
 def _numbers(config: Config) -> list[str]:
@@ -330,8 +331,25 @@ def _anchor(config: Config) -> list[str]:
     if transfer.keep_replay and config.replay.batch < 2:
         found.append("transfer.keep_replay needs a replay.batch of at least 2")
     found += _below(1, "anchor_steps", transfer, "transfer.")
-    if transfer.anchor_steps is not None and transfer.anchor == 0:
-        found.append("transfer.anchor_steps needs a transfer.anchor")
+    found += [
+        f"transfer.{name} needs a transfer.anchor"
+        for name in ("anchor_steps", "anchor_rate")
+        if getattr(transfer, name) and transfer.anchor == 0
+    ]
+    if transfer.anchor_rate > 0 and transfer.freeze_policy:
+        found.append("transfer.anchor_rate: a frozen policy would be held to itself")
+    return found + _shares(config)
+
+
+def _shares(config: Config) -> list[str]:
+    transfer = config.transfer
+    found = [
+        f"transfer.{name} must be at least 0 and below 1, not {getattr(transfer, name)}"
+        for name in ("anchor_rate", "new_share")
+        if not 0 <= getattr(transfer, name) < 1
+    ]
+    if transfer.new_share > 0 and not transfer.relabel:
+        found.append("transfer.new_share is that of a relabelled replay: it needs transfer.relabel")
     return found
 
 

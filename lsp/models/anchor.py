@@ -1,8 +1,8 @@
-"""What the source's policy would do: an anchor for a policy that adapts (ours).
+"""What a policy that adapts is held to: the source's policy, or a slow copy of itself (ours).
 
 While a model learns on, its latents move, and a policy of the same weights does something else.
 So the source's policy is asked about observations, not about latents: it reads what the source's
-own model, frozen, makes of them.
+own model, frozen, makes of them. A slow copy moves with the policy, and reads what the policy does.
 """
 
 from collections.abc import Mapping
@@ -42,3 +42,24 @@ class Anchor(nn.Module):
         scan = self.rssm.scan if scan is None else scan
         latents: Latent = scan(start, batch["action"], embedding, batch["is_first"], noise)[1]
         return self.policy(latents.flatten().feature, skill)
+
+
+class MovingAnchor(nn.Module):
+    """A slow copy of the policy: a trust region that moves with it."""
+
+    def __init__(self, policy: Policy, rate: float):
+        super().__init__()
+        self.policy, self.rate = deepcopy(policy).requires_grad_(False), rate
+
+    @torch.no_grad()
+    def forward(
+        self, feature: Float[Tensor, "rows features"], skill: Float[Tensor, "rows skill"]
+    ) -> TanhNormal:
+        """What the policy did of late."""
+        return self.policy(feature, skill)
+
+    @torch.no_grad()
+    def follow(self, policy: Policy) -> None:
+        """Take over the share `rate` of it."""
+        slow: list[Tensor] = list(self.policy.parameters())
+        torch._foreach_lerp_(slow, list[Tensor](policy.parameters()), self.rate)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lsp.config import Config
 from lsp.models.actor_critic import Policy, Value
-from lsp.models.anchor import Anchor
+from lsp.models.anchor import Anchor, MovingAnchor
 from lsp.models.distributions import Normal
 from lsp.models.encoders import Shapes
 from lsp.models.imagination import (
@@ -70,8 +70,7 @@ class Networks(nn.Module):
             self.policy = Policy(features, config.skills.dim, action_dim, config.policy)
             self.value = Value(features, config.value)
             self.slow_value = deepcopy(self.value).requires_grad_(False)
-        anchored = config.transfer.anchor > 0
-        self.anchor = Anchor(self.world_model, self.policy) if anchored else None
+        self.anchor = self._make_anchor() if config.transfer.anchor > 0 else None
         if config.has_intrinsic:
             self.skill_predictor = SkillPredictor(features, config.skills)
         if config.has_proposal:
@@ -83,6 +82,10 @@ class Networks(nn.Module):
         self.register_buffer("return_size", torch.ones(()))
         self.new_task: NewTask | None = None
         self._bind()
+
+    def _make_anchor(self) -> Anchor | MovingAnchor:
+        rate = self.config.transfer.anchor_rate
+        return MovingAnchor(self.policy, rate) if rate else Anchor(self.world_model, self.policy)
 
     def _bind(self) -> None:
         """Attributes, so that a faster copy can have faster ones (`backends`)."""
@@ -220,6 +223,11 @@ class Networks(nn.Module):
         slow: list[Tensor] = list(self.slow_value.parameters())
         fast: list[Tensor] = list(self.value.parameters())
         torch._foreach_lerp_(slow, fast, self.config.value.slow_rate)
+
+    def move_anchor(self) -> None:
+        """Let it follow the policy, if it moves."""
+        if isinstance(self.anchor, MovingAnchor):
+            self.anchor.follow(self.policy)
 
     @torch.no_grad()
     def track_return_size(

@@ -11,7 +11,10 @@ NAMED_ELSEWHERE = {"task", "method", "preset", "obs", "seed", "reward", "transfe
 """Columns and file names have these; a path is nothing that a run does."""
 VARIANTS = {
     f"transfer.{name}"
-    for name in ("freeze_policy", "relabel", "keep_replay", "anchor", "anchor_steps", "reset")
+    for name in (
+        *("freeze_policy", "relabel", "keep_replay", "reset", "new_share"),
+        *("anchor", "anchor_steps", "anchor_rate"),
+    )
 }
 """Of a transfer, in the names of tables: "lsp-frozen"."""
 _LENGTHS = {"planner.skill-length", "planner.horizon"}

@@ -134,6 +134,8 @@ def variant(transfer: Mapping[str, Any], reward: str | None) -> str:
     if anchor := transfer.get("anchor"):
         steps = transfer.get("anchor_steps")
         text += f"-anchor{anchor:g}" + (f"-over{steps}" if steps else "")
+        text += f"-rate{rate:g}" if (rate := transfer.get("anchor_rate")) else ""
+    text += f"-new{share:g}" if (share := transfer.get("new_share")) else ""
     reset = sorted(transfer.get("reset", ()))
     text += f"-{plain_name('-'.join(['reset', *map(str, reset)]))}" if reset else ""
     return text + (f"-paid-by-{plain_name(reward)}" if reward else "")

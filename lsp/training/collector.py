@@ -191,6 +191,11 @@ class Collector:
         total, env_steps = float(episode["reward"].sum()), int(episode["env_steps"].sum())
         return EpisodeSummary(total, env_steps, self.success[index])
 
+    @property
+    def rows_under_way(self) -> int:
+        """Rows of episodes that are not in the replay yet."""
+        return sum(map(len, self.rows))
+
     def unfinished(self) -> dict[str, np.ndarray]:
         """The rows of all episodes under way, one env's after the other's, for a checkpoint."""
         return stack([row for rows in self.rows for row in rows])

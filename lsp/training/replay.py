@@ -287,8 +287,11 @@ class Replay:
             f"{count - 1} more, and is tried again with the next episode"
         )
 
-    def sample(self, batch: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Draws chunks of consecutive rows, uniformly over all rows that a chunk can start from.
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator, newest: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Draws chunks of consecutive rows, uniformly over all rows that a chunk can start from, or
+        over the `newest` of them.
 
         Chunks may span episode ends, where ``is_first`` is set; none spans the ring's seam.
 
@@ -299,13 +302,14 @@ class Replay:
         Raises:
           UserError: fewer than ``length`` rows are stored.
         """
-        if self._size < length:
+        size = self._size if newest is None else min(newest, self._size)
+        if size < length:
             raise UserError(
-                f"The replay holds {self._size} rows, too few for sequences of {length}: "
+                f"The replay holds {size} rows, too few for sequences of {length}: "
                 "collect more before learning, or use shorter sequences."
             )
-        starts = rng.integers(self._size - length + 1, size=(batch, 1))
-        oldest = self._next - self._size
+        starts = rng.integers(size - length + 1, size=(batch, 1))
+        oldest = self._next - size
         index = (oldest + starts + np.arange(length)) % self._allocated
         return {key: rows[index] for key, rows in self._rows.items()}
 
