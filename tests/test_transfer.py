@@ -26,7 +26,15 @@ from lsp.config import (
     make_config,
     validated,
 )
-from lsp.config.transfers import ACTING_HORIZON, ANCHORED_STD, PRIOR_WEIGHT
+from lsp.config.transfers import (
+    ACTING_HORIZON,
+    ANCHOR,
+    ANCHOR_RATE,
+    ANCHORED_STD,
+    NEW_SHARE,
+    PRIOR_WEIGHT,
+    on_another_task,
+)
 from lsp.envs import make_env
 from lsp.envs.lookup import Maker
 from lsp.errors import RunWarning, UserError
@@ -820,6 +828,30 @@ def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
     assert (config.planner.lambda_, config.policy.min_std) == (0.5, 0.2)
     anchored = transferred(source(), "walker_run", TransferConfig(anchor=0.1))
     assert anchored.policy.min_std == ANCHORED_STD
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen", "expected"),
+    [
+        ("lsp", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
+        ("dreamer", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
+        ("lsp", {}, (0, 0, 0)),
+        ("lsp", {"relabel": True, "freeze_policy": True}, (0, 0, 0)),
+        ("lsp", {"relabel": True, "anchor": 0.3}, (0.3, 0, NEW_SHARE)),
+        ("lsp", {"relabel": True, "anchor": 0.0, "new_share": 0.0}, (0, 0, 0)),
+        ("lsp", {"relabel": True, "anchor_rate": 0.1}, (ANCHOR, 0.1, NEW_SHARE)),
+        ("cem", {"relabel": True}, (0, 0, 0)),
+        ("hiro", {"relabel": True}, (0, 0, 0)),
+    ],
+)
+def test_a_policy_that_adapts_on_a_relabelled_replay_is_held(
+    method: Any, chosen: Any, expected: Any
+) -> None:
+    config = make_config(method, "debug", task="quadruped_upright_walk")
+    held = on_another_task(config, "quadruped_reach", TransferConfig("gone", **chosen))
+    found = held.transfer.anchor, held.transfer.anchor_rate, held.transfer.new_share
+    assert found == expected
+    validated(held)
 
 
 def test_a_new_task_is_planned_for_far_ahead(source: Any) -> None:

@@ -62,7 +62,7 @@ class Learner:
         parts: dict[str, tuple[nn.Module, nn.Module, float]] = {
             "model": (networks.world_model, networks.world_model, config.model.learning_rate),
         }
-        held, anchored = config.transfer.freeze_policy, config.transfer.anchor > 0
+        held, anchored = config.transfer.freeze_policy, bool(config.transfer.anchor)
         if not config.plans_actions:
             parts["value"] = networks.value, frozen.value, config.value.learning_rate
         if not config.plans_actions and (anchored or not held):
@@ -190,7 +190,7 @@ class Learner:
         `noise` is what the posteriors `latents` were sampled with.
         """
         config, networks = self.config, self.networks
-        if config.transfer.anchor == 0:
+        if not config.transfer.anchor:
             return loss, {}
         frozen, scan = self.backend.frozen_copy, self.backend.anchor_scan
         own = noise[: config.own_sequences]

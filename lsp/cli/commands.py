@@ -113,15 +113,17 @@ class Transfer:
     """With --relabel: updates before the first step, which leave the policy as it is."""
     keep_replay: bool = False
     """Half of each batch comes from the run's episodes, for the model alone."""
-    anchor: float = 0.0
-    """Hold the policy to what the run's own does, by this weight of their KL."""
+    anchor: float | None = None
+    """Hold the policy to what the run's own does, by this weight of their KL. Without it, and with
+    --relabel, 0.05 to a slow copy of itself."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; without it stays."""
-    anchor_rate: float = 0.0
+    anchor_rate: float | None = None
     """Hold the policy to a slow copy of itself instead, which takes over this share of it in each
-    update."""
-    new_share: float = 0.0
-    """With --relabel: share of each batch from the new task's own episodes; 0: as they come."""
+    update; without it 0 where --anchor is given, else 0.005."""
+    new_share: float | None = None
+    """With --relabel: share of each batch from the new task's own episodes, 0 as they come; without
+    it 0.5."""
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What is reset besides the optimisers: the reward head, the critic's output for the task."""
     reward: str | None = None

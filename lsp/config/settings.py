@@ -339,25 +339,27 @@ class TransferConfig:
     keep_replay: bool = False
     """Half of each batch comes from the source's episodes, for the model's loss alone; its rewards
     are the new task's where they can be known, and otherwise not learned (ours)."""
-    anchor: float = 0.0
-    """Weight of KL(policy ‖ source's policy), in units of the running size of returns. The source's
-    policy reads what the source's own frozen model makes of the same observations. A policy that
-    is frozen besides follows the source's alone: it is fixed in what it does, not in its weights,
-    while what the states of the model mean moves (ours)."""
+    anchor: float | None = None
+    """Weight of KL(policy ‖ anchor), in units of the running size of returns; 0 has no anchor.
+    None: a moving one of 0.05 where a policy adapts on a relabelled replay, else none. An anchor
+    that does not move is the source's policy, which reads what the source's own frozen model makes
+    of the same observations. A policy that is frozen besides follows it alone: it is fixed in what
+    it does, not in its weights, while what the states of the model mean moves (ours)."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; None keeps it (ours)."""
-    anchor_rate: float = 0.0
+    anchor_rate: float | None = None
     """Share of the policy that the anchor takes over in each update. 0: it stays the source's.
-    Above, it is a slow copy of the policy on the model's own states, a trust region: the policy may
-    go anywhere, but no faster than episodes tell where that leads (ours)."""
-    new_share: float = 0.0
+    None: 0 if an anchor is chosen, else 0.005. Above 0 it is a slow copy of the policy on the
+    model's own states, a trust region: the policy may go anywhere, but no faster than episodes tell
+    where that leads (ours)."""
+    new_share: float | None = None
     """Share of each batch from the new task's own episodes, of a relabelled replay; 0: as they
-    come (RLPD: 0.5)."""
+    come. None: 0.5 where a policy adapts on such a replay (Ball et al. 2023, RLPD), else 0."""
 
     def anchor_at(self, env_steps: int) -> float:
         """The anchor's weight after some env steps on the new task."""
         left = 1.0 if self.anchor_steps is None else 1 - env_steps / self.anchor_steps
-        return self.anchor * max(left, 0.0)
+        return (self.anchor or 0.0) * max(left, 0.0)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ on, and without it CEM walks out to skills that nobody has learned (docs/noteboo
 ACTING_HORIZON = 50
 """`planner.acting_horizon` on a new task: one skill, held so long, is found sooner than several
 (docs/notebook/transfer.md)."""
+ANCHOR, ANCHOR_RATE, NEW_SHARE = 0.05, 0.005, 0.5
+"""Of a policy that adapts on a relabelled replay: without them it leaves what its model has seen
+before a single new episode can tell where that leads (docs/notebook/transfer.md)."""
 ANCHORED_STD = 0.1
 """Least standard deviation of a policy that is held to another: between two that are nearly sure of
 what they do the KL has no end."""
@@ -42,6 +45,7 @@ def on_another_task(
 
     Raises UserError where the method has nothing that a setting could change.
     """
+    transfer = _held(source, transfer)
     # The source's own reward is neither this task's nor known to be harmless code.
     config = replace(source, task=task, transfer=transfer, **({"reward": None} | changes))
     ahead = horizon, acting_horizon
@@ -59,7 +63,7 @@ def on_another_task(
         acting_horizon=acting_horizon,
     )
     least = config.policy.min_std if min_std is None else min_std
-    if transfer.anchor > 0 and min_std is None:
+    if transfer.anchor and min_std is None:
         least = max(least, ANCHORED_STD)
     config = replace(config, planner=planner, policy=replace(config.policy, min_std=least))
     if final_episodes is not None:
@@ -79,6 +83,20 @@ def _fitted(config: Config) -> Config:
     if not config.has_skills:
         return config
     return replace(config, behavior=replace(config.behavior, horizon=length))
+
+
+def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
+    """What holds the policy, where nobody chose it."""
+    learns = source.method != "hiro" and not source.plans_actions and not transfer.freeze_policy
+    adapts = learns and transfer.relabel
+    anchor, rate, share = transfer.anchor, transfer.anchor_rate, transfer.new_share
+    if rate is None:
+        rate = ANCHOR_RATE if adapts and anchor is None else 0.0
+    if anchor is None:
+        anchor = ANCHOR if adapts else 0.0
+    if share is None:
+        share = NEW_SHARE if adapts else 0.0
+    return replace(transfer, anchor=anchor, anchor_rate=rate, new_share=share)
 
 
 def _acting_horizon(config: Config) -> int | None:

@@ -324,7 +324,7 @@ def _transfer(config: Config) -> list[str]:
 def _anchor(config: Config) -> list[str]:
     """How a transfer holds on to its source."""
     transfer, method, found = config.transfer, config.method, []
-    if transfer.anchor > 0 and (config.plans_actions or method == "hiro"):
+    if transfer.anchor and (config.plans_actions or method == "hiro"):
         found.append(f"transfer.anchor holds a policy in a world model, which {method} lacks")
     if transfer.keep_replay and method == "hiro":
         found.append("transfer.keep_replay is for learning a world model, which hiro lacks")
@@ -334,9 +334,9 @@ def _anchor(config: Config) -> list[str]:
     found += [
         f"transfer.{name} needs a transfer.anchor"
         for name in ("anchor_steps", "anchor_rate")
-        if getattr(transfer, name) and transfer.anchor == 0
+        if getattr(transfer, name) and not transfer.anchor
     ]
-    if transfer.anchor_rate > 0 and transfer.freeze_policy:
+    if transfer.anchor_rate and transfer.freeze_policy:
         found.append("transfer.anchor_rate: a frozen policy would be held to itself")
     return found + _shares(config)
 
@@ -346,9 +346,9 @@ def _shares(config: Config) -> list[str]:
     found = [
         f"transfer.{name} must be at least 0 and below 1, not {getattr(transfer, name)}"
         for name in ("anchor_rate", "new_share")
-        if not 0 <= getattr(transfer, name) < 1
+        if not 0 <= (getattr(transfer, name) or 0.0) < 1
     ]
-    if transfer.new_share > 0 and not transfer.relabel:
+    if transfer.new_share and not transfer.relabel:
         found.append("transfer.new_share is that of a relabelled replay: it needs transfer.relabel")
     return found
 

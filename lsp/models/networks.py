@@ -70,7 +70,7 @@ class Networks(nn.Module):
             self.policy = Policy(features, config.skills.dim, action_dim, config.policy)
             self.value = Value(features, config.value)
             self.slow_value = deepcopy(self.value).requires_grad_(False)
-        self.anchor = self._make_anchor() if config.transfer.anchor > 0 else None
+        self.anchor = self._make_anchor() if config.transfer.anchor else None
         if config.has_intrinsic:
             self.skill_predictor = SkillPredictor(features, config.skills)
         if config.has_proposal:

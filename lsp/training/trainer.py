@@ -211,7 +211,7 @@ class Trainer:
         there is a whole one."""
         length, sampler = self.config.replay.length, self.parts.sampler
         new = self.env_steps // self.config.action_repeat - self.collector.rows_under_way
-        share = round(self.config.transfer.new_share * count) if new >= length else 0
+        share = round((self.config.transfer.new_share or 0) * count) if new >= length else 0
         batch = self.replay.sample(count - share, length, sampler)
         if share == 0:
             return batch

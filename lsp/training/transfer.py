@@ -243,7 +243,7 @@ def _anchor_weights(
     networks: AnyNetworks, weights: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Those of the anchor: the source's own model and policy as they are now."""
-    if networks.config.transfer.anchor == 0:
+    if not networks.config.transfer.anchor:
         return {}
     names = [n.removeprefix("anchor.") for n in networks.state_dict() if n.startswith("anchor.")]
     homes = {n: n if n.startswith("policy.") else f"world_model.{n}" for n in names}
