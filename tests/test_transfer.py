@@ -854,6 +854,13 @@ def test_a_policy_that_adapts_on_a_relabelled_replay_is_held(
     validated(held)
 
 
+def test_the_paper_transfers_as_it_did() -> None:
+    config = make_config("lsp", "paper", task="quadruped_upright_walk")
+    moved = on_another_task(config, "quadruped_reach", TransferConfig("gone", relabel=True))
+    assert (moved.planner, moved.policy) == (config.planner, config.policy)
+    assert (moved.transfer.anchor, moved.transfer.new_share) == (0, 0)
+
+
 def test_a_new_task_is_planned_for_far_ahead(source: Any) -> None:
     def planner(method: Any = "lsp", **settings: Any) -> Any:
         return transferred(source(method), "walker_run", **settings).planner

@@ -43,6 +43,8 @@ def on_another_task(
     skills are planned, and so is `acting_horizon` ACTING_HORIZON unless K or H is given, with which
     behaviour learning imagines one skill. `changes` replace top-level fields.
 
+    What is ours and nobody chose is off in the preset `paper`.
+
     Raises UserError where the method has nothing that a setting could change.
     """
     transfer = _held(source, transfer)
@@ -53,7 +55,7 @@ def on_another_task(
     if acting_horizon is None and skill_length is None and horizon is None:
         acting_horizon = _acting_horizon(config)
     if prior_weight is None:
-        prior_weight = PRIOR_WEIGHT if config.plans_skills and config.method != "hiro" else 0.0
+        prior_weight = PRIOR_WEIGHT if _plans_skills(config) else 0.0
     planner = replace(
         config.planner,
         prior_weight=prior_weight,
@@ -88,7 +90,7 @@ def _fitted(config: Config) -> Config:
 def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
     """What holds the policy, where nobody chose it."""
     learns = source.method != "hiro" and not source.plans_actions and not transfer.freeze_policy
-    adapts = learns and transfer.relabel
+    adapts = learns and transfer.relabel and source.preset != "paper"
     anchor, rate, share = transfer.anchor, transfer.anchor_rate, transfer.new_share
     if rate is None:
         rate = ANCHOR_RATE if adapts and anchor is None else 0.0
@@ -101,9 +103,14 @@ def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
 
 def _acting_horizon(config: Config) -> int | None:
     """Of an agent's plans, where nobody chose it."""
-    plans = config.plans_skills and config.method != "hiro" and not config.has_proposal
+    plans = _plans_skills(config) and not config.has_proposal
     chosen = config.planner.acting_horizon
     return chosen or (ACTING_HORIZON if plans and config.planner.scope == "per_state" else None)
+
+
+def _plans_skills(config: Config) -> bool:
+    """In a world model, and otherwise than in the paper."""
+    return config.plans_skills and config.method != "hiro" and config.preset != "paper"
 
 
 def _refuse_what_is_not_there(
