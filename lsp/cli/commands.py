@@ -136,7 +136,7 @@ class Transfer:
     """Agent steps that plans look ahead while acting, under one skill; without it 50, or as in
     updates where K or H is given."""
     prior_weight: float | None = None
-    """Weight of the prior of skills in a plan's score; without it 0.01 where skills are planned."""
+    """Weight of the prior of skills in a plan's score; without it 0.05 where skills are planned."""
     plan_lambda: float | None = None
     """λ of a plan's score; without it the policy's own, or 1 for a horizon beyond 15."""
     min_std: float | None = None

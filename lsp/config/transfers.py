@@ -8,7 +8,7 @@ from lsp.config.settings import TransferConfig
 from lsp.config.validation import shortest_sequence
 from lsp.errors import UserError
 
-PRIOR_WEIGHT = 0.01
+PRIOR_WEIGHT = 0.05
 """`planner.prior_weight` on a new task. A plan meets a reward there that the policy was not trained
 on, and without it CEM walks out to skills that nobody has learned (docs/notebook/skills.md)."""
 ACTING_HORIZON = 50

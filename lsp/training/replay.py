@@ -290,8 +290,7 @@ class Replay:
     def sample(
         self, batch: int, length: int, rng: np.random.Generator, newest: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Draws chunks of consecutive rows, uniformly over all rows that a chunk can start from, or
-        over the `newest` of them.
+        """Draws chunks of consecutive rows, uniformly over all of them or the `newest` alone.
 
         Chunks may span episode ends, where ``is_first`` is set; none spans the ring's seam.
 

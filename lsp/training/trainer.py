@@ -12,6 +12,7 @@ from lsp.errors import NotFinite, UserError, warn
 from lsp.rows import observations
 from lsp.runs.checkpoint import save
 from lsp.runs.files import write_arrays
+from lsp.training.batches import draw_batch
 from lsp.training.collector import EpisodeSummary
 from lsp.training.evaluation import Evaluation, evaluate
 from lsp.training.open_loop import has_images, write_film
@@ -195,28 +196,8 @@ class Trainer:
         )
 
     def draw_batch(self) -> dict[str, np.ndarray]:
-        """B data sequences, some of them the source's where its replay is kept."""
-        replay, own = self.config.replay, self.config.own_sequences
-        batch = self._own_sequences(own)
-        if self.parts.source_replay is None:
-            return batch
-        batch["is_paid"] = np.ones_like(batch["is_first"])
-        others = self.parts.source_replay.sample(
-            replay.batch - own, replay.length, self.parts.sampler
-        )
-        return {key: np.concatenate([rows, others[key]]) for key, rows in batch.items()}
-
-    def _own_sequences(self, count: int) -> dict[str, np.ndarray]:
-        """From the run's own replay: of a relabelled one a share from the new task's episodes, once
-        there is a whole one."""
-        length, sampler = self.config.replay.length, self.parts.sampler
-        new = self.env_steps // self.config.action_repeat - self.collector.rows_under_way
-        share = round((self.config.transfer.new_share or 0) * count) if new >= length else 0
-        batch = self.replay.sample(count - share, length, sampler)
-        if share == 0:
-            return batch
-        newest = self.replay.sample(share, length, sampler, newest=new)
-        return {key: np.concatenate([rows, newest[key]]) for key, rows in batch.items()}
+        """B data sequences."""
+        return draw_batch(self.parts)
 
     def _end_episode(self, finished: EpisodeSummary) -> None:
         self.counters.last_return = finished.total
