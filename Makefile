@@ -98,7 +98,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "The index of CPU builds cannot be used from here: taking $$torch from pip's default index"; \
 	fi; \
 	$(PIP) install -c constraints.txt "$$torch"
-	$(PIP) install -c constraints.txt --config-settings editable_mode=compat -e '.[ray,dev]'
+	$(PIP) install -c constraints.txt --config-settings editable_mode=compat -e '.[ray,dev,explorer]'
 	@rm -f $(VENV)/.unfinished
 	@touch $(STAMP)
 
