@@ -12,7 +12,7 @@ import lsp.algorithm.agent
 import lsp.algorithm.learner
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
-from lsp.config import METHODS, flattened, from_dict, make_config, to_dict, validated
+from lsp.config import METHODS, differences, flattened, from_dict, make_config, to_dict, validated
 from lsp.config.serialization import ADDED
 from lsp.errors import UserError
 from lsp.models.distributions import Normal
@@ -211,3 +211,13 @@ def test_a_run_from_before_a_setting_is_read_as_what_it_was() -> None:
     del values["planner"]["horizon"]
     with pytest.raises(UserError, match="planner: unknown or missing settings: horizon"):
         from_dict(values)
+
+
+def test_a_run_that_noted_no_anchor_as_0_is_read() -> None:
+    older = to_dict(make_config("lsp", "debug"))
+    older["transfer"] |= {"anchor": 0.0, "anchor_rate": 0.0, "new_share": 0.0}
+    assert not validated(from_dict(older)).transfer.anchor
+    assert differences(from_dict(older), make_config("lsp", "debug")) == []
+    older["transfer"]["anchor"] = 0.1
+    with pytest.raises(UserError, match=r"need a transfer\.source"):
+        validated(from_dict(older))

@@ -166,7 +166,7 @@ class Config:
         if value.states is None:
             quadruped = self.task.startswith("quadruped_")
             value = replace(value, states="observed" if quadruped else "imagined")
-        return replace(self, model=model, value=value)
+        return replace(self, model=model, value=value, transfer=self.transfer.resolved())
 
 
 def named_code(config: Config) -> list[str]:

@@ -4,7 +4,7 @@ Sources: "A.3" is the appendix of the LSP paper, "Dreamer v1" its released code,
 explained in docs/paper/deviations.md. Defaults are those of the `paper` preset.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -355,6 +355,15 @@ class TransferConfig:
     new_share: float | None = None
     """Share of each batch from the new task's own episodes, of a relabelled replay; 0: as they
     come. None: 0.5 where a policy adapts on such a replay (Ball et al. 2023, RLPD), else 0."""
+
+    def resolved(self) -> "TransferConfig":
+        """The same with 0 where nothing was chosen, and no transfer chooses (`on_another_task`)."""
+        return replace(
+            self,
+            anchor=self.anchor or 0.0,
+            anchor_rate=self.anchor_rate or 0.0,
+            new_share=self.new_share or 0.0,
+        )
 
     def anchor_at(self, env_steps: int) -> float:
         """The anchor's weight after some env steps on the new task."""

@@ -301,7 +301,9 @@ def _schedule(config: Config) -> list[str]:
 def _transfer(config: Config) -> list[str]:
     transfer, method = config.transfer, config.method
     found = _below(0, "updates anchor", transfer, "transfer.")
-    if transfer.source is None and transfer != TransferConfig():
+    # What is off is not chosen: runs have noted that as 0 and as None.
+    chosen = [x for name, x in vars(transfer).items() if x and x != getattr(TransferConfig(), name)]
+    if transfer.source is None and chosen:
         found.append("transfer settings need a transfer.source, the folder of a run")
     if not transfer.relabel and transfer.updates != TransferConfig().updates:
         found.append("transfer.updates are those on a relabelled replay: it needs transfer.relabel")
