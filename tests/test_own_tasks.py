@@ -222,7 +222,7 @@ def test_episodes_can_end_in_users_tasks(task: Any, expected: Any) -> None:
     assert config.resolved().model.termination is expected
     for chosen in (False, True):
         explicit = replace(config, model=replace(config.model, termination=chosen))
-        assert explicit.resolved() == explicit
+        assert explicit.resolved().model == explicit.model
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,8 @@ def test_transfers_have_tables_of_their_own(tmp_path: Any) -> None:
     ]
     collect(runs, out)
     folder = out / "quadruped_reach" / "transfer_from_quadruped_walk"
-    tables = ["lsp", "lsp-frozen", "lsp-frozen-relabel", "lsp-relabel"]
-    tables.append("lsp-relabel-reset-reward-value")
+    held = "lsp-relabel-anchor0.05-rate0.005-new0.5"
+    tables = ["lsp", "lsp-frozen", "lsp-frozen-relabel", held, f"{held}-reset-reward-value"]
     assert sorted(path.stem for path in folder.glob("*.csv")) == tables
     assert (folder / "lsp-frozen.csv").read_text().splitlines() == [
         HEADER + ",source_steps,skill_length,horizon",

@@ -335,7 +335,7 @@ def _located(source: str | Path) -> Path:
 
 def _beginning(config: Config) -> TransferConfig:
     """What a run is begun with, once: all that is said of its transfer but how it learns."""
-    return replace(config.transfer, freeze_policy=False)
+    return replace(config.transfer.resolved(), freeze_policy=False)
 
 
 def _said(config: Config) -> str:
