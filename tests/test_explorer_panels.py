@@ -3,12 +3,14 @@
 Needs the extra `explorer`.
 """
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -44,6 +46,13 @@ pytestmark = [
 
 FAMILY = (QUADRUPED, "quadruped_reach")
 HAND: Any = object()
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Here, where these pipes are expected, and not in whatever test comes next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
