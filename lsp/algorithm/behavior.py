@@ -110,7 +110,7 @@ def recognise_skills(
     """log q_χ(z | {s}, s0) of each segment and the intrinsic reward r_i it earns."""
     config = networks.config
     length = config.planner.skill_length
-    parts = segments(feature, length)
+    parts = segments(networks.told(feature), length)
     skills = plans.unbind(1)[: len(parts)]
     log_q = [
         networks.skill_predictor(part, generator).log_prob(skill)

@@ -13,6 +13,7 @@ ADDED: dict[str, Any] = {
     "policy.entropy": 0.0,
     "skills.proposal": "normal",
     "skills.proposal_min_std": 0.2,
+    "skills.reads": (),
     "skills.estimator": "backward",
     "planner.acting_iterations": None,
     "planner.acting_horizon": None,

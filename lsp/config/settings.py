@@ -132,6 +132,9 @@ class SkillsConfig:
     intrinsic_unit: Literal["reward", "return"] = "reward"
     """`reward`: the scale is in units of reward. `return`: in units of the running size of imagined
     task returns, so that skills get the same share early and late, and in every task (ours)."""
+    reads: tuple[str, ...] = ()
+    """Observations, by key, whose decoded means χ reads in place of the latents: skills then differ
+    in those alone (ours)."""
     input_noise: float = 0.1
     """Std of the noise on χ's input, in training it and in rewarding with it (A.7)."""
     num_states: int = 10

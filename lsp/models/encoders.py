@@ -136,12 +136,14 @@ class Decoder(nn.Module):
         mean, log_std = self.mlp(feature).chunk(2, -1)
         return Normal(mean, softly_clamped_std(log_std, self.std_bounds))
 
+    def vectors_of(self, feature: Float[Tensor, "*batch features"]) -> dict[str, Tensor]:
+        """The mean of every preprocessed vector."""
+        parts = self.vector(feature).mean.split(list(self.vectors.values()), -1)
+        return dict(zip(self.vectors, parts, strict=True))
+
     def forward(self, feature: Float[Tensor, "*batch features"]) -> dict[str, Tensor]:
         """The mean of every preprocessed observation."""
-        means: dict[str, Tensor] = {}
-        if self.vectors:
-            parts = self.vector(feature).mean.split(list(self.vectors.values()), -1)
-            means |= dict(zip(self.vectors, parts, strict=True))
+        means = self.vectors_of(feature) if self.vectors else dict[str, Tensor]()
         if self.images:
             parts = self.conv(feature).split(list(self.images.values()), -3)
             means |= dict(zip(self.images, parts, strict=True))

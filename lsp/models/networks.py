@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lsp.config import Config
+from lsp.errors import UserError
 from lsp.models.actor_critic import Policy, Value
 from lsp.models.anchor import Anchor, MovingAnchor
 from lsp.models.distributions import Normal
@@ -72,7 +73,7 @@ class Networks(nn.Module):
             self.slow_value = deepcopy(self.value).requires_grad_(False)
         self.anchor = self._make_anchor() if config.transfer.anchor else None
         if config.has_intrinsic:
-            self.skill_predictor = SkillPredictor(features, config.skills)
+            self.skill_predictor = SkillPredictor(self._numbers_told(features), config.skills)
         if config.has_proposal:
             self.proposal = SkillProposal(features, config.plan_length, config.skills)
         if config.plans_skills:
@@ -86,6 +87,24 @@ class Networks(nn.Module):
     def _make_anchor(self) -> Anchor | MovingAnchor:
         rate = self.config.transfer.anchor_rate
         return MovingAnchor(self.policy, rate) if rate else Anchor(self.world_model, self.policy)
+
+    def _numbers_told(self, features: int) -> int:
+        """How many χ reads of each state. Raises UserError for keys that are not observed."""
+        vectors, reads = self.world_model.preprocess.vectors, self.config.skills.reads
+        if unknown := [key for key in reads if key not in vectors]:
+            raise UserError(
+                f"skills.reads: {self.config.task} has no vector {', '.join(unknown)}: choose of "
+                f"{', '.join(vectors) or 'none, as it observes images alone'}"
+            )
+        return sum(vectors[key] for key in reads) if reads else features
+
+    def told(self, feature: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch told"]:
+        """What χ reads of states: themselves, or what is decoded of them (`skills.reads`)."""
+        reads = self.config.skills.reads
+        if not reads:
+            return feature
+        decoded = self.world_model.decoder.vectors_of(feature)
+        return torch.cat([decoded[key] for key in reads], -1)
 
     def _bind(self) -> None:
         """Attributes, so that a faster copy can have faster ones (`backends`)."""
