@@ -141,6 +141,8 @@ def _skills(config: Config) -> list[str]:
     skills = config.skills
     found = _below(0, "dim input_noise", skills, "skills.")
     found += _below(1, "num_states", skills, "skills.")
+    if skills.reads and (not config.has_intrinsic or config.method == "hiro"):
+        found.append(f"skills.reads needs skills paid for in a model: not {config.method}")
     if skills.estimator == "forward":
         found += _forward(config)
     relative = skills.intrinsic_unit == "return"
