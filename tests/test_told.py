@@ -95,7 +95,7 @@ def test_kernels_agree() -> None:
 
 @pytest.mark.parametrize("shapes", [SHAPES, {"image": (64, 64, 3)}])
 def test_what_is_not_observed_cannot_be_told(shapes: Any) -> None:
-    with pytest.raises(UserError, match="skills.reads: .* has no vector gyroscope: choose of"):
+    with pytest.raises(UserError, match=r"skills\.reads: .* has no vector gyroscope: choose of"):
         make_networks(shapes=shapes, skills={"reads": ("gyroscope",)})
 
 
@@ -106,7 +106,7 @@ def test_images_cannot_be_told() -> None:
 
 @pytest.mark.parametrize("method", ["hiro", "dreamer", "no_mi"])
 def test_methods_that_pay_for_no_skills_refuse_it(method: str) -> None:
-    with pytest.raises(UserError, match="skills.reads"):
+    with pytest.raises(UserError, match=r"skills\.reads"):
         validated(change(make_config(method, "debug"), skills={"reads": ("speed",)}))
 
 
