@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from builders import make_networks
-from steered import LANDMARK, SECONDS, SHAPES, TIME_LIMIT, Point, knowing_networks
+from steered import SECONDS, SHAPES, TIME_LIMIT, Point, knowing_networks
 
 from lsp.envs import make_env
 from lsp.envs.quadruped import Measurements
 from lsp.errors import UserError
 from lsp.explorer.ground import Pose, pose_of, way
-from lsp.explorer.imagined import nearness
+from lsp.explorer.imagined import TURN, left_to_go, nearness
 from lsp.explorer.planning import planned_with, planning_of
 from lsp.explorer.session import AHEAD, EVERY, Session
 
@@ -36,21 +36,16 @@ def circle(speed: float, turning: float, steps: int) -> Any:
     angle = turning * SECONDS * np.arange(steps + 1)
     radius = speed / turning
     points = radius * np.stack([np.sin(angle), 1 - np.cos(angle)], -1)
-    left = LANDMARK - points
-    ahead = np.cos(angle) * left[:, 0] + np.sin(angle) * left[:, 1]
-    beside = np.cos(angle) * left[:, 1] - np.sin(angle) * left[:, 0]
     seen = {
         "torso_velocity": np.tile([speed, 0, 0], (steps + 1, 1)),
-        "goal": np.stack([np.hypot(ahead, beside), ahead, beside], -1),
         "imu": np.tile([0, 0, 0, 0, 0, turning], (steps + 1, 1)),
     }
     return seen, points, angle
 
 
-@pytest.mark.parametrize("known", ["goal", "imu"])
-def test_a_circle_is_told_by_either_of_two_readings(known: str) -> None:
+def test_a_circle_is_told_by_speed_and_gyroscope() -> None:
     seen, points, angle = circle(1.0, 0.8, 60)
-    told = {key: seen[key][:, None] for key in ("torso_velocity", known)}
+    told = {key: seen[key][:, None] for key in ("torso_velocity", "imu")}
     found, heading = way(told, SECONDS)
     np.testing.assert_allclose(found[:, 0], points, atol=0.02)
     np.testing.assert_allclose(heading[:, 0], angle, atol=0.01)
@@ -73,13 +68,13 @@ def test_the_ways_of_the_simulated_quadruped_are_told_by_what_it_observes() -> N
     assert (
         min(each["torso_upright"][0] for each in seen) > 0.8
     )  # speeds are of the torso's own axes
-    told = {key: np.stack([each[key] for each in seen]) for key in ("torso_velocity", "goal")}
+    told = {key: np.stack([each[key] for each in seen]) for key in ("torso_velocity", "imu")}
     points, heading = way(told, 0.04)
     moved = np.hypot(last.x - first.x, last.y - first.y)
     missed = np.linalg.norm(first.to_world(points[-1]) - np.array([last.x, last.y]))
     assert moved > 0.3
-    assert missed < 0.15 * moved
-    assert abs(first.heading + heading[-1] - last.heading) < 0.05
+    assert missed < 0.1  # it wobbles, and speeds are known every 40 ms
+    assert abs(first.heading + heading[-1] - last.heading) < 0.1  # it is tilted, too
 
 
 def test_only_quadrupeds_are_on_the_ground() -> None:
@@ -142,6 +137,16 @@ def test_an_episode_that_ends_is_followed_by_another(session: Any) -> None:
     assert [m.ended for m in moments[-2:]] == [True, False]
     assert moments[-1].returned == pytest.approx(1)
     assert moments[-1].pose[0] == pytest.approx(SECONDS)
+
+
+def test_what_is_left_to_go_counts_the_turn() -> None:
+    ahead, behind = np.array([3.0, 0.0]), np.array([-3.0, 0.0])
+    assert left_to_go(ahead) == pytest.approx(3)
+    assert left_to_go(ahead, heading=-0.5) == pytest.approx(3 + 0.5 * TURN)
+    assert left_to_go(behind) == pytest.approx(3 + np.pi * TURN)
+    # Whoever looks to the left of west sees it a little to the right, not around the other side.
+    assert left_to_go(behind, heading=np.pi + 0.2) == pytest.approx(3 + 0.2 * TURN)
+    assert left_to_go(np.array([-0.4, 0.0])) == pytest.approx(0.4)  # it is there
 
 
 @pytest.mark.parametrize("place", [(1.5, 1.0), (-1.0, 1.5)])

@@ -8,8 +8,6 @@ from jaxtyping import Float
 
 from lsp.envs.quadruped import Measurements
 
-_NEAREST = 0.3  # metres from the goal, below which its bearing turns as fast as there
-
 Observations = Mapping[str, np.ndarray]
 
 
@@ -52,49 +50,26 @@ def pose_of(task: str, info: Mapping[str, Any]) -> Pose | None:
 
 def tells_ways(keys: Collection[str]) -> bool:
     """Whether `way` can be read on observations of these keys: a quadruped's."""
-    return "torso_velocity" in keys and ("goal" in keys or "imu" in keys)
+    return "torso_velocity" in keys and "imu" in keys
 
 
 def way(
     observations: Observations, seconds: float
 ) -> tuple[Float[np.ndarray, "time *batch 2"], Float[np.ndarray, "time *batch"]]:
-    """The way over the ground that a quadruped's observations tell.
+    """The way over the ground that a quadruped's observations tell: its speed and the gyroscope,
+    integrated.
 
-    A goal that stands still is a landmark: its distance is known at each moment, and the speed
-    across the line to it says how its bearing turns, so that heading and distance do not drift.
-    Without one, speeds and the gyroscope are integrated.
+    Where a goal is seen it would be a landmark, but a model foresees speeds better than distances
+    (docs/notebook/skills.md).
 
     Args:
-        observations: `torso_velocity`, and `goal` or `imu`, `[time, *batch, n]`.
+        observations: `torso_velocity` and `imu`, `[time, *batch, n]`.
         seconds: between two of them.
 
     Returns:
         Metres ahead and to the left of the first pose, and the heading relative to it, in radians.
     """
-    if "goal" in observations:
-        return _by_landmark(observations["torso_velocity"], observations["goal"], seconds)
-    return _by_integration(observations["torso_velocity"], observations["imu"], seconds)
-
-
-def _by_landmark(
-    velocity: Float[np.ndarray, "time *batch 3"],
-    goal: Float[np.ndarray, "time *batch 3"],
-    seconds: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    distance, seen_at = np.maximum(goal[..., 0], 0), np.arctan2(goal[..., 2], goal[..., 1])
-    across = np.cos(seen_at) * velocity[..., 1] - np.sin(seen_at) * velocity[..., 0]
-    turned = _integral(-across / np.maximum(distance, _NEAREST), seconds)
-    bearing = seen_at[:1] + turned
-    points = -distance[..., None] * np.stack([np.cos(bearing), np.sin(bearing)], -1)
-    heading = np.unwrap(bearing - seen_at, axis=0)
-    return points - points[:1], heading
-
-
-def _by_integration(
-    velocity: Float[np.ndarray, "time *batch 3"],
-    imu: Float[np.ndarray, "time *batch 6"],
-    seconds: float,
-) -> tuple[np.ndarray, np.ndarray]:
+    velocity, imu = observations["torso_velocity"], observations["imu"]
     heading = _integral(imu[..., 5], seconds)  # the gyroscope's third: turning to the left
     cos, sin = np.cos(heading), np.sin(heading)
     ahead, left = velocity[..., 0], velocity[..., 1]

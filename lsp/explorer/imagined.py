@@ -13,6 +13,7 @@ from lsp.models.imagination import Rollout
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent
 
+TURN = 1.0  # metres that a turn by one radian costs
 REPEATS = 8  # rollouts of each skill, which are averaged: a way is what to expect
 
 
@@ -31,7 +32,7 @@ class Imagined(NamedTuple):
 
 
 class GoThere(nn.Module):
-    """Pays for being upright and near a place on the ground, as quadruped_reach does.
+    """Pays for being upright with little left to go to a place on the ground (`left_to_go`).
 
     Nothing of it was observed in training: it is read on the ways that the model decodes.
     """
@@ -51,18 +52,33 @@ class GoThere(nn.Module):
     @torch.no_grad()
     def forward(self, networks: Networks, rollout: Rollout) -> Float[Tensor, "horizon batch"]:
         """Of each agent step."""
-        ways, seen = decoded_ways(networks, rollout.feature, self.seconds)
-        distance = np.linalg.norm(ways - self.place.cpu().numpy(), axis=-1)
+        ways, headings, seen = decoded_ways(networks, rollout.feature, self.seconds)
+        metres = left_to_go(self.place.cpu().numpy() - ways, headings)
         upright = seen["torso_upright"][..., 0] if "torso_upright" in seen else 1.0
-        paid = self.action_repeat * nearness(distance, upright)[1:]
+        paid = self.action_repeat * nearness(metres, upright)[1:]
         return torch.as_tensor(paid, dtype=torch.float32, device=rollout.feature.device)
 
 
+def left_to_go(
+    place: Float[np.ndarray, "*any 2"], heading: Float[np.ndarray, "*any"] | float = 0.0
+) -> Float[np.ndarray, "*any"]:
+    """Metres to a place that is so far away in x and y, the turn towards it counted in.
+
+    By the distance alone a plan of two seconds that has its place behind it slows down: whoever
+    turns goes farther away at first.
+    """
+    distance = np.linalg.norm(place, axis=-1)
+    off = np.arctan2(place[..., 1], place[..., 0]) - heading
+    turn = np.abs((off + np.pi) % (2 * np.pi) - np.pi)
+    # Within the goal's radius it has arrived, however it stands.
+    return np.asarray(distance + TURN * turn * np.clip(distance - GOAL_RADIUS, 0, 1))
+
+
 def nearness(
-    distance: Float[np.ndarray, "*any"] | float, upright: Float[np.ndarray, "*any"] | float
+    metres: Float[np.ndarray, "*any"] | float, upright: Float[np.ndarray, "*any"] | float
 ) -> np.ndarray:
-    """Reward of an env step, at a distance in metres and with this cosine of the torso's tilt."""
-    beyond = np.maximum(np.asarray(distance) - GOAL_RADIUS, 0)
+    """Reward of an env step with so much left to go, and this cosine of the torso's tilt."""
+    beyond = np.maximum(np.asarray(metres) - GOAL_RADIUS, 0)
     return np.asarray(np.clip((np.asarray(upright) + 1) / 2, 0, 1) * (1 - beyond / REACH_MARGIN))
 
 
@@ -89,19 +105,22 @@ def imagine_skills(
     rewards = rewards.view(steps, count, REPEATS).mean(-1).T
     ways = None
     if tells_ways(networks.world_model.preprocess.vectors):
-        points = decoded_ways(networks, rollout.feature, seconds)[0]
+        points, _, _ = decoded_ways(networks, rollout.feature, seconds)
         ways = points.reshape(steps + 1, count, REPEATS, 2).mean(2).swapaxes(0, 1)
     return Imagined(np.asarray(skills), rewards.float().cpu().numpy(), ways)
 
 
 def decoded_ways(
     networks: Networks, feature: Float[Tensor, "states batch features"], seconds: float
-) -> tuple[Float[np.ndarray, "states batch 2"], dict[str, np.ndarray]]:
-    """The ways of rollouts, and the vectors that are decoded in them, `[states, batch, n]`."""
+) -> tuple[
+    Float[np.ndarray, "states batch 2"], Float[np.ndarray, "states batch"], dict[str, np.ndarray]
+]:
+    """The ways of rollouts, their headings, and the vectors that are decoded in them, `[states,
+    batch, n]`."""
     model = networks.world_model
     decoded = model.preprocess.restore(model.decoder(feature.flatten(0, 1)))
     seen = {
         key: decoded[key].double().cpu().numpy().reshape(*feature.shape[:2], -1)
         for key in model.preprocess.vectors
     }
-    return way(seen, seconds)[0], seen
+    return *way(seen, seconds), seen

@@ -18,7 +18,7 @@ from lsp.errors import UserError
 from lsp.experiments.skills.held import skill_grid
 from lsp.explorer.expression import ACTION, read_reward
 from lsp.explorer.ground import Pose, goal_of, pose_of, tells_ways
-from lsp.explorer.imagined import GoThere, Imagined, imagine_skills, nearness
+from lsp.explorer.imagined import GoThere, Imagined, imagine_skills, left_to_go, nearness
 from lsp.explorer.planning import Planning, planned_with, planning_of
 from lsp.models.networks import Networks, NewTask
 from lsp.models.new_reward import DecodedReward
@@ -337,9 +337,9 @@ class Session:
         if wanted.own is not None:
             return steps * float(wanted.own(_row(self.observation), action[None])[0])
         if wanted.place is not None and self.pose is not None:
-            distance = float(np.linalg.norm(self.pose.to_body(np.array(wanted.place))))
+            metres = left_to_go(self.pose.to_body(np.array(wanted.place)))
             upright = self.observation.get("torso_upright", np.ones(1))
-            return steps * float(nearness(distance, float(upright[0])))
+            return steps * float(nearness(metres, float(upright[0])))
         return by_task
 
     def _moment(
