@@ -56,8 +56,7 @@ def tells_ways(keys: Collection[str]) -> bool:
 def way(
     observations: Observations, seconds: float
 ) -> tuple[Float[np.ndarray, "time *batch 2"], Float[np.ndarray, "time *batch"]]:
-    """The way over the ground that a quadruped's observations tell: its speed and the gyroscope,
-    integrated.
+    """The way over the ground that a quadruped's speed and gyroscope tell, integrated.
 
     Where a goal is seen it would be a landmark, but a model foresees speeds better than distances
     (docs/notebook/skills.md).

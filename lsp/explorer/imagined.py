@@ -115,8 +115,7 @@ def decoded_ways(
 ) -> tuple[
     Float[np.ndarray, "states batch 2"], Float[np.ndarray, "states batch"], dict[str, np.ndarray]
 ]:
-    """The ways of rollouts, their headings, and the vectors that are decoded in them, `[states,
-    batch, n]`."""
+    """The ways of rollouts, their headings, and what is decoded in them, `[states, batch, n]`."""
     model = networks.world_model
     decoded = model.preprocess.restore(model.decoder(feature.flatten(0, 1)))
     seen = {
