@@ -26,6 +26,7 @@ from lsp.explorer.opening import open_session
 from lsp.runs import agents
 from lsp.runs.agents import read_card
 from lsp.runs.folder import RunFolder
+from lsp.runs.metrics import read_metrics
 from lsp.runs.packed import packed, unpacked, write_weights
 from lsp.training.evaluation import Evaluation
 
@@ -44,6 +45,20 @@ def trained(tmp_path_factory: Any) -> Any:
         lsp.train(short_run(task="quadruped_upright_walk"), folder / "run", 300, PLAIN)
         card = lsp.export(folder / "run", folder / "shared" / NAME, 2, about="it walks")
     return folder / "run", folder / "shared" / NAME, card
+
+
+def test_a_card_has_the_curve_and_the_command_line_adds_a_picture(
+    trained: Any, tmp_path: Path, capsys: Any
+) -> None:
+    run, _, card = trained
+    returns = [x["eval/return"] for x in read_metrics(run) if x["kind"] == "eval"]
+    assert [x for _, x in card.curve] == pytest.approx(returns, rel=1e-5)
+    assert [steps for steps, _ in card.curve] == [300]
+    main(["export", str(run), "--out", str(tmp_path / NAME), "--episodes", "2"])
+    assert "curve" in capsys.readouterr().out
+    picture = (tmp_path / NAME / "skills.jpg").read_bytes()
+    assert picture.startswith(b"\xff\xd8")
+    assert len(picture) < 300_000
 
 
 @pytest.fixture
@@ -377,7 +392,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_what_is_shipped_is_whole_and_small() -> None:
     for folder in map(agents.SHIPPED.joinpath, agents.names()):
-        assert {path.name for path in folder.iterdir()} == FILES
+        assert {path.name for path in folder.iterdir()} == FILES | {"skills.jpg"}
         assert agents.check_files(folder).licence == "MIT"
         assert agents.megabytes(folder) < 2
         observation, _ = lsp.make_env(read_card(folder).task).reset(seed=0)
@@ -388,5 +403,5 @@ def test_a_wheel_has_the_files_of_agents() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["lsp"]
     inside = agents.SHIPPED.relative_to(ROOT / "lsp")
-    for name in FILES:
+    for name in FILES | {"skills.jpg"}:
         assert any((inside / "an_agent" / name).match(pattern) for pattern in patterns)

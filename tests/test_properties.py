@@ -367,7 +367,20 @@ def test_settings_are_read_as_they_were_written(folder: Any, method: Any, preset
 
 CARD = Card(
     *(SCHEMA, "", None, "walker_walk", None, "lsp", "fast", "proprio", 0, 16 * "0", None, 100),
-    *("half", 10, 1.0, 1.0, None, 1.0, None, None, None, "2030-01-01", Sums("", "", "")),
+    *(
+        "half",
+        10,
+        1.0,
+        1.0,
+        None,
+        1.0,
+        ((100, 1.0),),
+        None,
+        None,
+        None,
+        "2030-01-01",
+        Sums("", "", ""),
+    ),
 )
 
 

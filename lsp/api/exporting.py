@@ -20,6 +20,7 @@ from lsp.errors import UserError
 from lsp.runs.agents import CARD, CONFIG, SCHEMA, SPACES, Card, find_run, sums_of
 from lsp.runs.files import expanded, read_json, write_json
 from lsp.runs.folder import RunFolder
+from lsp.runs.metrics import read_metrics
 from lsp.runs.packed import write_weights
 from lsp.runs.signature import seal
 from lsp.training.evaluation import Evaluation
@@ -143,6 +144,7 @@ def _card(source: RunFolder, folder: Path, before: Evaluation, full_precision: b
         eval_std=0.0,
         success=None,
         full_return=reached,
+        curve=_curve(source),
         prior_return=None,
         command=_portable(info.get("command")),
         commit=_commit(info),
@@ -207,6 +209,13 @@ def _portable(command: Any) -> str | None:
             flag, equals, value = word.rpartition("=")
             kept.append(flag + equals + (Path(value).name if Path(value).is_absolute() else value))
     return shlex.join(kept)
+
+
+def _curve(source: RunFolder) -> tuple[tuple[int, float], ...]:
+    """A run's evaluations up to its newest checkpoint."""
+    lines = read_metrics(source.path)
+    evaluated = [line for line in lines if line["kind"] == "eval" and "eval/return" in line]
+    return tuple((line["env_steps"], _shortened(line["eval/return"])) for line in evaluated)
 
 
 def _commit(info: dict[str, Any]) -> str | None:

@@ -44,7 +44,7 @@ class Agents:
 @dataclass(frozen=True)
 class Export:
     """Pack a run's newest checkpoint as an agent: a small folder to share, that stands for a run in
-    `lsp eval`, `lsp transfer`, `lsp skills` and `lsp explore`.
+    `lsp eval`, `lsp transfer`, `lsp skills` and `lsp explore`. A picture of its skills is in it.
 
     Run and agent are evaluated in the same episodes first; where half precision loses more than the
     noise, nothing is written.
@@ -72,6 +72,7 @@ class Export:
     def main(self) -> None:
         from lsp import api
         from lsp.backends.torch_setup import prepare_torch
+        from lsp.experiments.skills.report import draw_agent
         from lsp.runs.agents import find_run, megabytes
         from lsp.runs.files import expanded
         from lsp.runs.folder import RunFolder
@@ -88,6 +89,7 @@ class Export:
             device=self.device,
             trust=self.trust,
         )
+        draw_agent(out, trust=self.trust)
         print("\n".join(_described(card)))
         print(f"{out}: {megabytes(out):.2f} MB")
 
@@ -109,6 +111,7 @@ def _table(known: "dict[str, Card]", folder: Path) -> list[str]:
 def _described(card: "Card") -> list[str]:
     """A line for each thing that a card tells."""
     told = {name: value for name, value in asdict(card).items() if name not in ("schema", "sums")}
+    told["curve"] = ", ".join(f"{x:.0f} at {steps:,}" for steps, x in card.curve)
     told |= {"weights": f"sha256 {card.sums.weights}"}
     lines = [(name.replace("_", " "), value) for name, value in told.items()]
     return [f"{name:<12}  {shown(str(value))}" for name, value in lines if value not in (None, "")]

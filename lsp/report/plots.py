@@ -273,7 +273,7 @@ def finish(
         axes.legend(entries.values(), entries.keys(), title=note, alignment="left", **style)
 
 
-def save_figure(figure: Figure, out: Path) -> None:
+def save_figure(figure: Figure, out: Path, dpi: int = 150) -> None:
     """Write in one step: a crash never leaves half a picture."""
     kind = out.suffix.lstrip(".") or "no ending"
     if kind not in figure.canvas.get_supported_filetypes():
@@ -281,7 +281,7 @@ def save_figure(figure: Figure, out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         drawn = io.BytesIO()
-        figure.savefig(drawn, format=kind, dpi=150)
+        figure.savefig(drawn, format=kind, dpi=dpi)
         write_bytes(out, drawn.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}): choose another place") from error

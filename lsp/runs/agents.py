@@ -45,6 +45,7 @@ class Card:
         eval_std: over episodes.
         success: share of episodes that reached the goal; None for tasks without one.
         full_return: mean in the same episodes, before the weights were packed.
+        curve: env steps and mean return of each evaluation while it was trained.
         prior_return: mean under skills from N(0, I); None of methods without skills.
         command: that trained the run.
         commit: of the package that trained it.
@@ -70,6 +71,7 @@ class Card:
     eval_std: float
     success: float | None
     full_return: float
+    curve: tuple[tuple[int, float], ...]
     prior_return: float | None
     command: str | None
     commit: str | None

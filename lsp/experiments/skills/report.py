@@ -21,6 +21,7 @@ from lsp.runs.files import expanded
 from lsp.runs.folder import RunFolder
 from lsp.training.build import AnyNetworks
 
+HOLD, GRID, REPEATS = 40, 9, 3  # agent steps, skills, and rollouts of each
 SHOWN = 5  # moments of a strip of pictures
 FRAMES_PER_SECOND = 25.0
 HEADER = ("skill", "z", "to_other_skills", "between_repeats", "unit")
@@ -38,9 +39,9 @@ def show_skills(
     run: str | Path,
     out: str | Path | None = None,
     *,
-    hold_steps: int = 40,
-    grid: int = 9,
-    repeats: int = 3,
+    hold_steps: int = HOLD,
+    grid: int = GRID,
+    repeats: int = REPEATS,
     env: Task | None = None,
     trust: bool = False,
 ) -> Report:
@@ -70,6 +71,24 @@ def show_skills(
     make_env = environments_of(run, env)
     folder = RunFolder(find_run(run)).held_skills if out is None else expanded(out)
     return _show(networks, make_env, folder, skills, hold_steps, repeats)
+
+
+def draw_agent(folder: Path, trust: bool = False) -> Path | None:
+    """The picture of an agent's skills, in its folder; None where it has none, or nothing to see.
+
+    Raises UserError where the agent cannot be read.
+    """
+    networks, make_env = load_networks(folder, trust=trust), environments_of(folder)
+    dim, problem = networks.config.skills.dim, _no_pictures(make_env)
+    if not networks.config.has_skills:
+        return None
+    held = hold(networks, make_env, skill_grid(dim, GRID), HOLD, REPEATS, film=problem is None)
+    if held.unit != "m" and held.frames is None:
+        return None
+    figure, picture = Figure(figsize=(8, 8.4), layout="constrained"), folder / "skills.jpg"
+    draw_skills(figure, networks.config.task, held)
+    save_figure(figure, picture, dpi=80)  # it is shipped
+    return picture
 
 
 def _show(
