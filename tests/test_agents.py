@@ -48,8 +48,10 @@ def trained(tmp_path_factory: Any) -> Any:
 
 
 def test_a_card_has_the_curve_and_the_command_line_adds_a_picture(
-    trained: Any, tmp_path: Path, capsys: Any
+    trained: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    dark = np.zeros((8, 8, 3), np.uint8)  # photographs take long
+    monkeypatch.setattr("lsp.experiments.skills.above.photograph", lambda *_: dark)
     run, _, card = trained
     returns = [x["eval/return"] for x in read_metrics(run) if x["kind"] == "eval"]
     assert [x for _, x in card.curve] == pytest.approx(returns, rel=1e-5)

@@ -79,12 +79,14 @@ def draw_agent(folder: Path, trust: bool = False) -> Path | None:
     Raises UserError where the agent cannot be read.
     """
     networks, make_env = load_networks(folder, trust=trust), environments_of(folder)
-    dim, problem = networks.config.skills.dim, _no_pictures(make_env)
     if not networks.config.has_skills:
         return None
-    held = hold(networks, make_env, skill_grid(dim, GRID), HOLD, REPEATS, film=problem is None)
-    if held.unit != "m" and held.frames is None:
-        return None
+    skills = skill_grid(networks.config.skills.dim, GRID)
+    held = hold(networks, make_env, skills, HOLD, REPEATS, film=False)
+    if held.unit != "m":  # a body without a way over the ground is seen in its frames alone
+        if _no_pictures(make_env) is not None:
+            return None
+        held = hold(networks, make_env, skills, HOLD, 1, film=True)
     figure, picture = Figure(figsize=(8, 8.4), layout="constrained"), folder / "skills.jpg"
     draw_skills(figure, networks.config.task, held)
     save_figure(figure, picture, dpi=80)  # it is shipped
