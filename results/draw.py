@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from recompute import ROOT, Runs, best_published, earlier, published, ratio, rows, runs
+from recompute import ROOT, Runs, best_published, earlier, held, published, ratio, rows, runs
 
 from lsp.report.labels import COLORS
 from lsp.report.plots import STANDING_STILL, finish, save_figure
@@ -115,17 +115,19 @@ def draw_hours(out: Path) -> None:
 
 def draw_transfer_ratio(out: Path) -> None:
     """Env steps of lsp over those of dreamer to reach each return."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    rival = earlier(REACH + "dreamer-relabel")
     panels = {
-        "quadruped_getup_walk → quadruped_getup_reach": (GETUP + "lsp", GETUP + "dreamer"),
-        "quadruped_upright_walk → quadruped_reach": (
-            REACH + "lsp-relabel",
-            REACH + "dreamer-relabel",
+        "quadruped_getup_walk → quadruped_getup_reach": (
+            earlier(GETUP + "lsp"),
+            earlier(GETUP + "dreamer"),
         ),
+        "quadruped_upright_walk → quadruped_reach": (earlier(REACH + "lsp-relabel"), rival),
+        "the same, the policy held to itself": (held(REACH + "lsp"), rival),
     }
     levels = range(150, 751, 10)
-    for axes, (title, (ours, theirs)) in zip(figure.subplots(1, 2, sharey=True), panels.items()):
-        middle, low, high = np.array([ratio(earlier(ours), earlier(theirs), x) for x in levels]).T
+    for axes, (title, (ours, theirs)) in zip(figure.subplots(1, 3, sharey=True), panels.items()):
+        middle, low, high = np.array([ratio(ours, theirs, x) for x in levels]).T
         top = 3.0
         axes.fill_between(
             levels,
@@ -159,6 +161,9 @@ def draw_transfer(out: Path) -> None:
         for kind, style in styles.items():
             curves = earlier(f"{table}{kind}{ending}").curves
             draw_seeds(axes, curves, names[kind], COLORS[kind], linestyle=style)
+        if table == REACH:
+            name = "lsp, held to itself"
+            draw_seeds(axes, held(REACH + "lsp").curves, name, COLORS["lsp"], linestyle=":")
         axes.axhline(still, color="#BBBBBB", linestyle=(0, (2, 2)), label="standing still")
         finish(axes, f"{title}\n{bands([3])}", loc="lower right")
     save_figure(figure, out)

@@ -32,6 +32,8 @@ PLANNED_ALONE = "policy.prior-share 0; behavior.prior-share 0"
 """Settings of runs that trained under planned skills alone, as `fast` did before commit f5ced39."""
 PLANNED_TRANSFER = "policy.prior-share 0; planner.prior-weight 0; behavior.prior-share 0"
 """Of transfers from these, which scored plans without the prior of skills."""
+HELD = "-relabel-anchor0.05-rate0.005-new0.5"
+TWO_ROUNDS = "planner.num-iterations 2; planner.acting-iterations 4"
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -115,6 +117,13 @@ def earlier(table: str, **columns: object) -> Runs:
         transfer = "transfer_from" in table
         columns["settings"] = PLANNED_TRANSFER if transfer else PLANNED_ALONE
     return runs(table, **columns)  # type: ignore[arg-type]
+
+
+def held(kind: str) -> Runs:
+    """Transfers with what holds a policy to itself, from sources of 100k; those of `lsp` with two
+    iterations of CEM in updates, as their sources had."""
+    settings = TWO_ROUNDS if kind.endswith("lsp") else ""
+    return runs(kind + HELD, settings=settings, source_steps=100_000)
 
 
 def has(table: str, **columns: object) -> bool:
@@ -254,6 +263,7 @@ def render(template: str) -> str:
             rows,
             runs,
             earlier,
+            held,
             has,
             seeds,
             published_text,
