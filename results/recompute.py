@@ -269,6 +269,7 @@ def render(template: str) -> str:
             published_text,
             better,
             p_value,
+            ratio_at,
             ratio_range,
             speed,
             total,
