@@ -81,12 +81,15 @@ def _without_updates(added: list[str]) -> list[str]:
 @pytest.mark.skipif(rendering_problem() is not None, reason=str(rendering_problem()))
 def test_its_commands_run(reader: Any, capsys: Any) -> None:
     assert len(COMMANDS) >= 9
+    served: list[Any] = []  # a page that is served ends when somebody ends it
+    reader.setattr("lsp.explorer.page.Page.run", lambda page: served.append(page.address))
     for command in COMMANDS:
         with unchecked():  # other tests check what the commands call
             main(shortened(command))
     assert {"first", "cheetah", "hopper", "arm"} <= {path.name for path in Path("runs").iterdir()}
     said = capsys.readouterr().out
     assert "Video: " in said
+    assert len(served) == 1
     assert "skills from one start end" in said
 
 
