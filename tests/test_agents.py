@@ -63,6 +63,15 @@ def test_a_card_has_the_curve_and_the_command_line_adds_a_picture(
     assert len(picture) < 300_000
 
 
+def test_an_agent_whose_skills_cannot_be_held_has_no_picture(tmp_path: Path, capsys: Any) -> None:
+    run, out = tmp_path / "run", tmp_path / NAME
+    with unchecked():
+        lsp.train(short_run("hiro", "quadruped_upright_walk"), run, 300, PLAIN)
+        main(["export", str(run), "--out", str(out), "--episodes", "2"])
+    assert "hiro" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == FILES
+
+
 @pytest.fixture
 def shipped(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The agent as a part of the package, for somebody in an empty folder."""

@@ -79,7 +79,7 @@ def draw_agent(folder: Path, trust: bool = False) -> Path | None:
     Raises UserError where the agent cannot be read.
     """
     networks, make_env = load_networks(folder, trust=trust), environments_of(folder)
-    if not networks.config.has_skills:
+    if not networks.config.has_skills or networks.config.method == "hiro":
         return None
     skills = skill_grid(networks.config.skills.dim, GRID)
     held = hold(networks, make_env, skills, HOLD, REPEATS, film=False)
