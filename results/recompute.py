@@ -28,12 +28,15 @@ RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
 BEGIN, END = "<!-- results: written by results/recompute.py -->\n", "<!-- end of results -->"
 RESAMPLES = 2000
-PLANNED_ALONE = "policy.prior-share 0; behavior.prior-share 0"
+FOUR_ROUNDS = "planner.num-iterations 4; planner.acting-iterations None"
+"""Settings of runs that planned in four iterations of CEM in updates too, as `fast` once did."""
+PLANNED_ALONE = f"policy.prior-share 0; {FOUR_ROUNDS}; behavior.prior-share 0"
 """Settings of runs that trained under planned skills alone, as `fast` did before commit f5ced39."""
-PLANNED_TRANSFER = "policy.prior-share 0; planner.prior-weight 0; behavior.prior-share 0"
+PLANNED_TRANSFER = (
+    f"policy.prior-share 0; {FOUR_ROUNDS}; planner.prior-weight 0; behavior.prior-share 0"
+)
 """Of transfers from these, which scored plans without the prior of skills."""
 HELD = "-relabel-anchor0.05-rate0.005-new0.5"
-TWO_ROUNDS = "planner.num-iterations 2; planner.acting-iterations 4"
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -120,10 +123,8 @@ def earlier(table: str, **columns: object) -> Runs:
 
 
 def held(kind: str) -> Runs:
-    """Transfers with what holds a policy to itself, from sources of 100k; those of `lsp` with two
-    iterations of CEM in updates, as their sources had."""
-    settings = TWO_ROUNDS if kind.endswith("lsp") else ""
-    return runs(kind + HELD, settings=settings, source_steps=100_000)
+    """Transfers with what holds a policy to itself, from sources of 100k."""
+    return runs(kind + HELD, settings="", source_steps=100_000)
 
 
 def has(table: str, **columns: object) -> bool:
@@ -274,7 +275,7 @@ def render(template: str) -> str:
             speed,
             total,
         )
-    } | {"ratio": ratio_text}
+    } | {"ratio": ratio_text, "FOUR_ROUNDS": FOUR_ROUNDS}
     return environment.get_template(template).render()
 
 

@@ -120,6 +120,17 @@ def test_no_mi_still_plans() -> None:
     assert {"planner/value", "skills/effect"} <= metrics.keys()
 
 
+@pytest.mark.parametrize("method", ["dreamer", "random_skills", "rand_skills_init", "hiro", "cem"])
+@pytest.mark.parametrize("preset", ["paper", "fast", "debug"])
+def test_what_plans_nothing_in_updates_has_one_number_of_iterations(
+    method: str, preset: str
+) -> None:
+    planner = make_config(method, preset).planner
+    assert planner.acting_iterations is None
+    if method != "cem":
+        assert planner.num_iterations == make_config("lsp", preset).acting_iterations
+
+
 def test_cem_is_a_world_model_and_nothing_else() -> None:
     networks, metrics = live("cem")
     assert {name.split(".")[0] for name, _ in networks.named_parameters()} == {"world_model"}
@@ -128,9 +139,10 @@ def test_cem_is_a_world_model_and_nothing_else() -> None:
 
 
 def test_cem_takes_as_many_model_steps_a_plan_as_lsp() -> None:
-    ours, theirs = (make_config(method, "fast").planner for method in ("lsp", "cem"))
-    for name in ("num_candidates", "num_iterations", "num_elites", "horizon"):
-        assert getattr(ours, name) == getattr(theirs, name)
+    lsp, cem = (make_config(method, "fast") for method in ("lsp", "cem"))
+    assert lsp.acting_iterations == cem.acting_iterations
+    for name in ("num_candidates", "num_elites", "horizon"):
+        assert getattr(lsp.planner, name) == getattr(cem.planner, name)
     planet = make_config("cem", "paper").planner
     assert (planet.num_candidates, planet.num_elites) == (1000, 100)
     assert (planet.num_iterations, planet.horizon, planet.skill_length) == (10, 12, 1)

@@ -14,8 +14,17 @@ def _lsp(config: Config) -> Config:
     return config
 
 
+def _no_plans_in_updates(config: Config) -> Config:
+    """One number of iterations, that of acting: it plans then alone, if at all."""
+    planner = replace(
+        config.planner, num_iterations=config.acting_iterations, acting_iterations=None
+    )
+    return replace(config, planner=planner)
+
+
 def _dreamer(config: Config) -> Config:
     """Fully amortised: no skill, nothing to plan; horizon 15 as Dreamer v1."""
+    config = _no_plans_in_updates(config)
     behavior = config.behavior
     if behavior.num_starts is not None:
         # As many rollouts as LSP learns from, each from a state of its own.
@@ -29,6 +38,7 @@ def _dreamer(config: Config) -> Config:
 
 
 def _random_skills(config: Config) -> Config:
+    config = _no_plans_in_updates(config)
     return replace(config, skills=replace(config.skills, source="prior"))
 
 
@@ -42,6 +52,7 @@ def _rand_skills_init(config: Config) -> Config:
 
 def _cem(config: Config) -> Config:
     """Fully online: as many model steps a plan as LSP's, or PlaNet's own numbers in `paper`."""
+    config = _no_plans_in_updates(config)
     planner = replace(config.planner, over="actions", skill_length=1, mean_noise=0.0)
     if config.preset == "paper":
         planner = replace(
@@ -61,6 +72,7 @@ def _hiro(config: Config) -> Config:
     The numbers are those of HIRO's released code in every preset, but for what makes it the
     stronger baseline (docs/paper/hiro.md).
     """
+    config = _no_plans_in_updates(config)
     schedule = replace(config.schedule, pretrain=0)
     replay = ReplayConfig(batch=100, length=20, capacity=200_000)
     hiro = replace(config.hiro, manager_noise=0.2)
