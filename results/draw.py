@@ -123,7 +123,7 @@ def draw_transfer_ratio(out: Path) -> None:
             earlier(GETUP + "dreamer"),
         ),
         "quadruped_upright_walk → quadruped_reach": (earlier(REACH + "lsp-relabel"), rival),
-        "the same, the policy held to itself": (held(REACH + "lsp"), rival),
+        "the same, both held to themselves": (held(REACH + "lsp"), held(REACH + "dreamer")),
     }
     levels = range(150, 751, 10)
     for axes, (title, (ours, theirs)) in zip(figure.subplots(1, 3, sharey=True), panels.items()):

@@ -214,6 +214,8 @@ def _ratio(
     mine, other = steps_to(steps, ours.mean(0), level), steps_to(others, theirs.mean(0), level)
     if mine is None:
         return np.inf if other is not None else 1.0
+    if other == 0:  # before the first step
+        return 1.0 if mine == 0 else np.inf
     return mine / other if other is not None else 0.0
 
 

@@ -85,7 +85,7 @@ def _fast() -> Config:
             learning_rate=1e-3,  # 8e-5 is too slow for 20k updates
         ),
         # Common noise: else elites are lucky, not good. In updates two iterations: half of the
-        # time, at no loss (docs/guide/speed.md); while acting one state is planned for, cheaply.
+        # time (docs/guide/speed.md has returns); while acting one state is planned for, cheaply.
         planner=PlannerConfig(rollout_noise="common", num_iterations=2, acting_iterations=4),
         behavior=BehaviorConfig(
             num_starts=32,  # planning from all 512 states would be nine tenths of the time
