@@ -5,7 +5,10 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from dataclasses import fields
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +222,16 @@ def test_the_peak_is_measured_at_the_shape_of_the_sizes() -> None:
     first = gemm.peak
     gemm.measure(5)
     assert gemm.peak >= first > 0
+
+
+def test_the_faster_of_two_products_is_the_peak() -> None:
+    """PyTorch's BLAS is half as fast as oneDNN on AMD's processors, in fp32."""
+    gemm = Gemm(make_config("lsp", "debug"), torch.float32, "cpu")
+    asked = []
+    gemm.products = [partial(time.sleep, 0.02), partial(asked.append, 1)]
+    gemm.measure(2)
+    assert asked == [1, 1]
+    assert gemm.peak > 10 * (2 * 2 * prod(gemm.shape)) / 0.04 / 1e9
 
 
 def test_mistakes_get_one_line(tmp_path: Any, capsys: Any) -> None:
