@@ -3,6 +3,8 @@
 from lsp.config.changes import changed, setting_names
 from lsp.config.config import Config, named_code
 from lsp.config.methods import METHODS, make_config
+from lsp.config.planner_checks import with_refit
+from lsp.config.planner_settings import PlannerConfig, RefitKind
 from lsp.config.presets import PRESETS, default_runtime
 from lsp.config.serialization import differences, flattened, from_dict, to_dict
 from lsp.config.settings import (
@@ -10,9 +12,7 @@ from lsp.config.settings import (
     HiroConfig,
     ModelConfig,
     OptimizerConfig,
-    PlannerConfig,
     PolicyConfig,
-    RefitKind,
     ReplayConfig,
     RuntimeConfig,
     ScheduleConfig,
@@ -21,7 +21,7 @@ from lsp.config.settings import (
     ValueConfig,
 )
 from lsp.config.transfers import on_another_task
-from lsp.config.validation import shortest_sequence, validated, with_refit
+from lsp.config.validation import shortest_sequence, validated
 
 __all__ = [
     "METHODS",

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
+from lsp.config.planner_settings import PlannerConfig
 from lsp.config.settings import (
     BehaviorConfig,
     HiroConfig,
     ModelConfig,
     OptimizerConfig,
-    PlannerConfig,
     PolicyConfig,
     ReplayConfig,
     ScheduleConfig,

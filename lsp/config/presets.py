@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from lsp.config.config import Config
+from lsp.config.planner_settings import PlannerConfig
 from lsp.config.settings import (
     BehaviorConfig,
     HiroConfig,
     ModelConfig,
     OptimizerConfig,
-    PlannerConfig,
     PolicyConfig,
     ReplayConfig,
     RuntimeConfig,

@@ -5,8 +5,10 @@ from dataclasses import replace
 from math import isfinite
 
 from lsp.config.config import Config
+from lsp.config.planner_checks import PLANNING, WHILE_ACTING
+from lsp.config.ranges import below, no_share
 from lsp.config.serialization import flattened, from_dict, to_dict
-from lsp.config.settings import PlannerConfig, RefitKind, SkillsConfig, TransferConfig
+from lsp.config.settings import SkillsConfig, TransferConfig
 from lsp.errors import UserError
 
 _SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
@@ -30,34 +32,13 @@ def shortest_sequence(skill_length: int) -> int:
     return max(2 * skill_length, skill_length + 2)
 
 
-def _below(least: int, names: str, section: object, prefix: str = "") -> list[str]:
-    """Complaints about those of the named settings that are less than `least`."""
-    values = {name: getattr(section, name) for name in names.split()}
-    return [
-        f"{prefix}{name} must be at least {least}, not {value}"
-        for name, value in values.items()
-        if value is not None and not value >= least  # NaN neither
-    ]
-
-
-def _no_share(names: str, section: object, prefix: str) -> list[str]:
-    """Complaints about those of the named settings that are not between 0 and 1."""
-    values = {name: getattr(section, name) for name in names.split()}
-    return [
-        f"{prefix}{name} must lie between 0 and 1, not {value}"
-        for name, value in values.items()
-        if value is not None and not 0 <= value <= 1
-    ]
-
-
-_WHILE_ACTING = ("acting_iterations", "acting_horizon", "replan_every")
 _MOST_LAYERS = 64
 _WIDEST = 2**13
 _MOST = {
     **dict.fromkeys(("model.deter", "model.stoch", "model.hidden", "skills.dim"), _WIDEST),
     **dict.fromkeys(("model.cnn_depth", "num_envs"), 1024),
     **dict.fromkeys(("planner.horizon", "planner.num_iterations", "behavior.horizon"), 10**4),
-    **dict.fromkeys((f"planner.{name}" for name in _WHILE_ACTING), 10**4),
+    **dict.fromkeys((f"planner.{name}" for name in WHILE_ACTING), 10**4),
     **dict.fromkeys(("planner.num_candidates", "policy.mode_samples", "skills.num_states"), 10**6),
     **dict.fromkeys(("replay.batch", "replay.length", "behavior.rollouts_per_start"), 10**6),
     **dict.fromkeys(("schedule.eval_episodes", "schedule.prior_episodes"), 10**6),
@@ -103,22 +84,22 @@ def _layers(config: Config) -> list[str]:
 
 
 def _run(config: Config) -> list[str]:
-    found = _below(1, "action_repeat num_envs", config) + _below(0, "seed", config)
+    found = below(1, "action_repeat num_envs", config) + below(0, "seed", config)
     if config.seed >= _SEEDS:
         found.append(f"seed must be below {_SEEDS:,}, not {config.seed}")
     return found
 
 
 def _model(config: Config) -> list[str]:
-    return _below(1, "deter stoch hidden cnn_depth decoded_images", config.model, "model.")
+    return below(1, "deter stoch hidden cnn_depth decoded_images", config.model, "model.")
 
 
 def _policy(config: Config) -> list[str]:
     policy = config.policy
-    found = _below(0, "exploration_noise mode_samples entropy", policy, "policy.")
+    found = below(0, "exploration_noise mode_samples entropy", policy, "policy.")
     if policy.entropy > 0 and (config.plans_actions or config.method == "hiro"):
         found.append(f"policy.entropy needs a policy in a world model, which {config.method} lacks")
-    return found + _no_share("prior_share", policy, "policy.")
+    return found + no_share("prior_share", policy, "policy.")
 
 
 def _value(config: Config) -> list[str]:
@@ -139,8 +120,8 @@ def _value(config: Config) -> list[str]:
 
 def _skills(config: Config) -> list[str]:
     skills = config.skills
-    found = _below(0, "dim input_noise", skills, "skills.")
-    found += _below(1, "num_states", skills, "skills.")
+    found = below(0, "dim input_noise", skills, "skills.")
+    found += below(1, "num_states", skills, "skills.")
     if skills.reads and (not config.has_intrinsic or config.method == "hiro"):
         found.append(f"skills.reads needs skills paid for in a model: not {config.method}")
     if skills.estimator == "forward":
@@ -158,7 +139,7 @@ def _forward(config: Config) -> list[str]:
     """Of the estimator that compares the rollouts of a start."""
     if not config.has_intrinsic or config.method == "hiro":
         return [f"skills.estimator = forward needs skills paid for in a model: not {config.method}"]
-    found = _below(2, "rollouts_per_start", config.behavior, "behavior.")
+    found = below(2, "rollouts_per_start", config.behavior, "behavior.")
     return [f"{each}: skills.estimator = forward compares them" for each in found]
 
 
@@ -183,100 +164,10 @@ def _proposal(config: Config) -> list[str]:
     return found
 
 
-_PLANNER_LETTERS = {"horizon": "H", "skill_length": "K", "num_candidates": "G", "num_elites": "M"}
-
-
-def _planner(config: Config) -> list[str]:
-    planner = config.planner
-    found = [
-        f"planner.{name} ({letter}) must be at least 1, not {getattr(planner, name)}"
-        for name, letter in _PLANNER_LETTERS.items()
-        if getattr(planner, name) < 1
-    ]
-    found += _below(1, " ".join(("num_iterations", *_WHILE_ACTING)), planner, "planner.")
-    found += _below(0, "mean_noise prior_weight", planner, "planner.")
-    found += _no_share("lambda_", planner, "planner.")
-    if planner.num_elites > planner.num_candidates:
-        found.append(
-            f"planner.num_elites (M = {planner.num_elites}) must not exceed "
-            f"planner.num_candidates (G = {planner.num_candidates})"
-        )
-    if planner.prior_weight > 0 and not config.plans_skills:
-        found.append("planner.prior_weight needs skills that are planned")
-    if planner.scope == "shared" and not config.plans_skills:
-        found.append("planner.scope = shared needs skills that are planned")
-    if config.plans_actions and config.has_skills:
-        found.append(
-            f"planner.over = actions has no skills: skills.dim must be 0, not {config.skills.dim}"
-        )
-    return found
-
-
-def _refit(config: Config) -> list[str]:
-    """How plans are found."""
-    planner, default = config.planner, PlannerConfig()
-    found = _below(0, "min_std", planner, "planner.")
-    found += [
-        f"planner.{name} must be above 0, not {getattr(planner, name)}"
-        for name in ("temperature", "step_size")
-        if not getattr(planner, name) > 0
-    ]
-    for name, kinds in _OF_REFITS.items():
-        if planner.refit not in kinds and getattr(planner, name) != getattr(default, name):
-            found.append(f"planner.{name} needs planner.refit = {' or '.join(kinds)}")
-    if planner.refit != "cem" and not _plans(config):
-        found.append(f"planner.refit = {planner.refit}: {config.method} plans nothing")
-    return found
-
-
-_OF_REFITS = {
-    "temperature": ("mppi",),
-    "step_size": ("gradient",),
-    "min_std": ("mppi", "gradient"),
-}
-"""Settings that other refits do not read."""
-
-
-def with_refit(planner: PlannerConfig, refit: RefitKind) -> PlannerConfig:
-    """The same with another refit, and without what only the one before has read."""
-    default = PlannerConfig()
-    unread = [name for name, kinds in _OF_REFITS.items() if refit not in kinds]
-    return replace(planner, refit=refit, **{name: getattr(default, name) for name in unread})
-
-
-def _acting(config: Config) -> list[str]:
-    """When plans are made while acting."""
-    planner, found = config.planner, []
-    for name in _WHILE_ACTING:
-        if getattr(planner, name) is None:
-            continue
-        if not _plans(config):
-            found.append(f"planner.{name}: {config.method} plans nothing while acting")
-        if planner.scope == "shared":
-            found.append(f"planner.{name}: with planner.scope = shared acting plans nothing")
-    if planner.acting_horizon is not None and config.plans_actions:
-        found.append("planner.acting_horizon needs skills that are planned")
-    if planner.acting_horizon is not None and config.has_proposal:
-        found.append("planner.acting_horizon: skills.proposal = learned proposes plans of H and K")
-    acting = config.acting
-    covered = acting.skills_ahead * acting.planner.skill_length
-    if planner.replan_every is not None and planner.replan_every > covered:
-        found.append(
-            f"planner.replan_every must be at most the {covered} agent steps of a plan's skills, "
-            f"not {planner.replan_every}"
-        )
-    return found
-
-
-def _plans(config: Config) -> bool:
-    """Whether plans are made in a world model."""
-    return config.method != "hiro" and (config.plans_skills or config.plans_actions)
-
-
 def _behavior(config: Config) -> list[str]:
     behavior, states = config.behavior, config.own_sequences * config.replay.length
-    found = _below(1, "horizon rollouts_per_start", behavior, "behavior.")
-    found += _no_share("prior_share", behavior, "behavior.")
+    found = below(1, "horizon rollouts_per_start", behavior, "behavior.")
+    found += no_share("prior_share", behavior, "behavior.")
     if behavior.prior_share == 1:
         found.append("behavior.prior_share must be below 1: v learns from planned skills alone")
     starts = behavior.num_starts
@@ -290,19 +181,19 @@ def _behavior(config: Config) -> list[str]:
 
 
 def _replay(config: Config) -> list[str]:
-    return _below(1, "batch length", config.replay, "replay.")
+    return below(1, "batch length", config.replay, "replay.")
 
 
 def _schedule(config: Config) -> list[str]:
     schedule = config.schedule
     ones = "update_every log_every final_episodes save_every"
     zeros = "prefill pretrain eval_every eval_episodes prior_episodes"
-    return _below(1, ones, schedule, "schedule.") + _below(0, zeros, schedule, "schedule.")
+    return below(1, ones, schedule, "schedule.") + below(0, zeros, schedule, "schedule.")
 
 
 def _transfer(config: Config) -> list[str]:
     transfer, method = config.transfer, config.method
-    found = _below(0, "updates anchor", transfer, "transfer.")
+    found = below(0, "updates anchor", transfer, "transfer.")
     # What is off is not chosen: runs have noted that as 0 and as None.
     chosen = [x for name, x in vars(transfer).items() if x and x != getattr(TransferConfig(), name)]
     if transfer.source is None and chosen:
@@ -334,7 +225,7 @@ def _anchor(config: Config) -> list[str]:
         found.append("transfer.keep_replay is for learning a world model, which hiro lacks")
     if transfer.keep_replay and config.replay.batch < 2:
         found.append("transfer.keep_replay needs a replay.batch of at least 2")
-    found += _below(1, "anchor_steps", transfer, "transfer.")
+    found += below(1, "anchor_steps", transfer, "transfer.")
     found += [
         f"transfer.{name} needs a transfer.anchor"
         for name in ("anchor_steps", "anchor_rate")
@@ -368,7 +259,7 @@ def _hiro(config: Config) -> list[str]:
         )
     if hiro.goals == "skills" and not config.has_skills:
         found.append("hiro.goals = skills needs skills.dim of at least 1")
-    found += _below(1, "worker_updates actor_every candidates", hiro, "hiro.")
+    found += below(1, "worker_updates actor_every candidates", hiro, "hiro.")
     if not hiro.layers or min(hiro.layers) < 1:
         found.append(f"hiro.layers needs sizes of at least 1, not {hiro.layers}")
     if hiro.goal_range <= 0:
@@ -385,7 +276,7 @@ def _hiro(config: Config) -> list[str]:
 
 
 SECTIONS: tuple[Callable[[Config], list[str]], ...] = (
-    *(_run, _model, _policy, _skills, _planner, _refit, _acting, _proposal, _replay, _schedule),
+    *(_run, _model, _policy, _skills, *PLANNING, _proposal, _replay, _schedule),
     *(_behavior, _value, _transfer, _hiro, _numbers, _layers),
 )
 """What is wrong with each section, a sentence each; sizes before what depends on them, and
