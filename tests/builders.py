@@ -47,13 +47,13 @@ def short_run(method: str = "lsp", task: str = "walker_walk", **settings: Any) -
 def make_networks(
     method: str = "lsp",
     shapes: Shapes = SHAPES,
-    actions: int = ACTIONS,
+    action_dim: int = ACTIONS,
     preset: str = "debug",
     **parts: Any,
 ) -> Networks:
     """Networks of a method with a model; `parts` change its settings, as in `change`."""
     torch.manual_seed(0)
-    return Networks(shapes, actions, validated(change(make_config(method, preset), **parts)))
+    return Networks(shapes, action_dim, validated(change(make_config(method, preset), **parts)))
 
 
 def make_batch(

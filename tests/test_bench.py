@@ -227,7 +227,7 @@ def test_the_peak_is_measured_at_the_shape_of_the_sizes() -> None:
 def test_the_faster_of_two_products_is_the_peak() -> None:
     """PyTorch's BLAS is half as fast as oneDNN on AMD's processors, in fp32."""
     gemm = Gemm(make_config("lsp", "debug"), torch.float32, "cpu")
-    asked = []
+    asked: list[int] = []
     gemm.products = [partial(time.sleep, 0.02), partial(asked.append, 1)]
     gemm.measure(2)
     assert asked == [1, 1]

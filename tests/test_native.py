@@ -47,7 +47,7 @@ CLOSE = 2e-5
 
 def make_disturbed(method: Any = "lsp", **parts: Any) -> Any:
     """Networks with weights that are all their own: biases and gains too."""
-    networks = make_networks(method, actions=ACTIONS, **parts)
+    networks = make_networks(method, action_dim=ACTIONS, **parts)
     # Of a generator of its own: some draws magnify rounding, and none should come with another
     # size of the value.
     generator = seeded(1)
@@ -384,6 +384,23 @@ def test_judging_plans_is_the_reference(variant: Any, candidates: Any, shared: A
         rollout = networks.imagine(start.rows(every % 7), plan, type(noise)(*own))
         expected = networks.predict_heads(rollout.feature[1:])
     assert distance(same, expected) < 1e-6
+    assert distance(found, expected) < CLOSE
+
+
+@pytest.mark.parametrize("candidates", [1, 8, 43])
+@pytest.mark.parametrize("variant", ["lsp", "odd sizes", "dreamer"])
+def test_judging_actions_is_the_reference(variant: Any, candidates: Any) -> None:
+    parts: dict[str, Any] = VARIANTS.get(variant, {})
+    method = "dreamer" if variant == "dreamer" else "lsp"
+    networks = make_disturbed(method, **parts, actions={"num_candidates": 16})
+    start, _, _ = plans_of_starts(networks, 1, True)
+    shape = 7 * candidates, 3, networks.action_dim
+    actions = 2 * torch.randn(shape, generator=seeded(5))
+    copy = NativeBackend(networks).frozen_copy
+    assert copy.judge_actions_at_once is not None
+    with torch.no_grad():
+        found, expected = (x.judge_actions(start, actions) for x in (copy, networks))
+    assert found.reward.shape == (3, 7 * candidates)
     assert distance(found, expected) < CLOSE
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lsp.algorithm.action_planning import plan_actions
 from lsp.algorithm.amortized import blank_plans, proposed_plan
 from lsp.algorithm.cem import Plan
 from lsp.algorithm.rng import restore, seeded
@@ -30,7 +31,8 @@ class Agent:
     from the policy with Gaussian noise on top. `evaluate` takes the planned mean and the policy's
     mode. Each agent has its own seeded random generator. `backend`, which is in full precision, is
     what it filters, plans and acts with. `skills` are planned or drawn from N(0, I), whatever the
-    settings say.
+    settings say. Where actions are refined, what the policy would do is where planning over actions
+    begins, at every step.
     """
 
     notes_random_actions = False
@@ -74,6 +76,8 @@ class Agent:
         self.plan = Plan(*(torch.full(shape, x, device=networks.device) for x in (0.0, 1.0)))
         self.steps = np.zeros(self.count, np.int64)
         self._foreseen = np.zeros((self.count, config.planner.skill_length))
+        ahead = self.count, config.actions.horizon, networks.action_dim
+        self.ahead = torch.zeros(ahead, device=networks.device)
         self.planned = np.zeros(self.count, bool)
 
     def begin(self, index: int) -> None:
@@ -108,7 +112,7 @@ class Agent:
             self._hold_or_replan()
         if self.networks.new_task is not None:
             self._foresee()
-        self.action = self._recorded_act(self.latent._asdict() | {"skill": self.skill})["action"]
+        self._choose()
         self.steps += 1
         actions = self.action.cpu().numpy()
         return actions if self.batched else actions[0]
@@ -229,10 +233,27 @@ class Agent:
         rest = torch.cat([mean[:, over:], mean[:, -1:].expand(-1, over, -1)], 1)
         return Plan(rest, torch.ones_like(rest))
 
+    def _choose(self) -> None:
+        """The action, and where actions are refined what is planned after it."""
+        inputs = self.latent._asdict() | {"skill": self.skill}
+        if not self.config.refines_actions:
+            self.action = self._recorded_act(inputs)["action"]
+            return
+        left = torch.cat([self.ahead[:, 1:], torch.zeros_like(self.ahead[:, :1])], 1)
+        begun = torch.as_tensor(self.steps > 0, device=left.device)[:, None, None]
+        chosen = self._recorded_act(inputs | {"ahead": left * begun})
+        self.action, self.ahead = chosen["action"], chosen["ahead"]
+
     def choose_action(self, inputs: Tensors) -> Tensors:
-        """What the policy does with its skill, or the planned action itself."""
-        feature = Latent(inputs["deter"], inputs["stoch"]).feature
-        return {"action": self._act_in(feature, inputs["skill"])}
+        """What the policy does with its skill, what is planned around that, or the plan itself."""
+        latent, skill = Latent(inputs["deter"], inputs["stoch"]), inputs["skill"]
+        if not self.config.refines_actions:
+            return {"action": self._act_in(latent.feature, skill)}
+        networks = self.backend.frozen_copy
+        plan = plan_actions(networks, latent, skill, inputs["ahead"], self.generator)
+        collecting = self.mode == "collect"
+        action = self._explore(plan.action) if collecting else plan.action
+        return {"action": action, "ahead": plan.mean}
 
     def _act_in(self, feature: Tensor, skill: Tensor) -> Tensor:
         config, collecting = self.config.policy, self.mode == "collect"
@@ -270,7 +291,8 @@ class Agent:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that acting depends on, for a checkpoint."""
-        return {
+        ahead = {"ahead": self.ahead} if self.config.refines_actions else {}
+        return ahead | {
             "deter": self.latent.deter,
             "stoch": self.latent.stoch,
             "action": self.action,
@@ -288,5 +310,6 @@ class Agent:
         self.latent = Latent(on["deter"], on["stoch"])
         self.action, self.skill = on["action"], on["skill"]
         self.plan = Plan(on["plan_mean"], on["plan_std"])
+        self.ahead = on.get("ahead", self.ahead)
         self.steps = state["steps"].numpy().copy()
         restore(self.generator, state["generator"])

@@ -162,20 +162,27 @@ def plan_skills(
 
 
 def _refit(networks: Networks) -> Refit:
-    """Of the settings. The temperature is in units of the running size of returns; of a new task
-    no such size is known, and the unit is that of the best plans' own values."""
+    """Of the settings."""
     planner = networks.config.planner
     if planner.refit == "cem":
         return mean_and_std
 
     def refit(elites: Tensor, values: Tensor) -> Plan:
-        known = networks.new_task is None
-        size = networks.return_size if known else values.abs().mean(0, keepdim=True)
-        temperature = planner.temperature * size
-        least = torch.finfo(size.dtype).tiny  # below it numbers are flushed to 0
-        return soft_mean_and_std(elites, values, temperature.clamp(min=least), planner.min_std)
+        temperature = sized(planner.temperature, values, networks)
+        return soft_mean_and_std(elites, values, temperature, planner.min_std)
 
     return refit
+
+
+def sized(
+    temperature: float, values: Float[Tensor, "elites starts"], networks: Networks
+) -> Float[Tensor, "*#each"]:
+    """A temperature in units of the running size of returns; of a new task no such size is known,
+    and the unit is that of the best plans' own values."""
+    known = networks.new_task is None
+    size = networks.return_size if known else values.abs().mean(0, keepdim=True)
+    least = torch.finfo(size.dtype).tiny  # below it numbers are flushed to 0
+    return (temperature * size).clamp(min=least)
 
 
 def noisy_plan(zeta: Plan, config: Config, generator: torch.Generator) -> Plan:

@@ -83,6 +83,9 @@ class NativeBackend(EagerBackend):
         copy.log_likelihood = Likelihood(imagination)
         copy.predict_heads = heads = Heads(networks, dtype)
         copy.judge_at_once = Judging(imagination, heads)
+        if networks.config.refines_actions:
+            given = Imagination(networks, [], dtype, of_actions=True)
+            copy.judge_actions_at_once = Judging(given, heads)
         self.model = _same_weights(networks.world_model)
         self.scan = Filter(self.model.rssm, dtype)
         if isinstance(networks.anchor, Anchor):

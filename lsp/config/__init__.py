@@ -4,7 +4,7 @@ from lsp.config.changes import changed, setting_names
 from lsp.config.config import Config, named_code
 from lsp.config.methods import METHODS, make_config
 from lsp.config.planner_checks import with_refit
-from lsp.config.planner_settings import PlannerConfig, RefitKind
+from lsp.config.planner_settings import ActionsConfig, PlannerConfig, RefitKind
 from lsp.config.presets import PRESETS, default_runtime
 from lsp.config.serialization import differences, flattened, from_dict, to_dict
 from lsp.config.settings import (
@@ -26,6 +26,7 @@ from lsp.config.validation import shortest_sequence, validated
 __all__ = [
     "METHODS",
     "PRESETS",
+    "ActionsConfig",
     "BehaviorConfig",
     "Config",
     "HiroConfig",

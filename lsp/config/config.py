@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
-from lsp.config.planner_settings import PlannerConfig
+from lsp.config.planner_settings import ActionsConfig, PlannerConfig
 from lsp.config.settings import (
     BehaviorConfig,
     HiroConfig,
@@ -56,6 +56,7 @@ class Config:
     value: ValueConfig
     skills: SkillsConfig
     planner: PlannerConfig
+    actions: ActionsConfig
     behavior: BehaviorConfig
     hiro: HiroConfig
     optimizer: OptimizerConfig
@@ -77,6 +78,11 @@ class Config:
     def plans_actions(self) -> bool:
         """Whether actions are planned, without a policy."""
         return self.planner.over == "actions"
+
+    @property
+    def refines_actions(self) -> bool:
+        """Whether actions are planned around those of the policy."""
+        return self.actions.num_candidates > 0
 
     @property
     def plans_skills(self) -> bool:

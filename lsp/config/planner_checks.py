@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lsp.config.config import Config
-from lsp.config.planner_settings import PlannerConfig, RefitKind
+from lsp.config.planner_settings import ActionsConfig, PlannerConfig, RefitKind
 from lsp.config.ranges import below, no_share
 
 WHILE_ACTING = ("acting_iterations", "acting_horizon", "replan_every")
@@ -100,5 +100,26 @@ def _plans(config: Config) -> bool:
     return config.method != "hiro" and (config.plans_skills or config.plans_actions)
 
 
-PLANNING: tuple[Callable[[Config], list[str]], ...] = (_planner, _refit, _acting)
+def _actions(config: Config) -> list[str]:
+    """Planning over actions around the policy."""
+    actions = config.actions
+    if not config.refines_actions:
+        changed = replace(actions, num_candidates=0) != ActionsConfig()
+        found = ["actions: settings need actions.num_candidates above 0"] * changed
+        return found + below(0, "num_candidates", actions, "actions.")
+    if config.method == "hiro" or config.plans_actions:
+        return [f"actions.num_candidates needs a policy in a world model: not {config.method}"]
+    found = below(1, "policy_candidates num_elites num_iterations horizon", actions, "actions.")
+    found += no_share("momentum", actions, "actions.")
+    together = actions.num_candidates + actions.policy_candidates
+    if actions.num_elites > together:
+        found.append(f"actions.num_elites must be at most {together}, not {actions.num_elites}")
+    if not actions.temperature > 0:
+        found.append(f"actions.temperature must be above 0, not {actions.temperature}")
+    if not 0 <= actions.min_std <= actions.max_std:
+        found.append("actions.min_std must be at least 0 and at most actions.max_std")
+    return found
+
+
+PLANNING: tuple[Callable[[Config], list[str]], ...] = (_planner, _refit, _acting, _actions)
 """What is wrong with each group, a sentence each."""

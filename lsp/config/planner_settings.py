@@ -63,3 +63,31 @@ class PlannerConfig:
     """Candidates of one start imagine with their own noise, or all with the same (ours)."""
     warm_start: bool = False
     """Acting: plan from N(previous mean, I) instead of N(0, I) (ours)."""
+
+
+@dataclass(frozen=True)
+class ActionsConfig:
+    """Planning over actions around the policy, at every agent step: skills above, actions below.
+
+    MPPI as in TD-MPC (Hansen et al. 2022), with the world model's means, its rewards, and v.
+    """
+
+    num_candidates: int = 0
+    """Sequences of actions sampled in each iteration; 0: the policy acts alone (the paper)."""
+    policy_candidates: int = 6
+    """Sequences of the policy's own beside them, under the skill in force."""
+    num_elites: int = 16
+    """Best sequences, which refit the distribution."""
+    num_iterations: int = 4
+    """Rounds of sampling and refitting (TD-MPC: 6)."""
+    horizon: int = 3
+    """Agent steps of a sequence, which ends in v (TD-MPC2: 3)."""
+    temperature: float = 0.05
+    """Elites are weighted by exp((V - V_max) / temperature), in units of the running size of
+    returns (ours; TD-MPC: 2, of returns around 100)."""
+    min_std: float = 0.05
+    """Least standard deviation of the distribution (TD-MPC2)."""
+    max_std: float = 2.0
+    """The one that it begins with: most first samples lie at the bounds of the actions (TD-MPC)."""
+    momentum: float = 0.1
+    """Share of the mean of the round before in each mean (TD-MPC)."""

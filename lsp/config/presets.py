@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lsp.config.config import Config
-from lsp.config.planner_settings import PlannerConfig
+from lsp.config.planner_settings import ActionsConfig, PlannerConfig
 from lsp.config.settings import (
     BehaviorConfig,
     HiroConfig,
@@ -28,6 +28,7 @@ def _paper() -> Config:
         value=ValueConfig(),
         skills=SkillsConfig(),
         planner=PlannerConfig(),
+        actions=ActionsConfig(),
         behavior=BehaviorConfig(),
         hiro=HiroConfig(),
         optimizer=OptimizerConfig(),

@@ -5,10 +5,12 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lsp.config.config import Config
+from lsp.config.planner_settings import ActionsConfig
 from lsp.errors import UserError
 
 ADDED: dict[str, Any] = {
     "images": None,
+    "actions": dataclasses.asdict(ActionsConfig()),
     "policy.stop_input_gradient": False,
     "policy.entropy": 0.0,
     "skills.proposal": "normal",

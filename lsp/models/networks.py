@@ -113,6 +113,8 @@ class Networks(nn.Module):
         self.predict_heads: Callable[[Tensor], HeadOutputs] = self._predict_heads
         self.imagine: Callable[[Latent, Tensor, RolloutNoise], Rollout] = self._imagine
         self.judge_at_once: Callable[[Latent, Tensor, RolloutNoise], HeadOutputs] | None = None
+        self.judge_actions_at_once: Callable[[Latent, Tensor, RolloutNoise], HeadOutputs] | None
+        self.judge_actions_at_once = None
         self.log_likelihood: Callable[[Latent, Tensor, Tensor, Tensor], Tensor] = (
             self._log_likelihood
         )
@@ -200,6 +202,27 @@ class Networks(nn.Module):
             return at_once(start, plan, noise)
         start, noise = for_rows(len(plan), start, noise)
         return self.judge(self.imagine(start, plan, noise))
+
+    def judge_actions(
+        self, start: Latent, actions: Float[Tensor, "batch horizon action"]
+    ) -> HeadOutputs:
+        """What the heads say of the states s_1..s_H that sequences of actions lead to, each the
+        mean of what the model expects. Row i begins at row i mod s of `start`, which has s."""
+        count, horizon, _ = actions.shape
+        sizes = self.action_dim, self.config.model.stoch
+        none = RolloutNoise(*(torch.zeros(horizon, 1, size, device=self.device) for size in sizes))
+        at_once = self.judge_actions_at_once
+        if at_once is not None and self.new_task is None and not torch.is_grad_enabled():
+            return at_once(start, actions, none)
+        rows, noise = for_rows(count, start, none)
+        plan = actions.clamp(-1, 1).to(self.dtype)
+        return self.judge(imagine(rows.to(self.dtype), plan, 1, self._answer, noise))
+
+    def _answer(
+        self, latent: Latent, action: Float[Tensor, "batch action"], noise: RolloutNoise
+    ) -> tuple[Latent, Float[Tensor, "batch action"]]:
+        """One step of imagination with a given action."""
+        return self.world_model.rssm.imagine(latent, action, noise.latent), action
 
     @property
     def dtype(self) -> torch.dtype:

@@ -56,12 +56,21 @@ class Imagination:
     """Rolls plans out in the world model of `networks`, with weights in `dtype`.
 
     `learned` are the policy's parameters that gradients are for; their values are not read.
+    `of_actions` says that plans are actions, one for each step, where the networks have a policy.
     """
 
-    def __init__(self, networks: Networks, learned: Sequence[Tensor], dtype: torch.dtype):
+    def __init__(
+        self,
+        networks: Networks,
+        learned: Sequence[Tensor],
+        dtype: torch.dtype,
+        of_actions: bool = False,
+    ):
         self.networks, self.learned, self.dtype = networks, learned, dtype
-        rssm, plans_actions = networks.world_model.rssm, networks.config.plans_actions
-        self.policy = Packed([] if plans_actions else parts_of(networks.policy.net), dtype)
+        rssm, config = networks.world_model.rssm, networks.config
+        self.acts = not (of_actions or config.plans_actions)
+        self.skill_length = 1 if of_actions else config.planner.skill_length
+        self.policy = Packed(parts_of(networks.policy.net) if self.acts else [], dtype)
         self.model = Packed([*recurrence(rssm), *parts_of(rssm.prior_head)], dtype)
         self.run, self.run_backward = kernel("imagine", dtype), kernel("imagine_backward", dtype)
         self.bytes = kernel("imagine_bytes", dtype)
@@ -98,11 +107,11 @@ class Call:
         self.arguments = Arguments(
             *(rows, self.horizon, block, len(start.deter), noise.action.shape[1]),
             *(rssm.deter, rssm.stoch, of.networks.action_dim, skill),
-            *(length, config.planner.skill_length, config.policy.stop_input_gradient),
+            *(length, of.skill_length, config.policy.stop_input_gradient),
             of.policy.mlp(),
             *(of.model.address(i) for i in range(3)),
             of.model.mlp(3),
-            0.0 if config.plans_actions else of.networks.policy.raw_init_std,
+            of.networks.policy.raw_init_std if of.acts else 0.0,
             *(config.policy.min_std, rssm.min_std),
             *map(pointer, self.read),
         )
