@@ -28,14 +28,14 @@ def held(networks: Networks, starts: int) -> torch.Tensor:
 
 
 def plan(networks: Networks, starts: int = 3, before: Any = None, seed: int = 0) -> Any:
-    horizon = networks.config.actions.horizon
-    before = torch.zeros(starts, horizon, ACTIONS) if before is None else before
+    length = networks.config.actions.length
+    before = torch.zeros(starts, length, ACTIONS) if before is None else before
     given = make_latent(networks, starts), held(networks, starts), before
     return plan_actions(networks, *given, seeded(seed))
 
 
 def pays_for(networks: Networks, wanted: torch.Tensor, monkeypatch: Any) -> list[torch.Tensor]:
-    """Rewards fall with the distance of each action to `wanted` `[starts, horizon, action]`."""
+    """Rewards fall with the distance of each action to `wanted` `[starts, length, action]`."""
     seen = []
 
     def judge(start: Any, actions: torch.Tensor) -> HeadOutputs:
@@ -81,7 +81,7 @@ def test_the_policy_proposes_under_the_skill_in_force() -> None:
 
 
 def test_a_sequence_is_worth_its_rewards_and_v_where_it_ends() -> None:
-    networks = refining(horizon=2)
+    networks = refining(length=2)
     latent, actions = make_latent(networks, 1), torch.full((1, 1, 2, ACTIONS), 0.3)
     rssm, reward, now, total = networks.world_model.rssm, [], latent, 0.0
     for step in range(2):
@@ -159,10 +159,10 @@ def test_without_candidates_the_policy_acts_as_before() -> None:
     [
         ("cem", {"num_candidates": 8}, "needs a policy in a world model: not cem"),
         ("hiro", {"num_candidates": 8}, "needs a policy in a world model: not hiro"),
-        ("lsp", {"horizon": 2}, "need actions.num_candidates above 0"),
+        ("lsp", {"length": 2}, "need actions.num_candidates above 0"),
         ("lsp", {"num_candidates": -1}, "actions.num_candidates must be at least 0"),
         ("lsp", {"num_candidates": 8, "num_elites": 15}, "num_elites must be at most 14, not 15"),
-        ("lsp", {"num_candidates": 8, "horizon": 0}, "actions.horizon must be at least 1"),
+        ("lsp", {"num_candidates": 8, "length": 0}, "actions.length must be at least 1"),
         ("lsp", {"num_candidates": 16, "temperature": 0.0}, "temperature must be above 0"),
         ("lsp", {"num_candidates": 16, "momentum": 1.5}, "momentum must lie between 0 and 1"),
         ("lsp", {"num_candidates": 16, "min_std": 3.0}, "at most actions.max_std"),

@@ -23,7 +23,7 @@ class ActionPlan(NamedTuple):
     """What to do now, and the mean of what is planned from now on."""
 
     action: Float[Tensor, "starts action"]
-    mean: Float[Tensor, "starts horizon action"]
+    mean: Float[Tensor, "starts length action"]
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def plan_actions(
     networks: Networks,
     latent: Latent,
     skill: Float[Tensor, "starts skill"],
-    before: Float[Tensor, "starts horizon action"],
+    before: Float[Tensor, "starts length action"],
     generator: torch.Generator,
 ) -> ActionPlan:
     """Sample sequences of actions, imagine, sort, refit, as often as the settings say.
@@ -69,22 +69,22 @@ def policy_actions(
     latent: Latent,
     skill: Float[Tensor, "starts skill"],
     generator: torch.Generator,
-) -> Float[Tensor, "candidates starts horizon action"]:
+) -> Float[Tensor, "candidates starts length action"]:
     """Sequences that the policy draws in the world model, holding the skill."""
     config, starts = networks.config, len(skill)
-    count, horizon = config.actions.policy_candidates, config.actions.horizon
-    held = skill[:, None].expand(-1, ceil(horizon / config.planner.skill_length), -1)
-    draws = networks.draw_noise(horizon, count * starts, generator=generator)
+    count, length = config.actions.policy_candidates, config.actions.length
+    held = skill[:, None].expand(-1, ceil(length / config.planner.skill_length), -1)
+    draws = networks.draw_noise(length, count * starts, generator=generator)
     noise = RolloutNoise(draws.action, torch.zeros_like(draws.latent))
     rows, noise = for_rows(count * starts, latent, noise)
     actions = networks.imagine(rows, held.repeat(count, 1, 1), noise).action
-    return actions.view(horizon, count, starts, -1).permute(1, 2, 0, 3)
+    return actions.view(length, count, starts, -1).permute(1, 2, 0, 3)
 
 
 def value_of(
     networks: Networks,
     latent: Latent,
-    candidates: Float[Tensor, "candidates starts horizon action"],
+    candidates: Float[Tensor, "candidates starts length action"],
 ) -> Float[Tensor, "candidates starts"]:
     """The discounted rewards of each sequence, and v where it ends."""
     judged = networks.judge_actions(latent, candidates.flatten(0, 1))
@@ -93,10 +93,10 @@ def value_of(
 
 
 def _drawn(
-    elites: Float[Tensor, "elites starts horizon action"],
+    elites: Float[Tensor, "elites starts length action"],
     logits: Float[Tensor, "elites starts"],
     generator: torch.Generator,
-) -> Float[Tensor, "starts horizon action"]:
+) -> Float[Tensor, "starts length action"]:
     """One of the elites of each start (Gumbel's maximum, which needs no look at the numbers)."""
     uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
     gumbel = -(-uniform.clamp(min=1e-20).log()).log()

@@ -76,7 +76,7 @@ class Agent:
         self.plan = Plan(*(torch.full(shape, x, device=networks.device) for x in (0.0, 1.0)))
         self.steps = np.zeros(self.count, np.int64)
         self._foreseen = np.zeros((self.count, config.planner.skill_length))
-        ahead = self.count, config.actions.horizon, networks.action_dim
+        ahead = self.count, config.actions.length, networks.action_dim
         self.ahead = torch.zeros(ahead, device=networks.device)
         self.planned = np.zeros(self.count, bool)
 

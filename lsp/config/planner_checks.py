@@ -109,7 +109,7 @@ def _actions(config: Config) -> list[str]:
         return found + below(0, "num_candidates", actions, "actions.")
     if config.method == "hiro" or config.plans_actions:
         return [f"actions.num_candidates needs a policy in a world model: not {config.method}"]
-    found = below(1, "policy_candidates num_elites num_iterations horizon", actions, "actions.")
+    found = below(1, "policy_candidates num_elites num_iterations length", actions, "actions.")
     found += no_share("momentum", actions, "actions.")
     together = actions.num_candidates + actions.policy_candidates
     if actions.num_elites > together:

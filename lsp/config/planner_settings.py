@@ -80,7 +80,7 @@ class ActionsConfig:
     """Best sequences, which refit the distribution."""
     num_iterations: int = 4
     """Rounds of sampling and refitting (TD-MPC: 6)."""
-    horizon: int = 3
+    length: int = 3
     """Agent steps of a sequence, which ends in v (TD-MPC2: 3)."""
     temperature: float = 0.05
     """Elites are weighted by exp((V - V_max) / temperature), in units of the running size of

@@ -39,7 +39,7 @@ _MOST = {
     **dict.fromkeys(("model.cnn_depth", "num_envs"), 1024),
     **dict.fromkeys(("planner.horizon", "planner.num_iterations", "behavior.horizon"), 10**4),
     **dict.fromkeys((f"planner.{name}" for name in WHILE_ACTING), 10**4),
-    **dict.fromkeys(("actions.horizon", "actions.num_iterations"), 10**4),
+    **dict.fromkeys(("actions.length", "actions.num_iterations"), 10**4),
     **dict.fromkeys(("actions.num_candidates", "actions.policy_candidates"), 10**6),
     **dict.fromkeys(("planner.num_candidates", "policy.mode_samples", "skills.num_states"), 10**6),
     **dict.fromkeys(("replay.batch", "replay.length", "behavior.rollouts_per_start"), 10**6),

@@ -204,13 +204,13 @@ class Networks(nn.Module):
         return self.judge(self.imagine(start, plan, noise))
 
     def judge_actions(
-        self, start: Latent, actions: Float[Tensor, "batch horizon action"]
+        self, start: Latent, actions: Float[Tensor, "batch length action"]
     ) -> HeadOutputs:
         """What the heads say of the states s_1..s_H that sequences of actions lead to, each the
         mean of what the model expects. Row i begins at row i mod s of `start`, which has s."""
-        count, horizon, _ = actions.shape
+        count, length, _ = actions.shape
         sizes = self.action_dim, self.config.model.stoch
-        none = RolloutNoise(*(torch.zeros(horizon, 1, size, device=self.device) for size in sizes))
+        none = RolloutNoise(*(torch.zeros(length, 1, size, device=self.device) for size in sizes))
         at_once = self.judge_actions_at_once
         if at_once is not None and self.new_task is None and not torch.is_grad_enabled():
             return at_once(start, actions, none)
