@@ -104,7 +104,7 @@ def draw_hours(out: Path) -> None:
     figure = Figure(figsize=(7.2, 4), layout="constrained")
     axes = figure.subplots()
     for method in ("lsp", "dreamer"):
-        kind = runs(f"walker_walk/{method}", against="wall_hours", precision=IN_IMAGINATION)
+        kind = earlier(f"walker_walk/{method}", against="wall_hours", precision=IN_IMAGINATION)
         for curve in kind.curves:
             axes.plot(*curve, color=COLORS[method], marker="o", markersize=3, label=method)
     finish(axes, "walker_walk: return against hours, one line a run", loc="lower right")

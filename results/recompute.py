@@ -127,6 +127,11 @@ def held(kind: str) -> Runs:
     return runs(kind + HELD, settings="", source_steps=100_000)
 
 
+def first(count: int, kind: Runs) -> Runs:
+    """The runs of the lowest seeds, where others came later."""
+    return Runs(kind.curves[:count])
+
+
 def has(table: str, **columns: object) -> bool:
     """Whether a table has rows whose `columns` have these values."""
     return bool(seeds(table, **columns))
@@ -267,6 +272,7 @@ def render(template: str) -> str:
             runs,
             earlier,
             held,
+            first,
             has,
             seeds,
             published_text,
