@@ -136,7 +136,7 @@ def draw_transfer_ratio(out: Path) -> None:
             color=COLORS["lsp"],
             alpha=0.15,
             linewidth=0,
-            label="95 % bootstrap interval, 3 seeds",
+            label=f"95 % bootstrap interval, {len(ours)} and {len(theirs)} seeds",
         )
         axes.plot(levels, np.minimum(middle, top), color=COLORS["lsp"], label="here")
         axes.axhline(1, color="#999999", linewidth=0.8)
