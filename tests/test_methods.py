@@ -215,8 +215,9 @@ def test_a_run_from_before_a_setting_is_read_as_what_it_was() -> None:
         section, _, field = name.rpartition(".")
         del (values[section] if section else values)[field]  # each is a setting
     read = flattened(to_dict(from_dict(values)))
-    assert {name: read[name] for name in ADDED} == ADDED
-    assert {k: v for k, v in read.items() if k not in ADDED}.items() <= flattened(
+    added = flattened(ADDED)
+    assert {name: read[name] for name in added} == added
+    assert {k: v for k, v in read.items() if k not in added}.items() <= flattened(
         to_dict(config)
     ).items()
     assert from_dict(to_dict(config)) == config
