@@ -51,7 +51,8 @@ def plan_actions(
     zeta = Plan(before, torch.full_like(before, settings.max_std))
     for _ in range(settings.num_iterations):
         # Sample sequences, the policy's own among them
-        draws = _normal((settings.num_candidates, *before.shape), networks, generator)
+        shape = settings.num_candidates, *before.shape
+        draws = torch.randn(shape, generator=generator, device=before.device)
         candidates = torch.cat([zeta.sample(draws).clamp(-1, 1), proposed])
         # Imagine, and estimate their values
         values = value_of(networks, latent, candidates)
@@ -102,9 +103,3 @@ def _drawn(
     gumbel = -(-uniform.clamp(min=1e-20).log()).log()
     chosen = (logits + gumbel).argmax(0)
     return elites[chosen, torch.arange(elites.shape[1], device=elites.device)]
-
-
-def _normal(
-    shape: tuple[int, ...], networks: Networks, generator: torch.Generator
-) -> Float[Tensor, "..."]:
-    return torch.randn(shape, generator=generator, device=networks.device)
