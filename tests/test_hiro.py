@@ -23,6 +23,7 @@ from lsp.baselines.hiro_agent import HiroAgent
 from lsp.baselines.segments import Sequences, cut_segments, draw_steps
 from lsp.baselines.td3 import TD3, TD3Learner, Transitions, critic_loss, critic_target
 from lsp.config import (
+    PRESETS,
     Config,
     HiroConfig,
     OptimizerConfig,
@@ -447,16 +448,16 @@ def test_settings_that_make_no_sense_are_refused(part: Any, changes: Any, messag
         validated(replace(config, **{part: replace(getattr(config, part), **changes)}))
 
 
-@pytest.mark.parametrize("preset", ["paper", "fast", "debug"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_valid_and_reads_back_from_json(preset: Any) -> None:
     config = validated(make_config("hiro", preset))
     assert from_dict(to_dict(config)) == config
 
 
 def test_no_preset_drowns_goals_in_noise_and_paper_alone_keeps_the_task_from_the_worker() -> None:
-    settings = {preset: make_config("hiro", preset).hiro for preset in ("paper", "fast", "debug")}
+    settings = {preset: make_config("hiro", preset).hiro for preset in PRESETS}
     assert {hiro.manager_noise for hiro in settings.values()} == {0.2}
-    assert [hiro.worker_reward for hiro in settings.values()] == [0, 10, 10]
+    assert [hiro.worker_reward for hiro in settings.values()] == [0, 10, 10, 10]
 
 
 # Acting

@@ -1,5 +1,6 @@
 """The baselines and ablations of section 4: what each has, and what it never does."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,16 @@ import lsp.algorithm.agent
 import lsp.algorithm.learner
 from lsp.algorithm.agent import Agent
 from lsp.algorithm.learner import Learner
-from lsp.config import METHODS, differences, flattened, from_dict, make_config, to_dict, validated
+from lsp.config import (
+    METHODS,
+    PRESETS,
+    differences,
+    flattened,
+    from_dict,
+    make_config,
+    to_dict,
+    validated,
+)
 from lsp.config.serialization import ADDED
 from lsp.errors import UserError
 from lsp.models.distributions import Normal
@@ -121,7 +131,7 @@ def test_no_mi_still_plans() -> None:
 
 
 @pytest.mark.parametrize("method", ["dreamer", "random_skills", "rand_skills_init", "hiro", "cem"])
-@pytest.mark.parametrize("preset", ["paper", "fast", "debug"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_what_plans_nothing_in_updates_has_one_number_of_iterations(
     method: str, preset: str
 ) -> None:
@@ -129,6 +139,14 @@ def test_what_plans_nothing_in_updates_has_one_number_of_iterations(
     assert planner.acting_iterations is None
     if method != "cem":
         assert planner.num_iterations == make_config("lsp", preset).acting_iterations
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_modern_is_fast_with_actions_planned_around_the_policy(method: str) -> None:
+    fast, modern = (make_config(method, preset) for preset in ("fast", "modern"))
+    assert replace(modern, preset="fast", actions=fast.actions) == fast
+    assert modern.actions.num_candidates == (0 if method in ("cem", "hiro") else 128)
+    validated(modern)
 
 
 def test_cem_is_a_world_model_and_nothing_else() -> None:

@@ -15,7 +15,7 @@ import pytest
 from unchecked import unchecked
 
 from lsp.cli.main import main
-from lsp.config import Config, make_config, to_dict, validated
+from lsp.config import METHODS, PRESETS, Config, make_config, to_dict, validated
 from lsp.errors import UserError, is_out_of_memory, shown, warn
 from lsp.report.tables import read_run
 from lsp.runs.checkpoint import Checkpoint, load, save
@@ -195,8 +195,8 @@ def test_settings_of_a_folder_are_checked_as_those_of_a_command(
 
 
 def test_settings_of_every_method_and_preset_pass() -> None:
-    for preset in ("paper", "fast", "debug"):
-        for method in ("lsp", "dreamer", "cem", "hiro", "no_mi"):
+    for preset in PRESETS:
+        for method in METHODS:
             validated(make_config(method, preset))
 
 

@@ -20,6 +20,7 @@ from lsp.algorithm.cem import standard_plan
 from lsp.api import load_networks
 from lsp.cli.main import _parse_in_one_line, main
 from lsp.config import (
+    ActionsConfig,
     RuntimeConfig,
     TransferConfig,
     default_runtime,
@@ -266,6 +267,7 @@ def test_each_command_has_a_folder_of_its_own(source: Any) -> None:
     flags += ["--keep-replay", "--anchor 0.1", "--anchor 0.1 --anchor-steps 9"]
     flags += ["--relabel --new-share 0.5", "--anchor 0.1 --anchor-rate 0.01"]
     flags += ["--acting-horizon 20", "--prior-weight 0", "--plan-lambda 1", "--min-std 0.2"]
+    flags += ["--action-candidates 128"]
     flags += ["--skill-length 5", "--horizon 5", "--reward a.b:c", "--reward a.b:d"]
     folders = [folder(*each.split()) for each in flags]
     assert len(set(folders)) == len(flags)
@@ -871,6 +873,32 @@ def test_a_new_task_is_planned_for_far_ahead(source: Any) -> None:
     assert planner("dreamer").acting_horizon is None
     with pytest.raises(UserError, match="plans no skills"):
         planner("dreamer", acting_horizon=20)
+
+
+@pytest.mark.parametrize("method", ["lsp", "dreamer"])
+def test_actions_are_planned_on_the_new_task_where_that_is_chosen(
+    source: Any, tmp_path: Path, method: Any
+) -> None:
+    config = transferred(source(method), "walker_run", action_candidates=16)
+    assert config.actions == ActionsConfig(num_candidates=16)
+    lsp.train(config, tmp_path / "run", 200, PLAIN)
+    again = transferred(tmp_path / "run", "walker_walk")
+    assert again.actions.num_candidates == 16
+    off = transferred(tmp_path / "run", "walker_walk", action_candidates=0)
+    assert off.actions == ActionsConfig()
+
+
+def test_what_is_chosen_of_planned_actions_goes_with_them() -> None:
+    config = make_config("lsp", "modern", **{"actions.length": 5})
+    asked = config, "quadruped_reach", TransferConfig("gone")
+    assert on_another_task(*asked).actions.length == 5
+    validated(on_another_task(*asked, action_candidates=0))
+
+
+def test_no_actions_are_planned_without_a_policy(source: Any) -> None:
+    config = transferred(source("cem"), "walker_run", action_candidates=16)
+    with pytest.raises(UserError, match="needs a policy in a world model: not cem"):
+        validated(config)
 
 
 def test_the_first_and_the_last_evaluation_may_have_more_episodes(

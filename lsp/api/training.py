@@ -148,7 +148,8 @@ def transfer(
         force: as for `train`.
         progress: as for `train`.
         **settings: `transfer=TransferConfig(...)`, `skill_length`, `horizon`, `acting_horizon`,
-            `prior_weight`, `plan_lambda`, `min_std`, and top-level settings such as `seed`.
+            `prior_weight`, `plan_lambda`, `min_std`, `action_candidates`, `final_episodes`, and
+            top-level settings such as `seed`.
 
     Returns:
         Whether `steps` was reached.

@@ -141,6 +141,9 @@ class Transfer:
     """λ of a plan's score; without it the policy's own, or 1 for a horizon beyond 15."""
     min_std: float | None = None
     """Least standard deviation of the policy; without it the run's own."""
+    action_candidates: int | None = None
+    """Sequences of actions planned around the policy at every agent step (128 in `modern`), 0 for
+    none; without it the run's own."""
     final_episodes: int | None = None
     """Episodes of the evaluations at step 0 and at the end; without it the run's own."""
     seed: int | None = None
@@ -166,6 +169,7 @@ class Transfer:
             "prior": self.prior_weight,
             "lambda": self.plan_lambda,
             "minstd": self.min_std,
+            "actions": self.action_candidates,
             "seed": self.seed,
         }
         name += "".join(f"-{key}{x}" for key, x in changed.items() if x is not None)
@@ -200,6 +204,7 @@ class Transfer:
             prior_weight=self.prior_weight,
             plan_lambda=self.plan_lambda,
             min_std=self.min_std,
+            action_candidates=self.action_candidates,
             final_episodes=self.final_episodes,
             reward=self.reward,
             **changes,

@@ -5,6 +5,7 @@ from typing import Any
 
 from lsp.config.changes import changed
 from lsp.config.config import Config
+from lsp.config.planner_settings import ActionsConfig
 from lsp.config.presets import PRESETS
 from lsp.config.settings import ReplayConfig
 from lsp.errors import UserError
@@ -62,6 +63,7 @@ def _cem(config: Config) -> Config:
         config,
         skills=replace(config.skills, dim=0),
         planner=planner,
+        actions=ActionsConfig(),  # it plans nothing else
         behavior=replace(config.behavior, lambda_=1.0),  # rewards alone: there is no value
     )
 
@@ -85,6 +87,7 @@ def _hiro(config: Config) -> Config:
         schedule = replace(schedule, update_every=10)
     return replace(
         config,
+        actions=ActionsConfig(),  # no model to plan in
         hiro=hiro,
         replay=replay,
         schedule=schedule,
@@ -109,7 +112,7 @@ def make_config(method: str = "lsp", preset: str = "fast", **settings: Any) -> C
 
     Args:
         method: `lsp`, `dreamer`, `random_skills`, `rand_skills_init`, `no_mi`, `cem` or `hiro`.
-        preset: `paper`, `fast` or `debug`.
+        preset: `paper`, `fast`, `modern` or `debug`.
         **settings: what is to differ, by the names of the command line's flags, such as
             `task="cheetah_run"` or `**{"planner.horizon": 20}`; or a whole section, such as
             `planner=PlannerConfig(...)`.

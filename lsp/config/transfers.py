@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from lsp.config.config import Config
+from lsp.config.planner_settings import ActionsConfig
 from lsp.config.settings import TransferConfig
 from lsp.config.validation import shortest_sequence
 from lsp.errors import UserError
@@ -32,16 +33,18 @@ def on_another_task(
     prior_weight: float | None = None,
     plan_lambda: float | None = None,
     min_std: float | None = None,
+    action_candidates: int | None = None,
     final_episodes: int | None = None,
     **changes: Any,
 ) -> Config:
     """Settings of a run on `task` that starts from one with the settings `source`.
 
     `skill_length` K, `horizon` H, `plan_lambda` (λ of a plan's score), `min_std` (least standard
-    deviation of the policy) and `final_episodes` are the source's own where they are not given, but
-    `min_std` at least ANCHORED_STD where there is an anchor; `prior_weight` is PRIOR_WEIGHT where
-    skills are planned, and so is `acting_horizon` ACTING_HORIZON unless K or H is given, with which
-    behaviour learning imagines one skill. `changes` replace top-level fields.
+    deviation of the policy), `action_candidates` (sequences of actions planned around it, 0 for
+    none) and `final_episodes` are the source's own where they are not given, but `min_std` at least
+    ANCHORED_STD where there is an anchor; `prior_weight` is PRIOR_WEIGHT where skills are planned,
+    and so is `acting_horizon` ACTING_HORIZON unless K or H is given, with which behaviour learning
+    imagines one skill. `changes` replace top-level fields.
 
     What is ours and nobody chose is off in the preset `paper`.
 
@@ -68,6 +71,9 @@ def on_another_task(
     if transfer.anchor and min_std is None:
         least = max(least, ANCHORED_STD)
     config = replace(config, planner=planner, policy=replace(config.policy, min_std=least))
+    if action_candidates is not None:
+        chosen = replace(config.actions, num_candidates=action_candidates)
+        config = replace(config, actions=chosen if action_candidates else ActionsConfig())
     if final_episodes is not None:
         schedule = replace(config.schedule, final_episodes=final_episodes)
         config = replace(config, schedule=schedule)

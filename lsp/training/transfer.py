@@ -23,7 +23,14 @@ from lsp.training.relabel import Relabel, reads_states, relabelled, rewards_of
 from lsp.training.replay import Replay
 from lsp.training.trainer import Trainer
 
-_OWN = {"acting_horizon", "prior_weight", "plan_lambda", "min_std", "final_episodes"}
+_OWN = {
+    "acting_horizon",
+    "prior_weight",
+    "plan_lambda",
+    "min_std",
+    "action_candidates",
+    "final_episodes",
+}
 """What `on_another_task` takes besides top-level settings."""
 
 
