@@ -142,10 +142,15 @@ def test_what_plans_nothing_in_updates_has_one_number_of_iterations(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_modern_is_fast_with_actions_planned_around_the_policy(method: str) -> None:
+def test_modern_is_fast_with_actions_planned_around_the_policy_and_more_updates(
+    method: str,
+) -> None:
     fast, modern = (make_config(method, preset) for preset in ("fast", "modern"))
-    assert replace(modern, preset="fast", actions=fast.actions) == fast
+    same = replace(modern, preset="fast", actions=fast.actions, schedule=fast.schedule)
+    assert same == fast
     assert modern.actions.num_candidates == (0 if method in ("cem", "hiro") else 128)
+    updates = (10, 0) if method == "hiro" else (2, 1000)
+    assert (modern.schedule.update_every, modern.schedule.pretrain) == updates
     validated(modern)
 
 
