@@ -34,7 +34,8 @@ class Config:
     planning, without both, without the intrinsic reward); `cem` (plans actions); `hiro` (no model:
     a manager chooses skills or states)."""
     preset: str
-    """`paper`, `fast` (sized for a laptop) or `debug` (seconds)."""
+    """`paper`, `fast` (sized for a laptop), `modern` (`fast` that plans actions as well) or `debug`
+    (seconds)."""
     obs: str = "proprio"
     """`proprio` (the task's own observations) or `pixels` (64×64 images)."""
     seed: int = 0
