@@ -73,6 +73,10 @@ class Runs:
         """The return of every run that got there; a dash where none did."""
         return ", ".join(f"{x:.0f}" for x in self.at(steps)) or "–"
 
+    def over(self, *steps: int) -> str:
+        """The mean return of all runs at these env steps."""
+        return f"{np.mean([self.at(each) for each in steps]):.0f}"
+
     def mean_curve(self) -> Curve:
         steps, values = over_seeds(list(self.curves))
         return steps, values.mean(0)
@@ -90,7 +94,8 @@ def rows(table: str) -> Iterator[dict[str, str]]:
 
 
 def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **columns: object) -> Runs:
-    """The runs of tables such as "walker_walk/lsp" whose `columns` have these values.
+    """The runs of tables such as "walker_walk/lsp" whose `columns` have these values; a tuple
+    names several that a column may have.
 
     Raises:
         LookupError: there is none, or they have several settings, which are not to be pooled.
@@ -100,7 +105,7 @@ def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **colum
     for table in tables:
         for row in rows(table):
             wanted = {"obs": obs, **columns}
-            if all(row.get(key, "") == str(value) for key, value in wanted.items()):
+            if all(_fits(row.get(key, ""), value) for key, value in wanted.items()):
                 settings.add(row.get("settings", ""))
                 key = table, row["seed"], row["precision"], row.get("source_steps", "")
                 point = float(row[against]), float(row["eval_return"])
@@ -111,6 +116,11 @@ def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **colum
         )
     curves = [np.array(sorted(points)).T for points in found.values()]
     return Runs([(steps, values) for steps, values in curves])
+
+
+def _fits(text: str, wanted: object) -> bool:
+    several = wanted if isinstance(wanted, tuple) else (wanted,)
+    return text in map(str, several)
 
 
 def earlier(table: str, **columns: object) -> Runs:
@@ -283,7 +293,7 @@ def render(template: str) -> str:
             speed,
             total,
         )
-    } | {"ratio": ratio_text, "FOUR_ROUNDS": FOUR_ROUNDS}
+    } | {"ratio": ratio_text, "FOUR_ROUNDS": FOUR_ROUNDS, "HELD": HELD}
     return environment.get_template(template).render()
 
 
