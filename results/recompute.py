@@ -36,6 +36,8 @@ PLANNED_TRANSFER = (
     f"policy.prior-share 0; {FOUR_ROUNDS}; planner.prior-weight 0; behavior.prior-share 0"
 )
 """Of transfers from these, which scored plans without the prior of skills."""
+MODERN = "actions.num-candidates 128; schedule.pretrain 1000; schedule.update-every 2"
+"""Settings of runs of `fast` that are those of `modern`, from before it had that name."""
 HELD = "-relabel-anchor0.05-rate0.005-new0.5"
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -90,31 +92,35 @@ class Runs:
 def rows(table: str) -> Iterator[dict[str, str]]:
     """The rows of a CSV below results/, named without its ending."""
     with (RESULTS / f"{table}.csv").open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+        for row in csv.DictReader(file):
+            if row.get("settings", "") == MODERN:
+                row |= {"preset": "modern", "settings": ""}
+            yield row
 
 
 def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **columns: object) -> Runs:
     """The runs of tables such as "walker_walk/lsp" whose `columns` have these values; a tuple
-    names several that a column may have.
+    names several that a column may have. By table and seed; of preset `fast`, unless another is
+    named.
 
     Raises:
         LookupError: there is none, or they have several settings, which are not to be pooled.
     """
-    found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    found: dict[tuple[object, ...], list[tuple[float, float]]] = {}
     settings = set()
+    wanted = {"obs": obs, "preset": "fast"} | columns
     for table in tables:
         for row in rows(table):
-            wanted = {"obs": obs, **columns}
             if all(_fits(row.get(key, ""), value) for key, value in wanted.items()):
                 settings.add(row.get("settings", ""))
-                key = table, row["seed"], row["precision"], row.get("source_steps", "")
+                run = int(row["seed"]), row["precision"], row.get("source_steps", "")
                 point = float(row[against]), float(row["eval_return"])
-                found.setdefault(key, []).append(point)
+                found.setdefault((tables.index(table), *run), []).append(point)
     if len(settings) != 1:
         raise LookupError(
             f"{tables} with {columns} have rows of {len(settings)} settings: name one"
         )
-    curves = [np.array(sorted(points)).T for points in found.values()]
+    curves = [np.array(sorted(found[key])).T for key in sorted(found)]
     return Runs([(steps, values) for steps, values in curves])
 
 
