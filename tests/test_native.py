@@ -12,7 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from builders import linear, make_batch, make_networks, seeded
+from builders import linear, make_batch, seeded
+from passes import (
+    ACTIONS,
+    CLOSE,
+    MLPS,
+    distance,
+    gradient_of_plan,
+    likelihood,
+    make_disturbed,
+    pass_through,
+    plans_of_starts,
+    predict_heads,
+    rollout,
+    scan,
+    whole_update,
+)
 
 import lsp.backends.backends
 import lsp.backends.native.build
@@ -32,51 +47,12 @@ from lsp.backends.native.build import CannotBuild, library
 from lsp.backends.native.layers import room
 from lsp.config import RuntimeConfig
 from lsp.errors import RunWarning
-from lsp.models.world_model import Latent
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 
 HAS_BF16 = compiler() is not None and lsp.backends.native.layers._can_multiply(torch.bfloat16)
 bf16_products = pytest.mark.skipif(not HAS_BF16, reason="no small products in bf16 on this CPU")
 PRECISIONS = [torch.float32, pytest.param(torch.bfloat16, marks=bf16_products)]
-
-ACTIONS = 3
-# What rounding leaves in fp32, relative to the size of a whole tensor.
-CLOSE = 2e-5
-
-
-def make_disturbed(method: Any = "lsp", **parts: Any) -> Any:
-    """Networks with weights that are all their own: biases and gains too."""
-    networks = make_networks(method, action_dim=ACTIONS, **parts)
-    # Of a generator of its own: some draws magnify rounding, and none should come with another
-    # size of the value.
-    generator = seeded(1)
-    with torch.no_grad():
-        for weight in networks.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return networks
-
-
-def distance(one: Any, other: Any) -> Any:
-    """Largest relative distance between tensors and those that they should be."""
-    pairs = zip(one, other, strict=True)
-    return max(((x.float() - y).norm() / y.norm().clamp(min=1e-3)).item() for x, y in pairs)
-
-
-def rollout(networks: Any, imagine: Any, learned: Any, rows: Any = 37, horizon: Any = 10) -> Any:
-    """States and actions of a rollout, and the gradient of some function of both."""
-    config = networks.config
-    deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
-    start = Latent(deter, torch.randn(rows, config.model.stoch, generator=seeded(2)))
-    plan = torch.randn(rows, config.plan_length, networks.plan_dim, generator=seeded(3))
-    noise = networks.draw_noise(horizon, rows, generator=seeded(4))
-    feature, action = imagine(start, plan, noise)
-    feature, action = feature.float(), action.float()
-    if not learned:
-        return [feature, action], []
-    weights = (torch.randn(x.shape, generator=seeded(5)) for x in (feature, action))
-    loss = sum((x * w).sum() for x, w in zip((feature, action), weights, strict=True))
-    return [feature, action], torch.autograd.grad(loss, learned)
 
 
 WIDE = {"deter": 40, "hidden": 50, "stoch": 7}
@@ -140,19 +116,6 @@ def test_an_update_is_the_same_for_any_number_of_threads(threads: Any) -> None:
         assert found[name] == pytest.approx(float(value), rel=1e-3, abs=1e-4), name
 
 
-def gradient_of_plan(networks: Any, imagine: Any, rows: Any) -> Any:
-    """Of some function of the states and actions of a rollout."""
-    model = networks.config.model
-    start = Latent(*(torch.zeros(rows, size) for size in (model.deter, model.stoch)))
-    length = networks.config.plan_length
-    plan = torch.randn(rows, length, networks.plan_dim, generator=seeded(3)).requires_grad_()
-    noise = networks.draw_noise(10, rows, generator=seeded(4))
-    feature, action = (x.float() for x in imagine(start, plan, noise))
-    weights = (torch.randn(x.shape, generator=seeded(5)) for x in (feature, action))
-    loss = sum((x * w).sum() for x, w in zip((feature, action), weights, strict=True))
-    return torch.autograd.grad(loss, plan)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rows", [1, 300])
 def test_the_gradient_of_a_plan_is_the_reference(variant: Any, rows: Any) -> None:
@@ -187,25 +150,6 @@ def test_imagination_without_skills_is_the_reference(method: Any) -> None:
     found = rollout(networks, copy.imagine, learned[1])
     assert distance(found[0], expected[0]) < CLOSE
     assert method == "cem" or distance(found[1], expected[1]) < CLOSE
-
-
-def likelihood(networks: Any, computing: Any, rows: Any) -> Any:
-    """Of what a rollout drew, under other plans, and gradients of a function of it."""
-    config = networks.config
-    deter = torch.randn(rows, config.model.deter, generator=seeded(1)).tanh()
-    start = Latent(deter, torch.randn(rows, config.model.stoch, generator=seeded(2)))
-    shape = rows, config.plan_length, networks.plan_dim
-    plan, other = (torch.randn(shape, generator=seeded(n)) for n in (3, 6))
-    noise = networks.draw_noise(10, rows, generator=seeded(4))
-    with torch.no_grad():
-        drawn = networks.imagine(start, plan, noise).feature[1:, :, config.model.deter :]
-    drawn = drawn.to(computing.dtype).requires_grad_()
-    scores = computing.log_likelihood(start, other, noise.action, drawn)
-    learned = [drawn, *computing.policy.parameters()]
-    loss = (scores * torch.randn(rows, generator=seeded(5))).sum()
-    with torch.no_grad():
-        again = computing.log_likelihood(start, other, noise.action, drawn)
-    return [scores, again], torch.autograd.grad(loss, learned)
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "dreamer", "many numbers"])
@@ -250,21 +194,6 @@ def test_bf16_stays_near_the_reference() -> None:
     assert 0 < distance(found[1], expected[1]) < 0.06
 
 
-def scan(networks: Any, path: Any, length: Any = 12, rows: Any = 7) -> Any:
-    """Everything that the filter gives, and gradients of some function of it."""
-    rssm, width = networks.world_model.rssm, networks.world_model.encoder.outputs
-    shape = rows, length
-    embedding = torch.randn(*shape, width, generator=seeded(1)).requires_grad_()
-    action = torch.rand(*shape, ACTIONS, generator=seeded(2)) * 2 - 1
-    is_first = torch.rand(shape, generator=seeded(3)) < 0.2
-    noise = torch.randn(*shape, rssm.stoch, generator=seeded(4))
-    last, states, posterior = path(rssm.initial(rows), action, embedding, is_first, noise)
-    seen = [*last, *states, *posterior]
-    loss = sum((x * torch.randn(x.shape, generator=seeded(5))).sum() for x in seen)
-    learned = [x for name, x in rssm.named_parameters() if not name.startswith("prior")]
-    return seen, torch.autograd.grad(loss, [embedding, *learned])
-
-
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
 @pytest.mark.parametrize("rows", [1, 7])
 def test_the_filter_is_the_reference(variant: Any, rows: Any) -> None:
@@ -282,24 +211,6 @@ def test_the_filter_in_bf16_stays_near_the_reference() -> None:
     found = scan(networks, NativeBackend(networks, torch.bfloat16).scan)
     assert 10 * CLOSE < distance(found[0], expected[0]) < 0.03
     assert 10 * CLOSE < distance(found[1], expected[1]) < 0.06
-
-
-def pass_through(mlp: Any) -> Any:
-    """What it makes of some numbers, and gradients of a function of it."""
-    x = torch.randn(3, 45, mlp[0].in_features, generator=seeded(1)).requires_grad_()
-    y = mlp(x)
-    loss = (y * torch.randn(y.shape, generator=seeded(2))).sum()
-    return [y, *torch.autograd.grad(loss, [x, *mlp.parameters()])]
-
-
-MLPS = {
-    "χ": ("frozen_copy", "skill_predictor.net"),
-    "v": ("frozen_copy", "value.net"),
-    "encoder": ("model", "encoder.mlp"),
-    "decoder": ("model", "decoder.mlp"),
-    "reward": ("model", "reward_head"),
-    "prior": ("model", "rssm.prior_head"),
-}
 
 
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
@@ -339,15 +250,6 @@ def test_what_nobody_asks_for_is_not_computed() -> None:
     assert asked == [(True, False), (False, True), (True, False), (True, True)]
 
 
-def predict_heads(networks: Any, judges: Any, rows: Any = 45) -> Any:
-    """What the heads say of some states, and the gradient of a function of it."""
-    shape = 3, rows, networks.world_model.features
-    feature = torch.randn(shape, generator=seeded(1)).to(networks.dtype).requires_grad_()
-    said = judges(feature)
-    loss = sum((x * torch.randn(x.shape, generator=seeded(2))).sum() for x in said)
-    return list(said), torch.autograd.grad(loss, [feature])
-
-
 @pytest.mark.parametrize("variant", ["lsp", "without LayerNorm", "odd sizes"])
 @pytest.mark.parametrize("method", ["lsp", "cem"])
 @pytest.mark.parametrize("termination", [False, True])
@@ -359,15 +261,6 @@ def test_judging_is_the_reference(variant: Any, method: Any, termination: Any) -
     found = predict_heads(networks, NativeBackend(networks).frozen_copy.predict_heads)
     assert distance(found[0], expected[0]) < CLOSE
     assert distance(found[1], expected[1]) < CLOSE
-
-
-def plans_of_starts(networks: Any, candidates: Any, shared: Any) -> Any:
-    """Seven starts, as many plans of each, and noise that those of a start share, if `shared`."""
-    model, length = networks.config.model, networks.config.plan_length
-    sizes = model.deter, model.stoch
-    start = Latent(*(torch.randn(7, size, generator=seeded(n)) for n, size in enumerate(sizes)))
-    plan = torch.randn(7 * candidates, length, networks.plan_dim, generator=seeded(3))
-    return start, plan, networks.draw_noise(10, 7 if shared else len(plan), generator=seeded(4))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -434,27 +327,6 @@ def test_judging_in_bf16_stays_near_the_reference() -> None:
     found = predict_heads(copy, copy.predict_heads)
     assert 0 < distance(found[0][::2], expected[0][::2]) < 0.03
     assert 0 < distance(found[1], expected[1]) < 0.06
-
-
-def two_updates(path: Any) -> Any:
-    """Metrics of the second, and the weights after it."""
-    learner = Learner(path.networks, 0, path)
-    replay, rng = path.networks.config.replay, torch.Generator().manual_seed(0)
-    shape = replay.batch, replay.length
-    batch = {
-        "obs/position": torch.randn(*shape, 5, generator=rng).numpy(),
-        "action": (torch.rand(*shape, ACTIONS, generator=rng) * 2 - 1).numpy(),
-        "reward": torch.rand(shape, generator=rng).numpy(),
-        "is_first": (torch.rand(shape, generator=rng) < 0.1).numpy(),
-        "is_terminal": torch.zeros(shape, dtype=torch.bool).numpy(),
-    }
-    learner.update(batch)
-    return learner.update(batch), path.networks.state_dict()
-
-
-def whole_update(make_path: Any, **parts: Any) -> Any:
-    # Adam's first steps are the gradient's sign, which rounding can turn, but for a large ε.
-    return two_updates(make_path(make_disturbed(optimizer={"epsilon": 1.0}, **parts)))
 
 
 FORWARD = {"estimator": "forward", "intrinsic_scale": 1.0}
