@@ -145,9 +145,7 @@ def test_hiro_acts_by_what_is_kept() -> None:
 
 
 def test_what_half_precision_cannot_hold_stays_whole() -> None:
-    stored = packed(
-        {"a": torch.full((2, 2), 1e5), "b": torch.ones(2, 2), "anchor.c": torch.ones(2)}, True
-    )
+    stored = packed({"a": torch.full((2, 2), 1e5), "b": torch.ones(2, 2)}, half=True)
     assert {name: x.dtype for name, x in stored.items()} == {"a": torch.float32, "b": torch.float16}
     assert packed({"b": torch.ones(2, 2)}, half=False)["b"].dtype == torch.float32
 
@@ -322,6 +320,20 @@ def test_a_transfer_is_packed_without_its_anchor_and_where_it_began(
         name.startswith("anchor") for name in load_networks(tmp_path / "agent").state_dict()
     )
     assert card.success is not None
+
+
+def test_a_fixed_behavior_is_packed_with_what_acts(trained: Any, tmp_path: Path) -> None:
+    _, agent, _ = trained
+    held = TransferConfig(freeze_policy=True, anchor=0.1)
+    run, packed_in = tmp_path / "run", tmp_path / "agent"
+    lsp.transfer(agent, "quadruped_reach", run, 0, PLAIN, transfer=held)
+    lsp.export(run, packed_in, 2, full_precision=True)
+    noted = json.loads((run / "source.json").read_text())
+    assert RunFolder(packed_in).read_config().transfer.source == noted["run"]
+    assert load_networks(packed_in).fixed_behavior is not None
+    evaluations = (lsp.evaluate(folder, episodes=2) for folder in (run, packed_in))
+    before, after = (each.returns for each in evaluations)
+    np.testing.assert_array_equal(before, after)
 
 
 # Trust and damage

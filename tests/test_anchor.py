@@ -1,5 +1,6 @@
 """A policy that adapts is held to what its source's policy does in the same observations."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from builders import make_batch, make_networks, seeded
 
+from lsp.algorithm.agent import Agent
 from lsp.algorithm.behavior import anchor_loss
 from lsp.algorithm.learner import Learner
 from lsp.backends.backends import EagerBackend, NativeBackend
@@ -23,6 +25,10 @@ def transferred(method: Any = "lsp", **transfer: Any) -> Any:
         model={"learning_rate": 1e-6},
         policy={"min_std": 0.1, "learning_rate": 1e-2},
     )
+
+
+def observe(step: int) -> dict[str, np.ndarray]:
+    return {"position": np.random.default_rng(step).normal(size=5).astype(np.float32)}
 
 
 def kl_now(networks: Any, batch: Any) -> Any:
@@ -84,6 +90,45 @@ def test_a_frozen_policy_with_an_anchor_follows_its_source_and_nothing_else() ->
     assert metrics["policy/anchor_kl"] < 0.1 * before
     assert all(torch.equal(x, frozen[name]) for name, x in networks.anchor.state_dict().items())
     assert torch.equal(networks.skill_predictor.net[0].weight, predictor)
+
+
+@pytest.mark.parametrize("backend", [EagerBackend, NativeBackend])
+@pytest.mark.parametrize("mode", ["evaluate", "collect"])
+def test_a_fixed_behavior_stays_what_it_was_whatever_is_learned(backend: Any, mode: Any) -> None:
+    """Under given skills the agent does the same before and after model and policy change."""
+    networks = transferred(freeze_policy=True)
+    skills = np.random.default_rng(0).normal(size=(8, networks.config.skills.dim))
+
+    def actions() -> Any:
+        agent = Agent(networks, mode, seed=3, backend=backend(networks.for_acting()))
+        return np.array([agent.act(observe(t), skill) for t, skill in enumerate(skills)])
+
+    before = actions()
+    with torch.no_grad():
+        for part in (networks.world_model, networks.policy):
+            for weight in part.parameters():
+                weight.add_(0.3 * torch.randn(weight.shape, generator=seeded(1)))
+    np.testing.assert_array_equal(actions(), before)
+    networks.config = replace(networks.config, transfer=TransferConfig("a", anchor=0.5))
+    assert np.abs(actions() - before).max() > 0.1
+
+
+def test_until_something_is_learned_a_fixed_behavior_is_the_policys() -> None:
+    networks = transferred(freeze_policy=True)
+    fixed, free = Agent(networks, seed=3), Agent(transferred(), seed=3)
+    for step in range(4):
+        np.testing.assert_array_equal(fixed.act(observe(step)), free.act(observe(step)))
+
+
+def test_a_fixed_behavior_goes_on_from_its_state() -> None:
+    networks = transferred(freeze_policy=True)
+    with torch.no_grad():
+        networks.world_model.rssm.enter.weight.mul_(2)
+    agent, resumed = (Agent(networks, "collect", seed=seed) for seed in (1, 9))
+    for step in range(5):
+        agent.act(observe(step))
+    resumed.load_state({name: x.clone() for name, x in agent.state().items()})
+    np.testing.assert_array_equal(agent.act(observe(5)), resumed.act(observe(5)))
 
 
 def test_an_anchor_weighs_in_units_of_returns_and_fades(monkeypatch: Any) -> None:

@@ -141,13 +141,38 @@ def test_the_prefill_is_acted_by_the_transferred_policy(source: Any, tmp_path: A
 def test_a_frozen_policy_stays_the_same_bit_for_bit(
     source: Any, tmp_path: Any, method: Any
 ) -> None:
-    transfer = TransferConfig(freeze_policy=True)
+    transfer = TransferConfig(freeze_policy=True, anchor=0.0)
     config = transferred(source(method), "walker_run", transfer)
     lsp.train(config, tmp_path / "run", 400, PLAIN)
     moved = changed(weights_of(source(method)), weights_of(tmp_path / "run"))
     assert not any(name.startswith(("policy.", "skill_predictor.")) for name in moved)
     for part in ("world_model.rssm", "world_model.reward_head", "value.", "slow_value."):
         assert any(name.startswith(part) for name in moved), part
+
+
+def test_a_behavior_stays_fixed_over_transfers_in_a_row(source: Any, tmp_path: Any) -> None:
+    """What acts is what the first source's policy and model were, while its model learns on."""
+    start, before = source(), {}
+    for name in ("one", "other"):
+        config = transferred(start, "walker_run", TransferConfig(freeze_policy=True))
+        lsp.train(config, tmp_path / name, 400, PLAIN)
+        weights = weights_of(tmp_path / name)
+        assert changed(weights_of(start), weights) & {"policy.net.0.weight"}
+        acting = {key: x for key, x in weights.items() if key.startswith("anchor.")}
+        before, start = before or acting, tmp_path / name
+        assert not changed(before, acting)
+    first = weights_of(source())
+    assert torch.equal(acting["anchor.policy.net.0.weight"], first["policy.net.0.weight"])
+    enter = "rssm.enter.weight"
+    assert torch.equal(acting[f"anchor.{enter}"], first[f"world_model.{enter}"])
+    # A policy that adapts from there on is held to what acted, or to what it is itself.
+    for rate, held in ((0.0, first), (0.1, weights)):
+        config = transferred(start, "walker_run", TransferConfig(anchor=0.1, anchor_rate=rate))
+        trainer = open_trainer(tmp_path / f"rate{rate}", config)
+        begin(trainer)
+        found = trainer.networks.anchor.policy.state_dict()["net.0.weight"]
+        assert torch.equal(found, held["policy.net.0.weight"])
+        trainer.close()
 
 
 def test_the_planner_chooses_otherwise_for_another_task(source: Any, tmp_path: Any) -> None:
@@ -208,6 +233,7 @@ HELD = {
     "free": {},
     "held": {"keep_replay": True, "anchor": 0.1, "anchor_steps": 350},
     "slow": {"new_share": 0.5, "anchor": 0.1, "anchor_rate": 0.01},
+    "fixed": {"freeze_policy": True, "anchor": 0.1},
 }
 
 
@@ -838,7 +864,9 @@ def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
         ("lsp", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
         ("dreamer", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
         ("lsp", {}, (0, 0, 0)),
-        ("lsp", {"relabel": True, "freeze_policy": True}, (0, 0, 0)),
+        ("lsp", {"relabel": True, "freeze_policy": True}, (ANCHOR, 0, 0)),
+        ("lsp", {"freeze_policy": True}, (ANCHOR, 0, 0)),
+        ("lsp", {"freeze_policy": True, "anchor": 0.0}, (0, 0, 0)),
         ("lsp", {"relabel": True, "anchor": 0.3}, (0.3, 0, NEW_SHARE)),
         ("lsp", {"relabel": True, "anchor": 0.0, "new_share": 0.0}, (0, 0, 0)),
         ("lsp", {"relabel": True, "anchor_rate": 0.1}, (ANCHOR, 0.1, NEW_SHARE)),
@@ -858,9 +886,11 @@ def test_a_policy_that_adapts_on_a_relabelled_replay_is_held(
 
 def test_the_paper_transfers_as_it_did() -> None:
     config = make_config("lsp", "paper", task="quadruped_upright_walk")
-    moved = on_another_task(config, "quadruped_reach", TransferConfig("gone", relabel=True))
-    assert (moved.planner, moved.policy) == (config.planner, config.policy)
-    assert (moved.transfer.anchor, moved.transfer.new_share) == (0, 0)
+    for frozen in (False, True):
+        transfer = TransferConfig("gone", relabel=True, freeze_policy=frozen)
+        moved = on_another_task(config, "quadruped_reach", transfer)
+        assert (moved.planner, moved.policy) == (config.planner, config.policy)
+        assert (moved.transfer.anchor, moved.transfer.new_share) == (0, 0)
 
 
 def test_a_new_task_is_planned_for_far_ahead(source: Any) -> None:

@@ -18,7 +18,7 @@ from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import Tensors, as_it_is
 from lsp.errors import UserError
 from lsp.models.networks import Networks
-from lsp.models.world_model import Latent
+from lsp.models.world_model import Latent, Scan
 from lsp.rows import as_rows, observations
 
 FORESEEN = 8  # rollouts behind what is expected of a new task's reward
@@ -32,7 +32,8 @@ class Agent:
     mode. Each agent has its own seeded random generator. `backend`, which is in full precision, is
     what it filters, plans and acts with. `skills` are planned or drawn from N(0, I), whatever the
     settings say. Where actions are refined, what the policy would do is where planning over actions
-    begins, at every step.
+    begins, at every step. Where a transfer holds its behaviour fixed, the source's policy acts, on
+    states that the source's own model filters; plans are made as ever, in the model that learns.
     """
 
     notes_random_actions = False
@@ -54,6 +55,7 @@ class Agent:
         self.config = config.acting if config.plans_skills else config
         self.networks, self.mode = networks, mode
         self.backend = backend or EagerBackend(networks.for_acting())
+        self.fixed = self.backend.frozen_copy.fixed_behavior
         self.batched = num_envs is not None
         self.count = num_envs or 1
         self.generator = seeded(seed, networks.device)
@@ -70,6 +72,9 @@ class Agent:
         """Forget everything: the next observation is the first of an episode, in every env."""
         networks, config = self.networks, self.config
         self.latent = networks.world_model.rssm.initial(self.count)
+        self.fixed_latent = (
+            self.latent if self.fixed is None else self.fixed.rssm.initial(self.count)
+        )
         self.action = torch.zeros(self.count, networks.action_dim, device=networks.device)
         self.skill = torch.zeros(self.count, networks.plan_dim, device=networks.device)
         shape = (self.count, config.plan_length, networks.plan_dim)
@@ -130,19 +135,28 @@ class Agent:
         is_first = torch.as_tensor(self.steps == 0, device=self.networks.device)
         inputs = as_rows(observation) | self.latent._asdict()
         inputs |= {"action": self.action, "is_first": is_first}
-        self.latent = Latent(**self._recorded_filter(inputs))
+        if self.fixed is not None:
+            inputs |= _named_fixed(self.fixed_latent)
+        filtered = self._recorded_filter(inputs)
+        self.latent = Latent(filtered["deter"], filtered["stoch"])
+        if self.fixed is not None:
+            self.fixed_latent = Latent(filtered["fixed_deter"], filtered["fixed_stoch"])
 
     def filter_latent(self, inputs: Tensors) -> Tensors:
-        """One step of the filter."""
-        latent = Latent(inputs["deter"], inputs["stoch"])
-        step = (
-            inputs["action"],
-            self.backend.model.encode(observations(inputs)),
-            inputs["is_first"],
-            self._noise(*latent.stoch.shape),
-        )
-        latent, _, _ = self.backend.scan(latent, *(x[:, None] for x in step))
-        return latent._asdict()
+        """One step of the filter, and of that of a fixed behaviour, with the same noise."""
+        noise, seen = self._noise(*inputs["stoch"].shape), observations(inputs)
+
+        def filtered(scan: Scan, latent: Latent, embedding: Tensor) -> Latent:
+            step = inputs["action"], embedding, inputs["is_first"], noise
+            return scan(latent, *(x[:, None] for x in step))[0]
+
+        before, backend = Latent(inputs["deter"], inputs["stoch"]), self.backend
+        found = filtered(backend.scan, before, backend.model.encode(seen))._asdict()
+        if self.fixed is None:
+            return found
+        assert backend.anchor_scan is not None
+        before = Latent(inputs["fixed_deter"], inputs["fixed_stoch"])
+        return found | _named_fixed(filtered(backend.anchor_scan, before, self.fixed.encode(seen)))
 
     def _hold_or_replan(self) -> None:
         """Re-plan where that is due.
@@ -235,7 +249,8 @@ class Agent:
 
     def _choose(self) -> None:
         """The action, and where actions are refined what is planned after it."""
-        inputs = self.latent._asdict() | {"skill": self.skill}
+        reads = self.latent if self.fixed is None else self.fixed_latent
+        inputs = reads._asdict() | {"skill": self.skill}
         if not self.config.refines_actions:
             self.action = self._recorded_act(inputs)["action"]
             return
@@ -259,7 +274,8 @@ class Agent:
         config, collecting = self.config.policy, self.mode == "collect"
         if self.config.plans_actions:
             return self._explore(skill) if collecting else skill.clamp(-1, 1)
-        policy = self.backend.frozen_copy.policy(feature, skill)
+        acting = self.backend.frozen_copy if self.fixed is None else self.fixed
+        policy = acting.policy(feature, skill)
         if collecting:
             return self._explore(policy.sample(self._noise(*policy.mean.shape)))
         if config.mode_samples == 0:
@@ -291,8 +307,10 @@ class Agent:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that acting depends on, for a checkpoint."""
-        ahead = {"ahead": self.ahead} if self.config.refines_actions else {}
-        return ahead | {
+        more = {"ahead": self.ahead} if self.config.refines_actions else {}
+        if self.fixed is not None:
+            more |= _named_fixed(self.fixed_latent)
+        return more | {
             "deter": self.latent.deter,
             "stoch": self.latent.stoch,
             "action": self.action,
@@ -308,8 +326,17 @@ class Agent:
         device = self.networks.device
         on = {key: x.to(device) for key, x in state.items() if key not in ("steps", "generator")}
         self.latent = Latent(on["deter"], on["stoch"])
+        if self.fixed is not None:
+            names = (f"fixed_{name}" for name in Latent._fields)
+            # A run whose policy was free until now has filtered no other states.
+            mine = zip(names, self.latent, strict=True)
+            self.fixed_latent = Latent(*(on.get(name, part) for name, part in mine))
         self.action, self.skill = on["action"], on["skill"]
         self.plan = Plan(on["plan_mean"], on["plan_std"])
         self.ahead = on.get("ahead", self.ahead)
         self.steps = state["steps"].numpy().copy()
         restore(self.generator, state["generator"])
+
+
+def _named_fixed(latent: Latent) -> Tensors:
+    return {f"fixed_{name}": part for name, part in latent._asdict().items()}

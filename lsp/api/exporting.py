@@ -12,6 +12,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lsp.api.evaluating import evaluate, load_networks, spaces_in
 from lsp.config import Config, TransferConfig, named_code, to_dict
 from lsp.envs.lookup import Task
@@ -23,6 +25,7 @@ from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import read_metrics
 from lsp.runs.packed import write_weights
 from lsp.runs.signature import seal
+from lsp.training.build import AnyNetworks
 from lsp.training.evaluation import Evaluation
 
 NOISE = 2.0  # so many standard errors of the difference are no loss
@@ -71,7 +74,7 @@ def export(
     _check(source, target, episodes)
     ask = partial(evaluate, episodes=episodes, device=device, env=env, reward=reward)
     before = ask(source.path, trust=trust)
-    weights = load_networks(source.path, device, env, trust).state_dict()
+    weights = _acting(load_networks(source.path, device, env, trust))
     with _made(target) as folder:
         _write_settings(folder, source, env)
         write_weights(folder, weights, half=not full_precision)
@@ -83,9 +86,26 @@ def export(
     return card
 
 
+def _acting(networks: AnyNetworks) -> dict[str, Tensor]:
+    """The weights of networks without what a transfer was held to, unless that acts."""
+    weights, acts = networks.state_dict(), networks.config.fixes_behavior
+    return {name: x for name, x in weights.items() if acts or not name.startswith("anchor.")}
+
+
 def _write_settings(folder: Path, source: RunFolder, env: Task | None) -> None:
-    """A run's settings but for where it began, and what it observes and does."""
-    config = replace(source.read_config(), transfer=TransferConfig())
+    """A run's settings but for where it began, and what it observes and does.
+
+    Where the source's own policy acts that is told, with the source's id in place of its folder.
+    """
+    config = source.read_config()
+    began = TransferConfig()
+    if config.fixes_behavior:
+        began = TransferConfig(
+            read_json(source.path / "source.json")["run"],
+            freeze_policy=True,
+            anchor=config.transfer.anchor,
+        )
+    config = replace(config, transfer=began)
     write_json(folder / CONFIG, to_dict(config))
     if named_code(config):
         seal(folder / CONFIG)

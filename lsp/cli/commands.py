@@ -106,7 +106,8 @@ class Transfer:
     logdir: Path | None = None
     """The new run's folder; without it runs/TASK-from-RUN, and what the flags change."""
     freeze_policy: bool = False
-    """Neither policy nor χ learns any more (section 4.3)."""
+    """Neither policy nor χ learns any more (section 4.3): the run's own policy acts, on states of
+    the run's own model. With --anchor 0 its weights are frozen instead."""
     relabel: bool = False
     """Start from the run's replay, relabelled with the new task's rewards (section 4.3)."""
     updates: int = 1000

@@ -86,6 +86,16 @@ class Config:
         return self.actions.num_candidates > 0
 
     @property
+    def fixes_behavior(self) -> bool:
+        """Whether the source's own policy acts, on states of the source's own model.
+
+        Then a transfer's policy is frozen in what it does, not in its weights (ours). A policy that
+        actions are planned around only proposes, in the model that learns.
+        """
+        held = self.transfer.freeze_policy and bool(self.transfer.anchor)
+        return held and not self.transfer.anchor_rate and not self.refines_actions
+
+    @property
     def plans_skills(self) -> bool:
         """Whether skills are planned, and not drawn from N(0, I)."""
         return self.has_skills and self.skills.source == "planned"

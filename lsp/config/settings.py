@@ -270,7 +270,8 @@ class TransferConfig:
     """Folder of that run, or the name of an agent that is shipped; None learns from nothing. All
     weights carry over."""
     freeze_policy: bool = False
-    """Neither policy nor χ learns any more; world model and value do (section 4.3)."""
+    """Neither policy nor χ learns any more; world model and value do (section 4.3). With an anchor
+    what is fixed is what the policy does, and not its weights (ours): `Config.fixes_behavior`."""
     reset: tuple[Literal["reward", "value"], ...] = ()
     """What is reset besides the optimisers: the reward head, the critic's output for the task.
     The paper names neither. Keeping them served `lsp` in four transfers of four, `dreamer` in one
@@ -285,10 +286,11 @@ class TransferConfig:
     are the new task's where they can be known, and otherwise not learned (ours)."""
     anchor: float | None = None
     """Weight of KL(policy ‖ anchor), in units of the running size of returns; 0 has no anchor.
-    None: a moving one of 0.05 where a policy adapts on a relabelled replay, else none. An anchor
-    that does not move is the source's policy, which reads what the source's own frozen model makes
-    of the same observations. A policy that is frozen besides follows it alone: it is fixed in what
-    it does, not in its weights, while what the states of the model mean moves (ours)."""
+    None: a moving one of 0.05 where a policy adapts on a relabelled replay; one that does not move
+    where it is frozen, but in the preset `paper`; else none. An anchor that does not move is the
+    source's policy, which reads what the source's own frozen model makes of the same observations.
+    With a frozen policy it acts itself, and the policy only follows it, whatever the weight, for
+    plans to be imagined with: what the states of the model mean moves (ours)."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; None keeps it (ours)."""
     anchor_rate: float | None = None

@@ -17,7 +17,8 @@ ACTING_HORIZON = 50
 (docs/notebook/transfer.md)."""
 ANCHOR, ANCHOR_RATE, NEW_SHARE = 0.05, 0.005, 0.5
 """Of a policy that adapts on a relabelled replay: without them it leaves what its model has seen
-before a single new episode can tell where that leads (docs/notebook/transfer.md)."""
+before a single new episode can tell where that leads (docs/notebook/transfer.md). Any anchor makes
+a frozen policy one that is fixed in what it does (docs/notebook/cove.md)."""
 ANCHORED_STD = 0.1
 """Least standard deviation of a policy that is held to another: between two that are nearly sure of
 what they do the KL has no end."""
@@ -70,7 +71,11 @@ def on_another_task(
     least = config.policy.min_std if min_std is None else min_std
     if transfer.anchor and min_std is None:
         least = max(least, ANCHORED_STD)
-    config = replace(config, planner=planner, policy=replace(config.policy, min_std=least))
+    policy = replace(config.policy, min_std=least)
+    if transfer.anchor and transfer.freeze_policy:
+        # It only follows what the source's does, and keeps up with the model whose states it reads.
+        policy = replace(policy, learning_rate=config.model.learning_rate)
+    config = replace(config, planner=planner, policy=policy)
     if action_candidates is not None:
         chosen = replace(config.actions, num_candidates=action_candidates)
         config = replace(config, actions=chosen if action_candidates else ActionsConfig())
@@ -95,13 +100,14 @@ def _fitted(config: Config) -> Config:
 
 def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
     """What holds the policy, where nobody chose it."""
-    learns = source.method != "hiro" and not source.plans_actions and not transfer.freeze_policy
-    adapts = learns and transfer.relabel and source.preset != "paper"
+    ours = source.method != "hiro" and not source.plans_actions and source.preset != "paper"
+    fixed = ours and transfer.freeze_policy
+    adapts = ours and transfer.relabel and not transfer.freeze_policy
     anchor, rate, share = transfer.anchor, transfer.anchor_rate, transfer.new_share
     if rate is None:
         rate = ANCHOR_RATE if adapts and anchor is None else 0.0
     if anchor is None:
-        anchor = ANCHOR if adapts else 0.0
+        anchor = ANCHOR if adapts or fixed else 0.0
     if share is None:
         share = NEW_SHARE if adapts else 0.0
     return replace(transfer, anchor=anchor, anchor_rate=rate, new_share=share)

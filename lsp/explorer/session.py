@@ -289,7 +289,8 @@ class Session:
         """Go on with the same memory and other settings."""
         self.networks.config, before = config, self.agent
         self.agent = self._new_agent(self.seed)
-        self.agent.latent, self.agent.action = before.latent, before.action
+        self.agent.latent, self.agent.fixed_latent = before.latent, before.fixed_latent
+        self.agent.action = before.action
         self.agent.skill, self.agent.steps = before.skill, before.steps
         self._let_plan_anew()
         self._count_anew()

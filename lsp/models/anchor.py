@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lsp.models.actor_critic import Policy
 from lsp.models.distributions import TanhNormal
+from lsp.models.encoders import Observation
 from lsp.models.world_model import Latent, Scan, WorldModel
 from lsp.rows import observations
 
@@ -27,6 +28,9 @@ class Anchor(nn.Module):
         self.rssm, self.policy = deepcopy(model.rssm), deepcopy(policy)
         self.requires_grad_(False)
 
+    def encode(self, observation: Observation) -> Float[Tensor, "*batch embedding"]:
+        return self.encoder(self.preprocess(observation))
+
     @torch.no_grad()
     def forward(
         self,
@@ -37,7 +41,7 @@ class Anchor(nn.Module):
     ) -> TanhNormal:
         """The source's policy in every state of replayed sequences `[batch, time, ...]`, whose rows
         are `batch · time`, each under a skill of its own. `scan` may be a faster one."""
-        embedding = self.encoder(self.preprocess(observations(batch)))
+        embedding = self.encode(observations(batch))
         start = self.rssm.initial(noise.shape[0])
         scan = self.rssm.scan if scan is None else scan
         latents: Latent = scan(start, batch["action"], embedding, batch["is_first"], noise)[1]

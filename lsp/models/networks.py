@@ -88,6 +88,13 @@ class Networks(nn.Module):
         rate = self.config.transfer.anchor_rate
         return MovingAnchor(self.policy, rate) if rate else Anchor(self.world_model, self.policy)
 
+    @property
+    def fixed_behavior(self) -> Anchor | None:
+        """The source's policy with the model that it reads, where these act."""
+        fixed = self.anchor if self.config.fixes_behavior else None
+        assert not isinstance(fixed, MovingAnchor)
+        return fixed
+
     def _numbers_told(self, features: int) -> int:
         """How many χ reads of each state. Raises UserError for keys that are not observed."""
         vectors, reads = self.world_model.preprocess.vectors, self.config.skills.reads

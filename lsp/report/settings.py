@@ -106,7 +106,11 @@ def _transferred(base: Config, config: Mapping[str, Any]) -> Config:
     return on_another_task(
         base,
         base.task,
-        TransferConfig(config["transfer"]["source"], anchor=config["transfer"].get("anchor", 0.0)),
+        TransferConfig(
+            config["transfer"]["source"],
+            freeze_policy=config["transfer"].get("freeze_policy", False),
+            anchor=config["transfer"].get("anchor", 0.0),
+        ),
         None if keeps_length else length,
         None if keeps_horizon else horizon,
     )

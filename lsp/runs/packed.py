@@ -19,15 +19,12 @@ _COPIES = {
     "worker.slow_critics.": "worker.critics.",
 }
 """What is left out, and made again of what an agent acts by."""
-_ANCHOR = "anchor."
-"""What a transfer was held to acts no more."""
 
 
 def packed(weights: Mapping[str, Tensor], half: bool) -> dict[str, Tensor]:
     """What is stored of a run's weights: with `half` matrices have 16 bits, where none becomes
     infinite by that; vectors are few, and some are statistics."""
-    left_out = (*_COPIES, _ANCHOR)
-    kept = {name: x for name, x in weights.items() if not name.startswith(left_out)}
+    kept = {name: x for name, x in weights.items() if not name.startswith(tuple(_COPIES))}
     return {name: _halved(x) if half else x for name, x in kept.items()}
 
 

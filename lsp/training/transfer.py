@@ -141,8 +141,10 @@ def begin(trainer: Trainer) -> None:
     checkpoint = folder.newest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{folder.path} has no checkpoint yet: train it first")
-    carry_over(trainer.networks, weights_of(checkpoint, folder), folder.path)
-    trainer.folder.write_source(folder.path, folder.read_config(), checkpoint.env_steps)
+    source, weights = folder.read_config(), weights_of(checkpoint, folder)
+    weights |= _anchor_weights(trainer.networks, weights, source)
+    carry_over(trainer.networks, weights, folder.path)
+    trainer.folder.write_source(folder.path, source, checkpoint.env_steps)
     count = count_episodes(checkpoint, folder)
     if config.transfer.relabel:
         _take_over_replay(trainer, folder, count)
@@ -215,7 +217,6 @@ def carry_over(networks: AnyNetworks, weights: dict[str, torch.Tensor], source: 
 
     Raises UserError naming a weight that does not fit.
     """
-    weights = weights | _anchor_weights(networks, weights)
     fresh = {name: x.clone() for name, x in networks.state_dict().items()}
     # ζ of the literal Algorithm 1 has a length that K and H decide.
     kept = {name for name in fresh if name.startswith("shared_")}
@@ -247,10 +248,12 @@ def _proposal_of_another_length(
 
 
 def _anchor_weights(
-    networks: AnyNetworks, weights: dict[str, torch.Tensor]
+    networks: AnyNetworks, weights: dict[str, torch.Tensor], source: Config
 ) -> dict[str, torch.Tensor]:
-    """Those of the anchor: the source's own model and policy as they are now."""
-    if not networks.config.transfer.anchor:
+    """Those of the anchor, which is what the source does: its model and policy as they are now.
+    Where these do not act, its behaviour being fixed, its own anchor is carried over."""
+    transfer = networks.config.transfer
+    if not transfer.anchor or (source.fixes_behavior and not transfer.anchor_rate):
         return {}
     names = [n.removeprefix("anchor.") for n in networks.state_dict() if n.startswith("anchor.")]
     homes = {n: n if n.startswith("policy.") else f"world_model.{n}" for n in names}
