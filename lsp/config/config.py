@@ -147,12 +147,17 @@ class Config:
 
     @property
     def acting(self) -> "Config":
-        """The same settings, with H and K of an agent's plans in place of those of updates."""
-        ahead = self.planner.acting_horizon
+        """The same settings, with G, M, H and K of an agent's plans in place of those of updates."""
+        planner, candidates = self.planner, self.planner.acting_candidates
+        if candidates is not None:
+            elites = max(candidates * planner.num_elites // planner.num_candidates, 1)
+            chosen = {"num_candidates": candidates, "num_elites": elites}
+            planner = replace(planner, acting_candidates=None, **chosen)
+        ahead = planner.acting_horizon
         if ahead is None:
-            return self
+            return replace(self, planner=planner)
         planner = replace(
-            self.planner,
+            planner,
             horizon=ahead,
             skill_length=ahead,
             replan_every=self.replan_every,

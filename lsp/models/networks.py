@@ -128,10 +128,11 @@ class Networks(nn.Module):
 
     def for_acting(self) -> "Networks":
         """The same networks, weights and all, with the settings of an agent's plans."""
-        if self.config.planner.acting_horizon is None:
+        acting = self.config.acting
+        if acting.planner == self.config.planner:
             return self
         same = copy(self)
-        same.config = self.config.acting
+        same.config = acting
         same._bind()
         return same
 

@@ -25,6 +25,7 @@ from lsp.training.trainer import Trainer
 
 _OWN = {
     "acting_horizon",
+    "acting_candidates",
     "prior_weight",
     "plan_lambda",
     "min_std",
