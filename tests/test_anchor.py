@@ -113,6 +113,15 @@ def test_a_fixed_behavior_stays_what_it_was_whatever_is_learned(backend: Any, mo
     assert np.abs(actions() - before).max() > 0.1
 
 
+@pytest.mark.parametrize("kind", [EagerBackend, NativeBackend])
+def test_an_anchor_filters_in_full_precision_whatever_the_rest_does(kind: Any) -> None:
+    networks = transferred()
+    backend = kind(networks, torch.bfloat16)
+    assert {x.dtype for x in backend.frozen_copy.anchor.parameters()} == {torch.float32}
+    metrics = Learner(networks, 0, backend).update(make_batch(networks.config))
+    assert metrics["policy/anchor_kl"] == pytest.approx(0, abs=0.1)
+
+
 def test_until_something_is_learned_a_fixed_behavior_is_the_policys() -> None:
     networks = transferred(freeze_policy=True)
     fixed, free = Agent(networks, seed=3), Agent(transferred(), seed=3)

@@ -140,14 +140,15 @@ def test_transfers_have_tables_of_their_own(tmp_path: Any) -> None:
     collect(runs, out)
     folder = out / "quadruped_reach" / "transfer_from_quadruped_walk"
     held = "lsp-relabel-anchor0.05-rate0.005-new0.5"
-    tables = ["lsp", "lsp-frozen", "lsp-frozen-relabel", held, f"{held}-reset-reward-value"]
+    fixed = [f"lsp-frozen{relabelled}-anchor0.05" for relabelled in ("", "-relabel")]
+    tables = ["lsp", *fixed, held, f"{held}-reset-reward-value"]
     assert sorted(path.stem for path in folder.glob("*.csv")) == tables
-    assert (folder / "lsp-frozen.csv").read_text().splitlines() == [
+    assert (folder / f"{fixed[0]}.csv").read_text().splitlines() == [
         HEADER + ",source_steps,skill_length,horizon",
         "proprio,fast,0,100,1.00,20.00,,10,,0.2500,1,float32,abc123,250000,10,40",
     ]
     commands = (folder / "commands.md").read_text()
-    heading = "## lsp-frozen, proprio, fast, seed 0, after 250000 env steps of quadruped_walk"
+    heading = f"## {fixed[0]}, proprio, fast, seed 0, after 250000 env steps of quadruped_walk"
     assert f"{heading}, K 10, H 40, float32\n" in commands
 
 

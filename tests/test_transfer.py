@@ -152,7 +152,8 @@ def test_a_frozen_policy_stays_the_same_bit_for_bit(
 
 def test_a_behavior_stays_fixed_over_transfers_in_a_row(source: Any, tmp_path: Any) -> None:
     """What acts is what the first source's policy and model were, while its model learns on."""
-    start, before = source(), {}
+    start: Any = source()
+    before: dict[str, torch.Tensor] = {}
     for name in ("one", "other"):
         config = transferred(start, "walker_run", TransferConfig(freeze_policy=True))
         lsp.train(config, tmp_path / name, 400, PLAIN)
@@ -273,7 +274,7 @@ def test_transfer_from_the_command_line(
     main([*arguments, "--updates", "2", "--steps", "500", "--no-compile", "--seed", "5"])
     with pytest.raises(SystemExit):
         main([*arguments, "--updates", "3", "--steps", "500", "--no-compile", "--seed", "5"])
-    assert "relabelled (2 updates), not from" in capsys.readouterr().err
+    assert "relabelled (2 updates), with an anchor of 0.05, not from" in capsys.readouterr().err
 
 
 def test_each_command_has_a_folder_of_its_own(source: Any) -> None:
@@ -590,11 +591,15 @@ def test_what_a_run_began_from_cannot_be_forced(source: Any, tmp_path: Any) -> N
     relabel = TransferConfig(relabel=True, updates=3, reset=("reward",))
     again = (source(), "walker_walk", tmp_path / "other", 40, PLAIN)
     for force in (False, True):
-        why = r"relabelled .3 updates., without its reward: choose another --logdir$"
+        why = r"relabelled .3 updates., without its reward, with an anchor of 0.05: choose"
         with pytest.raises(UserError, match=why):
             lsp.transfer(*again, force=force, transfer=relabel)
+    # Nothing was noted of what a behaviour that is fixed from now on would be.
+    with pytest.raises(UserError, match=r"with an anchor of 0\.05: choose another --logdir$"):
+        lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
+    frozen = TransferConfig(freeze_policy=True, anchor=0.0)
     with pytest.warns(RunWarning, match="other settings"):
-        assert lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
+        assert lsp.transfer(*again, force=True, transfer=frozen)
 
 
 def test_a_transfer_goes_on_without_its_source_however_it_is_spelled(

@@ -150,11 +150,15 @@ class CompiledBackend(EagerBackend):
 
 
 def frozen_copy(networks: Networks, dtype: torch.dtype) -> Networks:
-    """A copy with its weights in `dtype`; where that is their own, in the same memory."""
+    """A copy with its weights in `dtype`; where that is their own, in the same memory.
+
+    A transfer's anchor filters observations, as the model that learns does: in full precision.
+    """
     copy = deepcopy(networks)
     copy.world_model.requires_grad_(False)
+    exact = set(copy.anchor.parameters()) if isinstance(copy.anchor, Anchor) else set()
     for weight, original in zip(copy.parameters(), networks.parameters(), strict=True):
-        weight.data = original.data.to(dtype)
+        weight.data = original.data if weight in exact else original.data.to(dtype)
     for buffer, same in zip(copy.buffers(), networks.buffers(), strict=True):
         buffer.data = same.data
     return copy

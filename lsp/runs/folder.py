@@ -345,4 +345,5 @@ def _said(config: Config) -> str:
     parts = [str(_located(begun.source))]
     parts += [f"relabelled ({begun.updates} updates)"] if begun.relabel else []
     parts += [f"without its {' and '.join(begun.reset)}"] if begun.reset else []
+    parts += [f"with an anchor of {begun.anchor:g}"] if begun.anchor else []
     return ", ".join(parts)
