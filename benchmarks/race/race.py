@@ -83,7 +83,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--agents",
         nargs="+",
-        default=["lsp-fast", "dreamer-fast", *PEERS],
+        default=["lsp-modern", "lsp-fast", "dreamer-fast", *PEERS],
         help=f"METHOD-PRESET of ours, {', '.join(PEERS)}",
     )
     parser.add_argument("--minutes", type=float, default=60, help="of training, for each")
