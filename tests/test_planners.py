@@ -296,22 +296,6 @@ def test_acting_has_iterations_of_its_own(monkeypatch: Any) -> None:
     assert not torch.equal(two.mean, one.mean)
 
 
-@pytest.mark.parametrize("backend", [EagerBackend, NativeBackend])
-def test_acting_may_try_more_plans_than_updates_do(backend: Any) -> None:
-    """M grows with G; what updates plan stays."""
-    usual = {"num_candidates": 6, "num_elites": 2}
-    some = make_networks(planner=usual | {"acting_candidates": 24})
-    many = make_networks(planner={"num_candidates": 24, "num_elites": 8})
-    one, other = (Agent(x, backend=backend(x.for_acting()), seed=3) for x in (some, many))
-    for step in range(4):
-        np.testing.assert_array_equal(one.act(observe(step)), other.act(observe(step)))
-    few = make_networks(planner=usual)
-    starts = make_latent(few, 2)
-    plans = [plan_skills(networks, starts, seeded())[0].mean for networks in (some, few, many)]
-    assert torch.equal(plans[0], plans[1])
-    assert not torch.equal(plans[0], plans[2])
-
-
 FAR: Any = {"skill_length": 2, "horizon": 4, "acting_horizon": 6}
 
 
@@ -369,8 +353,6 @@ def test_an_agent_resumes_with_any_planner(refit: str, planner: Any) -> None:
         ("lsp", {"replan_every": 11}, "replan_every must be at most the 10 agent steps"),
         ("lsp", {"replan_every": 5, "scope": "shared"}, "acting plans nothing"),
         ("lsp", {"acting_iterations": 0}, "acting_iterations must be at least 1"),
-        ("lsp", {"acting_candidates": 0}, "acting_candidates must be at least 1"),
-        ("dreamer", {"acting_candidates": 9}, "dreamer plans nothing while acting"),
         ("lsp", {"acting_horizon": 0}, "acting_horizon must be at least 1"),
         ("lsp", {"acting_horizon": 20, "replan_every": 21}, "at most the 20 agent steps"),
         ("cem", {"acting_horizon": 20}, "acting_horizon needs skills that are planned"),

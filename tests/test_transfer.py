@@ -293,13 +293,7 @@ def test_each_command_has_a_folder_of_its_own(source: Any) -> None:
     ]
     flags += ["--keep-replay", "--anchor 0.1", "--anchor 0.1 --anchor-steps 9"]
     flags += ["--relabel --new-share 0.5", "--anchor 0.1 --anchor-rate 0.01"]
-    flags += [
-        "--acting-horizon 20",
-        "--prior-weight 0",
-        "--acting-candidates 64",
-        "--plan-lambda 1",
-        "--min-std 0.2",
-    ]
+    flags += ["--acting-horizon 20", "--prior-weight 0", "--plan-lambda 1", "--min-std 0.2"]
     flags += ["--action-candidates 128"]
     flags += ["--skill-length 5", "--horizon 5", "--reward a.b:c", "--reward a.b:d"]
     folders = [folder(*each.split()) for each in flags]

@@ -136,8 +136,6 @@ class Transfer:
     acting_horizon: int | None = None
     """Agent steps that plans look ahead while acting, under one skill; without it 50, or as in
     updates where K or H is given."""
-    acting_candidates: int | None = None
-    """G, plans in each round of planning while acting; without it the run's own."""
     prior_weight: float | None = None
     """Weight of the prior of skills in a plan's score; without it 0.05 where skills are planned."""
     plan_lambda: float | None = None
@@ -169,7 +167,6 @@ class Transfer:
             "k": self.skill_length,
             "h": self.horizon,
             "acting": self.acting_horizon,
-            "candidates": self.acting_candidates,
             "prior": self.prior_weight,
             "lambda": self.plan_lambda,
             "minstd": self.min_std,
@@ -205,7 +202,6 @@ class Transfer:
             self.horizon,
             logdir=self.folder,
             acting_horizon=self.acting_horizon,
-            acting_candidates=self.acting_candidates,
             prior_weight=self.prior_weight,
             plan_lambda=self.plan_lambda,
             min_std=self.min_std,

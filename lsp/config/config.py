@@ -147,18 +147,12 @@ class Config:
 
     @property
     def acting(self) -> "Config":
-        """The same settings, with G, M, H and K of an agent's plans in place of an update's."""
-        planner, candidates = self.planner, self.planner.acting_candidates
-        if candidates is not None:
-            elites = max(candidates * planner.num_elites // planner.num_candidates, 1)
-            planner = replace(
-                planner, num_candidates=candidates, num_elites=elites, acting_candidates=None
-            )
-        ahead = planner.acting_horizon
+        """The same settings, with H and K of an agent's plans in place of those of updates."""
+        ahead = self.planner.acting_horizon
         if ahead is None:
-            return replace(self, planner=planner)
+            return self
         planner = replace(
-            planner,
+            self.planner,
             horizon=ahead,
             skill_length=ahead,
             replan_every=self.replan_every,

@@ -7,7 +7,7 @@ from lsp.config.config import Config
 from lsp.config.planner_settings import ActionsConfig, PlannerConfig, RefitKind
 from lsp.config.ranges import below, no_share
 
-WHILE_ACTING = ("acting_iterations", "acting_candidates", "acting_horizon", "replan_every")
+WHILE_ACTING = ("acting_iterations", "acting_horizon", "replan_every")
 """Settings of plans that are made while acting."""
 
 _PLANNER_LETTERS = {"horizon": "H", "skill_length": "K", "num_candidates": "G", "num_elites": "M"}

@@ -28,8 +28,6 @@ class PlannerConfig:
     """MaxCEMiter (A.3): rounds of sampling and refitting, or steps of gradient ascent."""
     acting_iterations: int | None = None
     """The same while acting; None: as many as in updates (ours)."""
-    acting_candidates: int | None = None
-    """G while acting, with M in the same proportion; None: as in updates (ours)."""
     acting_horizon: int | None = None
     """Agent steps that a plan looks ahead while acting, with one skill held throughout; None: as in
     updates, H and K (ours)."""

@@ -18,7 +18,6 @@ ADDED: dict[str, Any] = {
     "skills.reads": (),
     "skills.estimator": "backward",
     "planner.acting_iterations": None,
-    "planner.acting_candidates": None,
     "planner.acting_horizon": None,
     "planner.replan_every": None,
     "planner.refit": "cem",

@@ -31,7 +31,6 @@ def on_another_task(
     skill_length: int | None = None,
     horizon: int | None = None,
     acting_horizon: int | None = None,
-    acting_candidates: int | None = None,
     prior_weight: float | None = None,
     plan_lambda: float | None = None,
     min_std: float | None = None,
@@ -68,7 +67,6 @@ def on_another_task(
         skill_length=config.planner.skill_length if skill_length is None else skill_length,
         horizon=config.planner.horizon if horizon is None else horizon,
         acting_horizon=acting_horizon,
-        acting_candidates=acting_candidates or config.planner.acting_candidates,
     )
     least = config.policy.min_std if min_std is None else min_std
     if transfer.anchor and min_std is None:

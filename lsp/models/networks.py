@@ -128,11 +128,10 @@ class Networks(nn.Module):
 
     def for_acting(self) -> "Networks":
         """The same networks, weights and all, with the settings of an agent's plans."""
-        acting = self.config.acting
-        if acting.planner == self.config.planner:
+        if self.config.planner.acting_horizon is None:
             return self
         same = copy(self)
-        same.config = acting
+        same.config = self.config.acting
         same._bind()
         return same
 

@@ -109,7 +109,6 @@ class NewReward:
             num_elites=self.num_elites,
             num_iterations=self.num_iterations,
             acting_iterations=None,
-            acting_candidates=None,
             acting_horizon=None,
             scope="per_state",
         )

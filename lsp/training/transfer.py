@@ -25,7 +25,6 @@ from lsp.training.trainer import Trainer
 
 _OWN = {
     "acting_horizon",
-    "acting_candidates",
     "prior_weight",
     "plan_lambda",
     "min_std",
