@@ -868,7 +868,9 @@ def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
     [
         ("lsp", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
         ("dreamer", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
-        ("lsp", {}, (0, 0, 0)),
+        ("lsp", {}, (ANCHOR, ANCHOR_RATE, 0)),
+        ("dreamer", {}, (ANCHOR, ANCHOR_RATE, 0)),
+        ("lsp", {"anchor": 0.0}, (0, 0, 0)),
         ("lsp", {"relabel": True, "freeze_policy": True}, (ANCHOR, 0, 0)),
         ("lsp", {"freeze_policy": True}, (ANCHOR, 0, 0)),
         ("lsp", {"freeze_policy": True, "anchor": 0.0}, (0, 0, 0)),

@@ -115,8 +115,8 @@ class Transfer:
     keep_replay: bool = False
     """Half of each batch comes from the run's episodes, for the model alone."""
     anchor: float | None = None
-    """Hold the policy to what the run's own does, by this weight of their KL. Without it, and with
-    --relabel, 0.05 to a slow copy of itself."""
+    """Hold the policy to what the run's own does, by this weight of their KL. Without it 0.05, to a
+    slow copy of itself."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; without it stays."""
     anchor_rate: float | None = None

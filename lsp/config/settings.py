@@ -286,11 +286,11 @@ class TransferConfig:
     are the new task's where they can be known, and otherwise not learned (ours)."""
     anchor: float | None = None
     """Weight of KL(policy ‖ anchor), in units of the running size of returns; 0 has no anchor.
-    None: a moving one of 0.05 where a policy adapts on a relabelled replay; one that does not move
-    where it is frozen, but in the preset `paper`; else none. An anchor that does not move is the
-    source's policy, which reads what the source's own frozen model makes of the same observations.
-    With a frozen policy it acts itself, and the policy only follows it, whatever the weight, for
-    plans to be imagined with: what the states of the model mean moves (ours)."""
+    None: 0.05, and 0 in the preset `paper`; a moving one where the policy adapts, one that does not
+    move where it is frozen. An anchor that does not move is the source's policy, which reads what
+    the source's own frozen model makes of the same observations. With a frozen policy it acts
+    itself, and the policy only follows it, whatever the weight, for plans to be imagined with: what
+    the states of the model mean moves (ours)."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; None keeps it (ours)."""
     anchor_rate: float | None = None

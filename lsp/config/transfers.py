@@ -16,9 +16,9 @@ ACTING_HORIZON = 50
 """`planner.acting_horizon` on a new task: one skill, held so long, is found sooner than several
 (docs/notebook/transfer.md)."""
 ANCHOR, ANCHOR_RATE, NEW_SHARE = 0.05, 0.005, 0.5
-"""Of a policy that adapts on a relabelled replay: without them it leaves what its model has seen
-before a single new episode can tell where that leads (docs/notebook/transfer.md). Any anchor makes
-a frozen policy one that is fixed in what it does (docs/notebook/cove.md)."""
+"""Of a policy that adapts, the share on a relabelled replay alone: without them it leaves what its
+model has seen before a single new episode can tell where that leads (docs/notebook/transfer.md,
+cove.md). Any anchor makes a frozen policy one that is fixed in what it does."""
 ANCHORED_STD = 0.1
 """Least standard deviation of a policy that is held to another: between two that are nearly sure of
 what they do the KL has no end."""
@@ -101,15 +101,14 @@ def _fitted(config: Config) -> Config:
 def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
     """What holds the policy, where nobody chose it."""
     ours = source.method != "hiro" and not source.plans_actions and source.preset != "paper"
-    fixed = ours and transfer.freeze_policy
-    adapts = ours and transfer.relabel and not transfer.freeze_policy
+    adapts = ours and not transfer.freeze_policy
     anchor, rate, share = transfer.anchor, transfer.anchor_rate, transfer.new_share
     if rate is None:
         rate = ANCHOR_RATE if adapts and anchor is None else 0.0
     if anchor is None:
-        anchor = ANCHOR if adapts or fixed else 0.0
+        anchor = ANCHOR if ours else 0.0
     if share is None:
-        share = NEW_SHARE if adapts else 0.0
+        share = NEW_SHARE if adapts and transfer.relabel else 0.0
     return replace(transfer, anchor=anchor, anchor_rate=rate, new_share=share)
 
 
