@@ -141,7 +141,7 @@ def test_transfers_have_tables_of_their_own(tmp_path: Any) -> None:
     folder = out / "quadruped_reach" / "transfer_from_quadruped_walk"
     held = "lsp-relabel-anchor0.05-rate0.005-new0.5"
     fixed = [f"lsp-frozen{relabelled}-anchor0.05" for relabelled in ("", "-relabel")]
-    tables = ["lsp", *fixed, held, f"{held}-reset-reward-value"]
+    tables = ["lsp-anchor0.05-rate0.005", *fixed, held, f"{held}-reset-reward-value"]
     assert sorted(path.stem for path in folder.glob("*.csv")) == tables
     assert (folder / f"{fixed[0]}.csv").read_text().splitlines() == [
         HEADER + ",source_steps,skill_length,horizon",
@@ -157,7 +157,7 @@ def test_skill_lengths_of_transfers_stand_side_by_side(tmp_path: Any) -> None:
     runs = [make_transfer(tmp_path / f"{length}", length=length) for length in lengths]
     for run in [*runs, runs[0]]:
         collect([run], tmp_path)
-    (table,) = tmp_path.glob("quadruped_reach/*/lsp.csv")
+    (table,) = tmp_path.glob("quadruped_reach/*/lsp*.csv")
     assert [row["horizon"] for row in read_table(table)] == ["40", "120"]
 
 

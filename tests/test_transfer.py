@@ -579,7 +579,8 @@ def test_what_a_run_began_from_cannot_be_forced(source: Any, tmp_path: Any) -> N
     lsp.train(short_run(), run, 20, PLAIN)
     with pytest.raises(UserError, match="began from nothing, not from"):
         lsp.train(transferred(source(), "walker_walk"), run, 40, PLAIN, force=True)
-    lsp.train(transferred(source(), "walker_walk"), tmp_path / "other", 20, PLAIN)
+    free = TransferConfig(anchor=0.0)
+    lsp.train(transferred(source(), "walker_walk", free), tmp_path / "other", 20, PLAIN)
     with pytest.raises(UserError, match="not from nothing"):
         lsp.train(short_run(), tmp_path / "other", 40, PLAIN, force=True)
     relabel = TransferConfig(relabel=True, updates=3, reset=("reward",))
@@ -753,8 +754,9 @@ def policy_of(weights: Any) -> Any:
 
 def evaluated_on(path: Any, task: Any) -> Any:
     """The return of a run's weights on another task, planned for as a transfer plans."""
-    networks = load_networks(path)
+    networks: Any = load_networks(path)
     networks.config = transferred(path, task)
+    networks.policy.config = networks.config.policy
     schedule = networks.config.schedule
     maker = env_maker(networks.config, task)
     outcome = evaluate(networks, maker, schedule.eval_episodes, networks.config.seed, PLAIN)
