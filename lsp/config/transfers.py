@@ -5,7 +5,7 @@ from typing import Any
 
 from lsp.config.config import Config
 from lsp.config.planner_settings import ActionsConfig
-from lsp.config.settings import TransferConfig
+from lsp.config.settings import PolicyConfig, TransferConfig
 from lsp.config.validation import shortest_sequence
 from lsp.errors import UserError
 
@@ -68,14 +68,7 @@ def on_another_task(
         horizon=config.planner.horizon if horizon is None else horizon,
         acting_horizon=acting_horizon,
     )
-    least = config.policy.min_std if min_std is None else min_std
-    if transfer.anchor and min_std is None:
-        least = max(least, ANCHORED_STD)
-    policy = replace(config.policy, min_std=least)
-    if transfer.anchor and transfer.freeze_policy:
-        # It only follows what the source's does, and keeps up with the model whose states it reads.
-        policy = replace(policy, learning_rate=config.model.learning_rate)
-    config = replace(config, planner=planner, policy=policy)
+    config = replace(config, planner=planner, policy=_policy(config, min_std))
     if action_candidates is not None:
         chosen = replace(config.actions, num_candidates=action_candidates)
         config = replace(config, actions=chosen if action_candidates else ActionsConfig())
@@ -110,6 +103,18 @@ def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
     if share is None:
         share = NEW_SHARE if adapts and transfer.relabel else 0.0
     return replace(transfer, anchor=anchor, anchor_rate=rate, new_share=share)
+
+
+def _policy(config: Config, min_std: float | None) -> PolicyConfig:
+    """Of a policy that may be held to another."""
+    held = bool(config.transfer.anchor)
+    if min_std is None:
+        min_std = max(config.policy.min_std, ANCHORED_STD if held else 0.0)
+    policy = replace(config.policy, min_std=min_std)
+    if held and config.transfer.freeze_policy:
+        # It only follows what the source's does, and keeps up with the model whose states it reads.
+        policy = replace(policy, learning_rate=config.model.learning_rate)
+    return policy
 
 
 def _acting_horizon(config: Config) -> int | None:
