@@ -147,10 +147,12 @@ def test_modern_is_fast_with_actions_planned_around_the_policy_and_more_updates(
 ) -> None:
     fast, modern = (make_config(method, preset) for preset in ("fast", "modern"))
     same = replace(modern, preset="fast", actions=fast.actions, schedule=fast.schedule)
+    same = replace(same, optimizer=fast.optimizer)
     assert same == fast
     assert modern.actions.num_candidates == (0 if method in ("cem", "hiro") else 128)
     updates = (10, 0) if method == "hiro" else (2, 1000)
     assert (modern.schedule.update_every, modern.schedule.pretrain) == updates
+    assert modern.optimizer.average_rate > 0
     validated(modern)
 
 

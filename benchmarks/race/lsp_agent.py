@@ -22,14 +22,13 @@ def main() -> None:
     config = make_config(method, preset, task=entry.task, seed=entry.seed, **own)
     runtime = default_runtime(preset, RuntimeConfig(threads=entry.threads))
     prepare_torch(runtime)
-    parts = open_run(config, RunFolder(entry.folder), runtime, track.make_env)
-    trainer = Trainer(parts)
+    trainer = Trainer(open_run(config, RunFolder(entry.folder), runtime, track.make_env))
     agent = None
 
     def act(observation: Any, first: bool) -> np.ndarray:
         nonlocal agent
         if first or agent is None:
-            agent = build_agent(parts.networks, "evaluate", None, entry.seed, runtime)
+            agent = build_agent(trainer.evaluated, "evaluate", None, entry.seed, runtime)
         return agent.act(observation)
 
     track.act = act

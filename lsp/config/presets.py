@@ -103,7 +103,7 @@ def _fast() -> Config:
 def _modern() -> Config:
     """`fast`, and what agents that plan do since: more is learned from as many env steps.
 
-    Each of the two gains less without the other (docs/notebook/walker_run.md).
+    Each of the first two gains less without the other (docs/notebook/walker_run.md).
     """
     fast = _fast()
     return replace(
@@ -113,6 +113,8 @@ def _modern() -> Config:
         actions=ActionsConfig(num_candidates=128),
         # One update an agent step, begun ahead (TD-MPC2).
         schedule=replace(fast.schedule, update_every=2, pretrain=1000),
+        # Weights waver from update to update (docs/notebook/averaging.md).
+        optimizer=replace(fast.optimizer, average_rate=1e-3),
     )
 
 

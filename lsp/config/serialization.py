@@ -13,6 +13,7 @@ ADDED: dict[str, Any] = {
     "actions": dataclasses.asdict(ActionsConfig()),
     "policy.stop_input_gradient": False,
     "policy.entropy": 0.0,
+    "optimizer.average_rate": 0.0,
     "skills.proposal": "normal",
     "skills.proposal_min_std": 0.2,
     "skills.reads": (),

@@ -224,6 +224,10 @@ class OptimizerConfig:
     """Adam's ε (Dreamer v1, TF2)."""
     clip: float = 100.0
     """Largest global gradient norm (Dreamer v1)."""
+    average_rate: float = 0.0
+    """Rate at which a slow copy of all weights follows them, a step after each update. The copy is
+    what is evaluated, exported and carried over to another task, while the weights themselves
+    collect and learn on; 0: there is none."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ def _layers(config: Config) -> list[str]:
 
 def _run(config: Config) -> list[str]:
     found = below(1, "action_repeat num_envs", config) + below(0, "seed", config)
+    found += no_share("average_rate", config.optimizer, "optimizer.")
     if config.seed >= _SEEDS:
         found.append(f"seed must be below {_SEEDS:,}, not {config.seed}")
     return found

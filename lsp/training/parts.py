@@ -28,6 +28,7 @@ from lsp.runs.folder import RunFolder
 from lsp.runs.metrics import MetricsLogger, read_metrics
 from lsp.runs.spaces import spaces_of
 from lsp.runs.tracking import Tracker
+from lsp.training.averaging import AveragedWeights
 from lsp.training.build import (
     AnyAgent,
     AnyLearner,
@@ -71,6 +72,7 @@ class Parts:
         config: its settings, with what the task decides filled in.
         make_env: makes environments like `env`, for evaluation.
         env: what is collected from, where it is not done in worker processes.
+        averaged: a slow copy of the networks, if the settings ask for one.
         only_env: whether there can be no other beside it, so that it serves evaluations too.
         source_replay: a transfer's episodes of its source, where they are kept.
         resumed: whether a checkpoint was loaded.
@@ -85,6 +87,7 @@ class Parts:
     env: gymnasium.Env[Any, Any]
     only_env: bool
     networks: AnyNetworks
+    averaged: AveragedWeights | None
     learner: AnyLearner
     agent: AnyAgent
     replay: Replay
@@ -101,7 +104,7 @@ class Parts:
     def state(self) -> RunState:
         return RunState(
             self.folder.id,
-            *(self.networks, self.learner, self.agent, self.collector),
+            *(self.networks, self.averaged, self.learner, self.agent, self.collector),
             *(self.sampler, self.means, self.counters),
         )
 
@@ -154,7 +157,7 @@ def _open(
         folder.check_spaces(spaces_of(env))
     learner = build_learner(networks, config.seed, runtime)
     agent = build_agent(networks, "collect", config.num_envs, config.seed + 1, runtime)
-    checkpoint = _newest_checkpoint(folder, force)
+    checkpoint, rate = _newest_checkpoint(folder, force), config.optimizer.average_rate
     replay, source_replay = _load_replays(config, folder, checkpoint)
     envs = _environments(env, make_env, config, runtime)
     opened.callback(envs.close)
@@ -169,6 +172,7 @@ def _open(
         env=env,
         only_env=only_env,
         networks=networks,
+        averaged=AveragedWeights(networks, rate) if rate else None,
         learner=learner,
         agent=agent,
         replay=replay,
@@ -239,13 +243,14 @@ def count_episodes(checkpoint: Checkpoint, folder: RunFolder) -> int:
 
 
 def weights_of(checkpoint: Checkpoint, folder: RunFolder) -> dict[str, Tensor]:
-    """Those of its networks. Raises UserError where it has none."""
+    """Those of its networks, averaged where the run has averaged them. Raises UserError where it
+    has none."""
     if "networks" not in checkpoint.tensors:
         raise UserError(
             f"{folder.checkpoints}: the checkpoint at {checkpoint.env_steps} env steps holds no "
             "networks.safetensors: restore it, or another checkpoint"
         )
-    return checkpoint.tensors["networks"]
+    return checkpoint.tensors.get("averaged", checkpoint.tensors["networks"])
 
 
 def _environments(

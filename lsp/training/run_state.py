@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lsp.errors import UserError, said
 from lsp.runs.checkpoint import Checkpoint
+from lsp.training.averaging import AveragedWeights
 from lsp.training.build import AnyAgent, AnyLearner, AnyNetworks
 from lsp.training.collector import Collector
 from lsp.training.running_means import RunningMeans
@@ -45,6 +46,7 @@ class RunState:
 
     run: str
     networks: AnyNetworks
+    averaged: AveragedWeights | None
     learner: AnyLearner
     agent: AnyAgent
     collector: Collector
@@ -67,6 +69,8 @@ class RunState:
             "learner": self.learner.state(),
             "means": self.means.sums,
         }
+        if self.averaged is not None:
+            tensors["averaged"] = self.averaged.state()
         for name, tensor in {**tensors["networks"], **optimizers}.items():
             if not torch.isfinite(tensor).all():
                 raise UserError(f"{folder}: {name} is not finite, and not saved")
@@ -100,15 +104,11 @@ class RunState:
         force: bool,
     ) -> None:
         _check_counters(facts)
-        weights = dict(tensors["networks"])
-        if force:  # the ζ that all states share is as long as K and H have it
-            own = self.networks.state_dict()
-            weights |= {
-                name: own[name]
-                for name in own
-                if name.startswith("shared_") and own[name].shape != weights[name].shape
-            }
-        self.networks.load_state_dict(weights)
+        self.networks.load_state_dict(self._fitting(tensors["networks"], force))
+        if self.averaged is not None:
+            # A run that is resumed with such a copy for the first time has it begin here.
+            averaged = tensors.get("averaged", tensors["networks"])
+            self.averaged.load_state(self._fitting(averaged, force))
         for name, optimizer in self.learner.optimizers.items():
             state = _state_of(name, tensors["optimizers"])
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
@@ -124,6 +124,16 @@ class RunState:
         self.sampler.bit_generator.state = facts["sampler_rng"]
         # Episodes are continued only by an agent that remembers them.
         self.collector.restore(facts, episode, resume=same)
+
+    def _fitting(self, weights: Mapping[str, Tensor], force: bool) -> dict[str, Tensor]:
+        """The ζ that all states share is as long as K and H have it, which `force` may change."""
+        own = self.networks.state_dict()
+        changed = [
+            name
+            for name in own
+            if force and name.startswith("shared_") and own[name].shape != weights[name].shape
+        ]
+        return {**weights, **{name: own[name] for name in changed}}
 
 
 def _check_counters(facts: Mapping[str, Any]) -> None:

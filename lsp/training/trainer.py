@@ -13,6 +13,7 @@ from lsp.rows import observations
 from lsp.runs.checkpoint import save
 from lsp.runs.files import write_arrays
 from lsp.training.batches import draw_batch
+from lsp.training.build import AnyNetworks
 from lsp.training.collector import EpisodeSummary
 from lsp.training.evaluation import Evaluation, evaluate
 from lsp.training.open_loop import has_images, write_film
@@ -34,6 +35,7 @@ class Trainer:
         self.parts, self.config, self.folder = parts, parts.config, parts.folder
         self.networks, self.learner, self.collector = parts.networks, parts.learner, parts.collector
         self.replay, self.metrics, self.counters = parts.replay, parts.metrics, parts.counters
+        self.averaged = parts.averaged
         self.fresh, self.stopping = not parts.resumed, False
         self.total_steps: int | None = None
         self.reports, self.clock = Reports(lambda progress: None), Clock(self.env_steps)
@@ -47,8 +49,15 @@ class Trainer:
         relabelled replay is learned from at once."""
         self.collector.random = False
         self.parts.source_replay = source_replay
+        if self.averaged is not None:
+            self.averaged.restart()
         if self.config.transfer.relabel:
             self.counters.learning_since = 0
+
+    @property
+    def evaluated(self) -> AnyNetworks:
+        """The networks that are evaluated: averaged, or as they are."""
+        return self.networks if self.averaged is None else self.averaged.networks
 
     @property
     def env_steps(self) -> int:
@@ -154,6 +163,8 @@ class Trainer:
         batch, before = self.draw_batch(), self._before_the_first_step
         metrics = self.learner.update(batch, self.env_steps, hold_policy=before)
         self.counters.updates += 1
+        if self.averaged is not None:
+            self.averaged.follow(self.counters.updates)
         if wrong := _not_finite(metrics):
             what = f"{', '.join(wrong)} not finite in update {self.counters.updates}"
             raise self._stopped(NotFinite(f"{self.config.task}: {what}", batch))
@@ -267,8 +278,8 @@ class Trainer:
         self.metrics.write("eval", self.env_steps, values)
         self.counters.eval_return = values.get("eval/return", self.counters.eval_return)
         malloc.give_back()
-        if has_images(self.networks):
-            write_film(self.networks, self.replay, self.folder.open_loop)
+        if has_images(self.evaluated):
+            write_film(self.evaluated, self.replay, self.folder.open_loop)
 
     def _episodes(self) -> int:
         """Of an evaluation now: at the start and the end there may be more than usual."""
@@ -282,7 +293,7 @@ class Trainer:
         """With the run's own skills, or under skills from N(0, I)."""
         parts = self.parts
         return evaluate(
-            *(self.networks, parts.make_env, episodes, self.config.seed, parts.runtime),
+            *(self.evaluated, parts.make_env, episodes, self.config.seed, parts.runtime),
             on_step=self._between_evaluated_steps,
             skills=skills,
             env=parts.env if parts.only_env else None,
