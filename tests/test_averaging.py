@@ -11,6 +11,7 @@ import lsp
 from lsp.api import load_networks
 from lsp.config import Config, RuntimeConfig
 from lsp.errors import RunWarning
+from lsp.models.networks import Networks
 from lsp.runs.checkpoint import load_newest
 from lsp.training.averaging import AveragedWeights
 from lsp.training.evaluation import evaluate
@@ -32,12 +33,14 @@ def test_the_copy_is_a_mean_at_first_and_then_follows() -> None:
     networks = make_networks()
     weight = linear(networks.world_model.reward_head).weight
     average = AveragedWeights(networks, 0.25)
+    assert isinstance(average.networks, Networks)
+    copied = linear(average.networks.world_model.reward_head).weight
     seen = []
     for update in range(1, 7):
         with torch.no_grad():
             weight.copy_(torch.full_like(weight, float(update**2)))
         average.follow(update)
-        seen.append(float(linear(average.networks.world_model.reward_head).weight[0, 0].detach()))
+        seen.append(float(copied[0, 0].detach()))
     # The mean of 1, 4, 9, 16, and from there on a quarter of the way at each step.
     expected = [1.0, 2.5, 14 / 3, 7.5, 7.5 + (25 - 7.5) / 4]
     expected.append(expected[-1] + (36 - expected[-1]) / 4)
@@ -73,9 +76,10 @@ def test_it_is_what_is_evaluated_and_loaded(tmp_path: Any) -> None:
     assert line["eval/returns"] == [float(x) for x in expected.returns]
     assert same_weights(load_networks(tmp_path).state_dict(), copy.state_dict())
     lsp.export(tmp_path, tmp_path / "agent", episodes=2, full_precision=True)
-    packed, own = load_networks(tmp_path / "agent").policy, trainer.networks.policy
-    assert same_weights(packed.state_dict(), copy.policy.state_dict())
-    assert not same_weights(packed.state_dict(), own.state_dict())
+    packed = load_networks(tmp_path / "agent")
+    assert isinstance(packed, Networks)
+    assert same_weights(packed.policy.state_dict(), copy.policy.state_dict())
+    assert not same_weights(packed.policy.state_dict(), trainer.networks.policy.state_dict())
 
 
 def test_a_transfer_begins_with_the_average_of_its_source(tmp_path: Any) -> None:
