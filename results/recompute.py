@@ -38,6 +38,8 @@ PLANNED_TRANSFER = (
 """Of transfers from these, which scored plans without the prior of skills."""
 MODERN = "actions.num-candidates 128; schedule.pretrain 1000; schedule.update-every 2"
 """Settings of runs of `fast` that are those of `modern`, from before it had that name."""
+LAST_UPDATE = "optimizer.average-rate 0"
+"""Settings of runs of `modern` from before averaged weights were evaluated."""
 HELD = "-relabel-anchor0.05-rate0.005-new0.5"
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -94,7 +96,7 @@ def rows(table: str) -> Iterator[dict[str, str]]:
     with (RESULTS / f"{table}.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row.get("settings", "") == MODERN:
-                row |= {"preset": "modern", "settings": ""}
+                row |= {"preset": "modern", "settings": LAST_UPDATE}
             yield row
 
 
@@ -299,7 +301,7 @@ def render(template: str) -> str:
             speed,
             total,
         )
-    } | {"ratio": ratio_text, "FOUR_ROUNDS": FOUR_ROUNDS, "HELD": HELD}
+    } | {"ratio": ratio_text, "FOUR_ROUNDS": FOUR_ROUNDS, "HELD": HELD, "LAST_UPDATE": LAST_UPDATE}
     return environment.get_template(template).render()
 
 

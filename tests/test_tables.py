@@ -254,6 +254,13 @@ def test_settings_of_another_version_are_compared_as_far_as_there_are_two() -> N
     assert own_settings(config | {"preset": "of another version"}) == {}
 
 
+def test_a_run_that_lacks_a_setting_is_told_apart_where_its_preset_has_it_by_now() -> None:
+    config = to_dict(make_config("lsp", "modern", task="walker_walk").resolved())
+    assert own_settings(config) == {}
+    del config["optimizer"]["average_rate"]  # which did nothing before it was there
+    assert own_settings(config) == {"optimizer.average-rate": "0"}
+
+
 def test_settings_are_read_as_they_are_written() -> None:
     settings = {"planner.horizon": "5", "policy.layers": "64 32", "value.layer-norm": "False"}
     assert parsed(joined(settings)) == settings

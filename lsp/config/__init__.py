@@ -6,7 +6,7 @@ from lsp.config.methods import METHODS, make_config
 from lsp.config.planner_checks import with_refit
 from lsp.config.planner_settings import ActionsConfig, PlannerConfig, RefitKind
 from lsp.config.presets import PRESETS, default_runtime
-from lsp.config.serialization import differences, flattened, from_dict, to_dict
+from lsp.config.serialization import ADDED, differences, flattened, from_dict, to_dict
 from lsp.config.settings import (
     BehaviorConfig,
     HiroConfig,
@@ -24,6 +24,7 @@ from lsp.config.transfers import on_another_task
 from lsp.config.validation import shortest_sequence, validated
 
 __all__ = [
+    "ADDED",
     "METHODS",
     "PRESETS",
     "ActionsConfig",

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from lsp.config import Config, TransferConfig, flattened, make_config, on_another_task, to_dict
+from lsp.config import (
+    ADDED,
+    Config,
+    TransferConfig,
+    flattened,
+    make_config,
+    on_another_task,
+    to_dict,
+)
 from lsp.errors import UserError
 
 NAMED_ELSEWHERE = {"task", "method", "preset", "obs", "seed", "reward", "transfer.source"}
@@ -32,7 +40,8 @@ def own_settings(config: Mapping[str, Any]) -> dict[str, str]:
 
     Args:
         config: all settings as nested dictionaries (config.json). Those of another version are
-            compared as far as the two have the same.
+            compared as far as the two have the same; what came later has the value that does what
+            was done before.
     """
     base, told = _method_settings(config), _LENGTHS if _is_transfer(config) else set()
     return {
@@ -43,11 +52,12 @@ def own_settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def all_settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that can tell runs apart, by flag."""
+    """The settings that can tell runs apart, by flag; those that an older run lacks, as it did."""
     transferred = _is_transfer(config)
+    older = {name: x for name, x in ADDED.items() if config.get(name.partition(".")[0])}
     return {
         flag(name): _text(value)
-        for name, value in flattened(dict(config)).items()
+        for name, value in flattened(older | dict(config)).items()
         if name not in NAMED_ELSEWHERE and not _is_measuring(name)
         if not (name in VARIANTS if transferred else name.startswith("transfer."))
     }
