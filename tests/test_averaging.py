@@ -102,3 +102,19 @@ def test_a_run_without_one_is_resumed_with_one(tmp_path: Any) -> None:
     trainer = open_trainer(tmp_path, averaging(0.1))
     assert same_weights(trainer.averaged.networks.state_dict(), before)
     trainer.close()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_a_shared_plan_of_another_length_is_resumed_with_force(tmp_path: Any, rate: float) -> None:
+    shared = change(averaging(rate), planner={"scope": "shared"})
+    train(tmp_path, shared, 500)
+    before = load_networks(tmp_path).state_dict()
+    longer = change(
+        shared, planner={"horizon": shared.planner.horizon + shared.planner.skill_length}
+    )
+    with pytest.warns(RunWarning, match="horizon"):
+        lsp.train(longer, tmp_path, 500, PLAIN, force=True)
+    after = load_networks(tmp_path).state_dict()
+    assert after["shared_mean"].shape[1] == before["shared_mean"].shape[1] + 1
+    learned = {name: x for name, x in after.items() if not name.startswith("shared_")}
+    assert same_weights(learned, before)

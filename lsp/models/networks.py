@@ -80,6 +80,8 @@ class Networks(nn.Module):
             plan = (1, config.plan_length, config.skills.dim)
             self.register_buffer("shared_mean", torch.zeros(plan))
             self.register_buffer("shared_std", torch.ones(plan))
+            keep = _keep_plan_of_another_length
+            self.register_load_state_dict_pre_hook(keep)  # type: ignore[no-untyped-call]
         self.register_buffer("return_size", torch.ones(()))
         self.new_task: NewTask | None = None
         self._bind()
@@ -284,3 +286,14 @@ class Networks(nn.Module):
     ) -> None:
         """Follow the mean absolute value of imagined task returns."""
         self.return_size.lerp_((weight * returns.abs()).mean(), 0.01)
+
+
+def _keep_plan_of_another_length(
+    networks: nn.Module, weights: dict[str, Tensor], *_: object
+) -> None:
+    """The ζ that all states share is as long as K and H have it: where these have changed since
+    `weights` were saved, it begins anew."""
+    for name in ("shared_mean", "shared_std"):
+        own = networks.get_buffer(name)
+        if name in weights and weights[name].shape != own.shape:
+            weights[name] = own

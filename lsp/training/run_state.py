@@ -104,11 +104,10 @@ class RunState:
         force: bool,
     ) -> None:
         _check_counters(facts)
-        self.networks.load_state_dict(self._fitting(tensors["networks"], force))
+        self.networks.load_state_dict(tensors["networks"])
         if self.averaged is not None:
             # A run that is resumed with such a copy for the first time has it begin here.
-            averaged = tensors.get("averaged", tensors["networks"])
-            self.averaged.load_state(self._fitting(averaged, force))
+            self.averaged.load_state(tensors.get("averaged", tensors["networks"]))
         for name, optimizer in self.learner.optimizers.items():
             state = _state_of(name, tensors["optimizers"])
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
@@ -124,16 +123,6 @@ class RunState:
         self.sampler.bit_generator.state = facts["sampler_rng"]
         # Episodes are continued only by an agent that remembers them.
         self.collector.restore(facts, episode, resume=same)
-
-    def _fitting(self, weights: Mapping[str, Tensor], force: bool) -> dict[str, Tensor]:
-        """The ζ that all states share is as long as K and H have it, which `force` may change."""
-        own = self.networks.state_dict()
-        changed = [
-            name
-            for name in own
-            if force and name.startswith("shared_") and own[name].shape != weights[name].shape
-        ]
-        return {**weights, **{name: own[name] for name in changed}}
 
 
 def _check_counters(facts: Mapping[str, Any]) -> None:
