@@ -150,6 +150,11 @@ def first(count: int, kind: Runs) -> Runs:
     return Runs(kind.curves[:count])
 
 
+def both(one: Runs, other: Runs) -> Runs:
+    """Runs of two settings, where the page says so."""
+    return Runs([*one.curves, *other.curves])
+
+
 def has(table: str, **columns: object) -> bool:
     """Whether a table has rows whose `columns` have these values."""
     return bool(seeds(table, **columns))
@@ -291,6 +296,7 @@ def render(template: str) -> str:
             earlier,
             held,
             first,
+            both,
             has,
             seeds,
             published_text,
