@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lsp.config import Config, RuntimeConfig, TransferConfig, make_config
     from lsp.envs import make_env
     from lsp.errors import UserError
+    from lsp.experiments.foresight import foresee
     from lsp.experiments.skills.report import show_skills
     from lsp.report import statistics
     from lsp.runs.agents import agents
@@ -53,6 +54,7 @@ __all__ = [
     "check",
     "evaluate",
     "export",
+    "foresee",
     "load",
     "make_config",
     "make_env",
@@ -76,6 +78,7 @@ _WHERE = {
     "check": "api",
     "evaluate": "api",
     "export": "api",
+    "foresee": "experiments.foresight",
     "load": "api",
     "make_config": "config",
     "make_env": "envs",

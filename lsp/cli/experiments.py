@@ -1,4 +1,5 @@
-"""The commands that carry out many runs: `lsp sweep` and `lsp reproduce`."""
+"""The commands that carry out many runs, `lsp sweep` and `lsp reproduce`, and those that look
+into one: `lsp skills` and `lsp foresee`."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,6 +145,37 @@ class Skills:
         if report.no_pictures:
             print(f"No pictures: {report.no_pictures}")
         print(summary(report.held))
+
+
+@dataclass(frozen=True)
+class Foresee:
+    """Whether what a run's policy imagines comes true: its imagined actions are carried out in the
+    simulator (tried), and beside them the agent acts there on what it sees (acted)."""
+
+    run: Positional[Path]
+    """The run's folder, or an agent (`lsp agents`)."""
+    starts: int = 24
+    """Episodes, each of which gives a state to begin from."""
+    after: int = 40
+    """Agent steps of an episode until that state."""
+    steps: int = 60
+    """Agent steps that are imagined."""
+    trust: bool = False
+    """Run the code that the run's settings name: a task or reward of your own."""
+
+    def main(self) -> None:
+        from lsp.backends.torch_setup import prepare_torch
+        from lsp.experiments.foresight import foresee, table
+
+        prepare_torch(RuntimeConfig())
+        found = foresee(
+            self.run,
+            starts=self.starts,
+            after=self.after,
+            steps=self.steps,
+            trust=self.trust,
+        )
+        print("\n".join(table(found)))
 
 
 def _exit_unless_done(outcome: Outcome) -> None:

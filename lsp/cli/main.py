@@ -17,7 +17,7 @@ from lsp.cli.agents import Agents, Export
 from lsp.cli.check import Check
 from lsp.cli.commands import Bench, Doctor, Train, Transfer
 from lsp.cli.evaluate import Eval
-from lsp.cli.experiments import Reproduce, Skills, Sweep
+from lsp.cli.experiments import Foresee, Reproduce, Skills, Sweep
 from lsp.cli.explore import Explore
 from lsp.cli.lists import combinations
 from lsp.cli.mistakes import WITH_ALL_SETTINGS, in_one_line
@@ -46,6 +46,7 @@ Command = (
     | Agents
     | Export
     | Skills
+    | Foresee
     | Explore
     | Plot
     | Sweep
@@ -106,6 +107,7 @@ def _parse_one(
         | Annotated[Agents, subcommand("agents", prefix_name=False)]
         | Annotated[Export, subcommand("export", prefix_name=False)]
         | Annotated[Skills, subcommand("skills", prefix_name=False)]
+        | Annotated[Foresee, subcommand("foresee", prefix_name=False)]
         | Annotated[Explore, subcommand("explore", prefix_name=False)]
         | Annotated[Plot, subcommand("plot", prefix_name=False)]
         | Annotated[Sweep, sweep]
