@@ -154,7 +154,7 @@ class Foresee:
 
     run: Positional[Path]
     """The run's folder, or an agent (`lsp agents`)."""
-    starts: int = 24
+    starts: int = 12
     """Episodes, each of which gives a state to begin from."""
     after: int = 40
     """Agent steps of an episode until that state."""

@@ -25,7 +25,7 @@ from lsp.models.imagination import Rollout, RolloutNoise
 from lsp.models.networks import Networks
 from lsp.training.evaluation import episode_seeds
 
-STARTS, AFTER, STEPS = 24, 40, 60  # states, agent steps until they are reached, and from there on
+STARTS, AFTER, STEPS = 12, 40, 60  # states, agent steps until they are reached, and from there on
 MOST = 200  # starts: each has two simulators of its own
 NEGLIGIBLE = 0.01  # a return is followed until γ^n is this
 
