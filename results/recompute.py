@@ -38,6 +38,10 @@ PLANNED_TRANSFER = (
 """Of transfers from these, which scored plans without the prior of skills."""
 MODERN = "actions.num-candidates 128; schedule.pretrain 1000; schedule.update-every 2"
 """Settings of runs of `fast` that are those of `modern`, from before it had that name."""
+UPDATES_ALONE = "optimizer.average-rate 0.001; schedule.pretrain 1000; schedule.update-every 2"
+"""Settings of runs of `fast` that are those of `modern` without planned actions."""
+POLICY_ACTS = "actions.num-candidates 0"
+"""Settings of runs of `modern` whose policy acts, with nothing planned below the skills."""
 LAST_UPDATE = "optimizer.average-rate 0"
 """Settings of runs of `modern` from before averaged weights were evaluated."""
 HELD = "-relabel-anchor0.05-rate0.005-new0.5"
@@ -97,6 +101,8 @@ def rows(table: str) -> Iterator[dict[str, str]]:
         for row in csv.DictReader(file):
             if row.get("settings", "") == MODERN:
                 row |= {"preset": "modern", "settings": LAST_UPDATE}
+            if row.get("settings", "") == UPDATES_ALONE:
+                row |= {"preset": "modern", "settings": POLICY_ACTS}
             yield row
 
 
@@ -307,7 +313,13 @@ def render(template: str) -> str:
             speed,
             total,
         )
-    } | {"ratio": ratio_text, "FOUR_ROUNDS": FOUR_ROUNDS, "HELD": HELD, "LAST_UPDATE": LAST_UPDATE}
+    } | {
+        "ratio": ratio_text,
+        "FOUR_ROUNDS": FOUR_ROUNDS,
+        "HELD": HELD,
+        "LAST_UPDATE": LAST_UPDATE,
+        "POLICY_ACTS": POLICY_ACTS,
+    }
     return environment.get_template(template).render()
 
 
