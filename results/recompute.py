@@ -44,6 +44,8 @@ POLICY_ACTS = "actions.num-candidates 0"
 """Settings of runs of `modern` whose policy acts, with nothing planned below the skills."""
 LAST_UPDATE = "optimizer.average-rate 0"
 """Settings of runs of `modern` from before averaged weights were evaluated."""
+AS_MODERN = {MODERN: LAST_UPDATE, UPDATES_ALONE: POLICY_ACTS}
+"""Settings of `fast`, and those of `modern` that say the same."""
 HELD = "-relabel-anchor0.05-rate0.005-new0.5"
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -99,10 +101,8 @@ def rows(table: str) -> Iterator[dict[str, str]]:
     """The rows of a CSV below results/, named without its ending."""
     with (RESULTS / f"{table}.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row.get("settings", "") == MODERN:
-                row |= {"preset": "modern", "settings": LAST_UPDATE}
-            if row.get("settings", "") == UPDATES_ALONE:
-                row |= {"preset": "modern", "settings": POLICY_ACTS}
+            if row.get("settings", "") in AS_MODERN:
+                row |= {"preset": "modern", "settings": AS_MODERN[row["settings"]]}
             yield row
 
 
