@@ -107,8 +107,8 @@ def rows(table: str) -> Iterator[dict[str, str]]:
 
 
 def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **columns: object) -> Runs:
-    """The runs of tables such as "walker_walk/lsp" whose `columns` have these values; a tuple
-    names several that a column may have. By table and seed; of preset `fast`, unless another is
+    """The runs of tables such as "walker_walk/lsp" whose `columns` have these values; a tuple or
+    list names several that a column may have. By table and seed; of preset `fast`, unless another is
     named.
 
     Raises:
@@ -133,7 +133,7 @@ def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **colum
 
 
 def _fits(text: str, wanted: object) -> bool:
-    several = wanted if isinstance(wanted, tuple) else (wanted,)
+    several = wanted if isinstance(wanted, (tuple, list)) else (wanted,)
     return text in map(str, several)
 
 
