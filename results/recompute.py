@@ -108,8 +108,8 @@ def rows(table: str) -> Iterator[dict[str, str]]:
 
 def runs(*tables: str, obs: str = "proprio", against: str = "env_steps", **columns: object) -> Runs:
     """The runs of tables such as "walker_walk/lsp" whose `columns` have these values; a tuple or
-    list names several that a column may have. By table and seed; of preset `fast`, unless another is
-    named.
+    list names several that a column may have. By table and seed; of preset `fast`, unless another
+    is named.
 
     Raises:
         LookupError: there is none, or they have several settings, which are not to be pooled.
