@@ -47,6 +47,7 @@ KEYS = {
     "peak_rss_mb",
     "settings",
 }
+BEHAVIOR_SHARES = {"behavior_utilisation", "behavior_bandwidth"}
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +64,10 @@ def run(path: Any, *flags: Any) -> Any:
 def test_a_report_has_every_figure(tmp_path: Any, capsys: Any) -> None:
     figures = run(tmp_path / "b.json", "--task", "walker_walk", "--env-steps", "200")
     assert figures.keys() >= KEYS
-    numbers = {key: x for key, x in figures.items() if key not in ("settings", "advice")}
     assert figures["advice"]
-    assert all(value > 0 for value in numbers.values())
+    # Behaviour is what is left of an update: two repeats on a busy machine may leave nothing.
+    measured = figures.keys() - {"settings", "advice", "behavior_ms", *BEHAVIOR_SHARES}
+    assert all(figures[key] > 0 for key in measured)
     assert figures["settings"]["config"]["task"] == "walker_walk"
     parts = (figures[f"{part}_ms"] for part in ("world_model", "planner", "behavior"))
     assert sum(parts) == pytest.approx(figures["update_ms"])
