@@ -2,7 +2,8 @@
 
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -28,6 +29,15 @@ class RunWarning(UserWarning):
 def warn(message: str) -> None:
     """Say that something went wrong while the run goes on."""
     warnings.warn(message, RunWarning, stacklevel=3)
+
+
+@contextmanager
+def exit_is_an_error() -> Iterator[None]:
+    """Around a user's code, which may call sys.exit: that would end a command without a word."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
 
 
 def shown(text: str) -> str:

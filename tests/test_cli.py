@@ -13,6 +13,7 @@ from builders import short_episodes
 import lsp
 from lsp.cli.main import main
 from lsp.envs import rendering_problem
+from lsp.errors import UserError
 from lsp.runs.metrics import read_metrics
 from lsp.tasks import PAPER_TASKS
 from lsp.training.evaluation import episode_seeds
@@ -45,6 +46,18 @@ def test_train_leaves_metrics_a_checkpoint_and_pictures(trained: Any) -> None:
     assert json.loads((trained / "run.json").read_text())["threads"] == 1
 
 
+def test_a_training_in_which_no_episode_has_ended_draws_no_curve(
+    tmp_path: Any, capsys: Any
+) -> None:
+    folder = tmp_path / "run"
+    never = "--schedule.eval-episodes 0 --schedule.prior-episodes 0"
+    run(f"train {DEBUG} {never} --steps 20 --logdir {folder}")
+    said = capsys.readouterr().out
+    assert "To continue: " in said
+    assert "Learning curve" not in said
+    assert not (folder / "curve.png").exists()
+
+
 def test_train_says_how_it_went_and_how_to_go_on(
     tmp_path: Any, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -56,6 +69,8 @@ def test_train_says_how_it_went_and_how_to_go_on(
     assert "steps/s" in said
     assert "Time: " in said
     assert f"lsp train {DEBUG} --steps 400 --logdir {tmp_path / 'run'}" in said
+    run(command.replace("--steps 200", "--steps 100"))
+    assert f"lsp train {DEBUG} --steps 400 --logdir" in capsys.readouterr().out
 
 
 def test_the_same_command_again_finds_nothing_left_to_do(trained: Any, capsys: Any) -> None:
@@ -100,6 +115,12 @@ def test_eval_draws_other_episodes_writes_json_and_takes_an_older_checkpoint(
     assert older["eval/returns"] != own["eval/returns"]
     assert "of 17 env steps: there are 0" in fails(f"eval {trained} --checkpoint 17", capsys)
     assert "there is no folder" in fails(f"eval {trained} --json {tmp_path}/no/x.json", capsys)
+    assert "is a folder: name" in fails(f"eval {trained} --json {tmp_path}", capsys)
+    assert "is a folder: name" in fails(f"bench --preset debug --json {tmp_path}", capsys)
+    for seed in (-1, 2**32, 10**30):
+        assert "seed must be at least 0 and below" in fails(f"eval {trained} --seed {seed}", capsys)
+        with pytest.raises(UserError, match="seed must be"):
+            lsp.load(trained, seed=seed)
 
 
 def test_each_draw_has_episodes_of_its_own() -> None:

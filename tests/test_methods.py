@@ -259,3 +259,11 @@ def test_a_run_that_noted_no_anchor_as_0_is_read() -> None:
     older["transfer"]["anchor"] = 0.1
     with pytest.raises(UserError, match=r"need a transfer\.source"):
         validated(from_dict(older))
+
+
+@pytest.mark.parametrize("part", ["model", "policy"])
+def test_a_least_deviation_is_not_negative(part: Any) -> None:
+    for least in (-1.0, float("nan")):
+        with pytest.raises(UserError, match=rf"{part}\.min_std must be"):
+            validated(make_config("lsp", "debug", **{f"{part}.min_std": least}))
+    validated(make_config("lsp", "debug", **{f"{part}.min_std": 0.0}))

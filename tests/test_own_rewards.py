@@ -164,6 +164,10 @@ def not_finite(observations: Any, actions: Any) -> Any:
     return np.full(len(actions), np.nan)
 
 
+def leaving(observations: Any, actions: Any) -> Any:
+    raise SystemExit
+
+
 def a_number(observations: Any, actions: Any) -> Any:
     return 1.0
 
@@ -180,6 +184,7 @@ REFUSED = {
     "mixing": "must pay each row by itself",
     "failing": "failed: KeyError: 'speed'",
     "not_finite": "must return one finite number",
+    "leaving": "failed: RuntimeError: it called sys.exit(None)",
     "a_number": "of shape ()",
     "a_column": "of shape (1, 1)",
     "nameless": "first parameter must be called `observations` or `states`",

@@ -24,6 +24,7 @@ from own_tasks import Reach
 def make(): return Reach()
 def broken(): raise ValueError("no\\nmap")
 def nothing(): return 3
+def leave(): raise SystemExit(2)
 number = 3
 
 class Inside:
@@ -39,6 +40,9 @@ MISTAKES = {
     "mine:broken": "making it failed: ValueError: no map",
     "mine:nothing": "it must return a gymnasium.Env, not 3",
     "needs_more:make": "importing it failed: ModuleNotFoundError: No module named 'no_such'",
+    "mine:leave": "making it failed: RuntimeError: it called sys.exit(2)",
+    "script:make": "importing it failed: RuntimeError: it called sys.exit(0)",
+    "gymnasium:script:Hopper-v5": "making it failed: RuntimeError: it called sys.exit(0)",
     "torn:make": "importing it failed: SyntaxError",
     ":make": "importing it failed",
     "gymnasium:Hoper-v5": "Did you mean: `Hopper`?",
@@ -58,8 +62,9 @@ def mine(tmp_path: Any, monkeypatch: Any) -> Any:
     (tmp_path / "mine.py").write_text(MODULE)
     (tmp_path / "needs_more.py").write_text("import no_such")
     (tmp_path / "torn.py").write_text("def make(:")
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(0)")
     yield tmp_path
-    for name in ("mine", "needs_more", "torn"):
+    for name in ("mine", "needs_more", "script", "torn"):
         sys.modules.pop(name, None)
 
 

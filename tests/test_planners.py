@@ -313,6 +313,18 @@ def test_an_agent_can_look_further_ahead_under_one_skill(mode: Any, backend: Any
         assert agents[0].planned.item() == (step % 2 == 0)  # K of updates
 
 
+@pytest.mark.parametrize("method", ["lsp", "random_skills"])
+def test_an_agent_that_looks_less_far_than_k_plans_sooner(method: Any) -> None:
+    near = {"skill_length": 4, "horizon": 4, "acting_horizon": 2 if method == "lsp" else None}
+    networks = make_networks(method, planner=near)
+    every = 2 if method == "lsp" else 4
+    agent = Agent(networks, "collect", seed=3)
+    for step in range(9):
+        before = agent.skill.clone()
+        agent.act(observe(step))
+        assert torch.equal(agent.skill, before) == (step % every != 0)
+
+
 def test_updates_plan_as_before_where_acting_looks_further() -> None:
     near, far = make_networks(planner=FAR | {"acting_horizon": None}), make_networks(planner=FAR)
     starts = make_latent(far, 2)
@@ -353,6 +365,7 @@ def test_an_agent_resumes_with_any_planner(refit: str, planner: Any) -> None:
         ("lsp", {"replan_every": 11}, "replan_every must be at most the 10 agent steps"),
         ("lsp", {"replan_every": 5, "scope": "shared"}, "acting plans nothing"),
         ("lsp", {"acting_iterations": 0}, "acting_iterations must be at least 1"),
+        ("lsp", {"acting_horizon": 5, "replan_every": 6}, "at most the 5 agent steps"),
         ("lsp", {"acting_horizon": 0}, "acting_horizon must be at least 1"),
         ("lsp", {"acting_horizon": 20, "replan_every": 21}, "at most the 20 agent steps"),
         ("cem", {"acting_horizon": 20}, "acting_horizon needs skills that are planned"),

@@ -291,6 +291,10 @@ def test_nothing_is_written_unless_every_run_is_good(tmp_path: Any) -> None:
     bad = make_run(tmp_path / "bad", [], seed=1)
     with pytest.raises(UserError, match="bad has no evaluation"):
         collect([good, bad], tmp_path / "out")
+    with (bad / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "eval", "env_steps": 100, "eval/failed": 3, "wall_hours": 0.1}\n')
+    with pytest.raises(UserError, match="bad has no evaluation yet: train further"):
+        collect([good, bad], tmp_path / "out")
     with pytest.raises(UserError, match="missing"):
         collect([good, tmp_path / "missing"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lsp.config import Config, RuntimeConfig, default_runtime, named_code
+from lsp.config import Config, RuntimeConfig, default_runtime, named_code, no_seed
 from lsp.envs.lookup import Maker, Task
 from lsp.envs.rewards import OwnReward, RewardFunction, own_reward, try_reward
 from lsp.errors import UserError
@@ -55,6 +55,7 @@ def load(
         UserError: there is no checkpoint, `env` is another task, the reward cannot be planned for,
             or the run names code, was not trained by this user, and `trust` is false.
     """
+    check_seed(seed)
     networks = load_networks(logdir, device, env, trust)
     wanted = _new_reward(networks.config, reward)
     if wanted is not None:
@@ -209,10 +210,16 @@ def _env_maker(config: Config, env: Task | None) -> EnvMaker:
 
 
 def _check_numbers(episodes: int, seed: int | None) -> None:
-    if seed is not None and seed < 0:
-        raise UserError(f"seed must be at least 0, not {seed}")
+    if seed is not None:
+        check_seed(seed)
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for what no generator can be seeded with."""
+    for complaint in no_seed(seed):
+        raise UserError(complaint)
 
 
 def _new_reward(

@@ -297,7 +297,7 @@ def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
     seen = observations(rows)
     steps = [{key: x[0, t] for key, x in seen.items()} for t in range(trainer.config.replay.length)]
     times = []
-    warm_up = WARM_UP[networks.device.type] * trainer.config.replan_every
+    warm_up = WARM_UP[networks.device.type] * trainer.config.acting.replan_every
     for step in range(warm_up + ACT_STEPS):
         observation = steps[step % len(steps)]
         times.append(milliseconds(partial(agent.act, observation), runtime.device))
@@ -307,7 +307,7 @@ def time_acting(trainer: Trainer, runtime: RuntimeConfig) -> list[float]:
 def _plan_ms(config: Config, acting: list[float]) -> float | None:
     """Of the agent steps at which a plan is made: the first, and every so many after it."""
     plans = config.plans_skills and config.planner.scope == "per_state"
-    return median(acting[:: config.replan_every]) if plans or config.plans_actions else None
+    return median(acting[:: config.acting.replan_every]) if plans or config.plans_actions else None
 
 
 def end_to_end(trainer: Trainer, env_steps: int) -> float:

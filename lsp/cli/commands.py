@@ -63,7 +63,8 @@ class Train:
             say(_nothing_trained(before))
         self._report(logdir)
         say(f"Time: {(time.monotonic() - began) / 60:.1f} minutes")
-        say(f"To continue: {_with_steps(sys.argv[1:], 2 * self.steps or 100_000, logdir)}")
+        further = 2 * max(self.steps, before) or 100_000
+        say(f"To continue: {_with_steps(sys.argv[1:], further, logdir)}")
 
     def _report(self, logdir: Path) -> None:
         """The last evaluation, and pictures where they can be made."""
@@ -82,8 +83,9 @@ class Train:
                 f"{last['eval/return']:.1f} ± {last['eval/std']:.1f} "
                 f"over {last['eval/episodes']} episodes"
             )
-        plot_runs([logdir], folder.curve)
-        say(f"Learning curve: {folder.curve}")
+        if evaluations or any("episode/return" in line for line in lines):
+            plot_runs([logdir], folder.curve)
+            say(f"Learning curve: {folder.curve}")
         if any("skills/log_q" in line for line in lines):
             plot_skills(logdir, folder.skills)
             say(f"Skills: {folder.skills}")
@@ -241,10 +243,12 @@ class Bench:
         from lsp.backends.torch_setup import prepare_torch
         from lsp.benchmark.bench import bench
         from lsp.runs.agents import find_run
+        from lsp.runs.files import file_to_write
         from lsp.runs.folder import RunFolder
 
         if self.runtime.track is not None:
             raise UserError("a benchmark is no run: leave out --track")
+        written = None if self.json is None else file_to_write(self.json, "--json")
         prepare_torch(self.runtime)
         config, run = self.config, None if self.run is None else find_run(self.run)
         if run is not None:
@@ -254,8 +258,8 @@ class Bench:
             config = self._workload(self.sizes)
         report = bench(config, self.runtime, self.repeats, self.env_steps, run)
         print("\n".join(report.lines()))
-        if self.json is not None:
-            report.write(self.json)
+        if written is not None:
+            report.write(written)
 
     def _workload(self, sizes: str) -> Config:
         from lsp.benchmark.bench import workload

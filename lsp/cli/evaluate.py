@@ -52,14 +52,12 @@ class Eval:
         from lsp import api
         from lsp.backends.torch_setup import prepare_torch
         from lsp.runs.agents import find_run
-        from lsp.runs.files import expanded, write_json
+        from lsp.runs.files import file_to_write, write_json
         from lsp.runs.folder import RunFolder
 
         prepare_torch(RuntimeConfig(device=self.device, threads=self.threads))
         run = RunFolder(find_run(self.run))
-        written = None if self.json is None else expanded(self.json)
-        if written is not None and not written.parent.is_dir():
-            raise UserError(f"--json {written}: there is no folder {written.parent}")
+        written = None if self.json is None else file_to_write(self.json, "--json")
         video = run.video if self.video else None
         outcome = api.evaluate(
             *(run.path, self.episodes, video, self.device),

@@ -155,7 +155,7 @@ class Config:
             self.planner,
             horizon=ahead,
             skill_length=ahead,
-            replan_every=self.replan_every,
+            replan_every=min(self.replan_every, ahead),
             acting_horizon=None,
         )
         return replace(self, planner=planner, behavior=replace(self.behavior, horizon=ahead))

@@ -113,7 +113,11 @@ def _actions(config: Config) -> list[str]:
     found += no_share("momentum", actions, "actions.")
     together = actions.num_candidates + actions.policy_candidates
     if actions.num_elites > together:
-        found.append(f"actions.num_elites must be at most {together}, not {actions.num_elites}")
+        found.append(
+            f"actions.num_elites must be at most {together}, not {actions.num_elites}: choose "
+            f"fewer, or at least {actions.num_elites - actions.policy_candidates} "
+            "actions.num_candidates"
+        )
     if not actions.temperature > 0:
         found.append(f"actions.temperature must be above 0, not {actions.temperature}")
     if not 0 <= actions.min_std <= actions.max_std:

@@ -1,5 +1,7 @@
 """Complaints about settings that lie outside of a range."""
 
+SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
+
 
 def below(least: int, names: str, section: object, prefix: str = "") -> list[str]:
     """Complaints about those of the named settings that are less than `least`."""
@@ -19,3 +21,9 @@ def no_share(names: str, section: object, prefix: str) -> list[str]:
         for name, value in values.items()
         if value is not None and not 0 <= value <= 1
     ]
+
+
+def no_seed(seed: int) -> list[str]:
+    """The complaint about a number that no generator can be seeded with."""
+    fits = 0 <= seed < SEEDS
+    return [] if fits else [f"seed must be at least 0 and below {SEEDS:,}, not {seed}"]

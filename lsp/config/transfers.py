@@ -106,7 +106,9 @@ def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
 
 
 def _policy(config: Config, min_std: float | None) -> PolicyConfig:
-    """Of a policy that may be held to another."""
+    """Of a policy that may be held to another. Raises UserError for a `min_std` of none."""
+    if min_std is not None and config.plans_actions:
+        raise UserError(f"{config.method} has no policy: leave out its least standard deviation")
     held = bool(config.transfer.anchor)
     if min_std is None:
         min_std = max(config.policy.min_std, ANCHORED_STD if held else 0.0)

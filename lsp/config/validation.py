@@ -6,12 +6,10 @@ from math import isfinite
 
 from lsp.config.config import Config
 from lsp.config.planner_checks import PLANNING, WHILE_ACTING
-from lsp.config.ranges import below, no_share
+from lsp.config.ranges import below, no_seed, no_share
 from lsp.config.serialization import flattened, from_dict, to_dict
 from lsp.config.settings import SkillsConfig, TransferConfig
 from lsp.errors import UserError
-
-_SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
 
 
 def validated(config: Config) -> Config:
@@ -86,20 +84,18 @@ def _layers(config: Config) -> list[str]:
 
 
 def _run(config: Config) -> list[str]:
-    found = below(1, "action_repeat num_envs", config) + below(0, "seed", config)
-    found += no_share("average_rate", config.optimizer, "optimizer.")
-    if config.seed >= _SEEDS:
-        found.append(f"seed must be below {_SEEDS:,}, not {config.seed}")
-    return found
+    found = below(1, "action_repeat num_envs", config) + no_seed(config.seed)
+    return found + no_share("average_rate", config.optimizer, "optimizer.")
 
 
 def _model(config: Config) -> list[str]:
-    return below(1, "deter stoch hidden cnn_depth decoded_images", config.model, "model.")
+    found = below(1, "deter stoch hidden cnn_depth decoded_images", config.model, "model.")
+    return found + below(0, "min_std", config.model, "model.")
 
 
 def _policy(config: Config) -> list[str]:
     policy = config.policy
-    found = below(0, "exploration_noise mode_samples entropy", policy, "policy.")
+    found = below(0, "exploration_noise mode_samples entropy min_std", policy, "policy.")
     if policy.entropy > 0 and (config.plans_actions or config.method == "hiro"):
         found.append(f"policy.entropy needs a policy in a world model, which {config.method} lacks")
     return found + no_share("prior_share", policy, "policy.")

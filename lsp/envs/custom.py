@@ -14,7 +14,7 @@ from jaxtyping import Float
 from lsp.envs.lookup import Env, Task, _make, _said, _short, task_name
 from lsp.envs.observed import Part, leaves, part_of
 from lsp.envs.rewards import LARGEST_REWARD
-from lsp.errors import UserError, warn
+from lsp.errors import UserError, exit_is_an_error, warn
 
 MAX_OPEN_STEPS = 10_000  # control steps of an episode that nothing is known to limit
 SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics call it
@@ -79,7 +79,8 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Starts an episode; ``seed`` and ``options`` are the environment's."""
         self._steps = 0
-        given: Any = self.env.reset(seed=seed, options=options)
+        with exit_is_an_error():
+            given: Any = self.env.reset(seed=seed, options=options)
         if not isinstance(given, tuple) or len(given) != 2:
             raise UserError(
                 f"{self.task}: reset must return an observation and a dict (info), as Gymnasium's "
@@ -100,7 +101,8 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
           UserError: the action has the wrong shape or holds a NaN; an observation or the reward is
             not finite; or the episode goes on without end.
         """
-        given: Any = self.env.step(self._to_control(action))
+        with exit_is_an_error():
+            given: Any = self.env.step(self._to_control(action))
         self._steps += 1
         if not isinstance(given, tuple) or len(given) != 5:
             values = f"{len(given)} values" if isinstance(given, tuple) else _short(given)
@@ -161,7 +163,8 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 "with render_mode='rgb_array' where it offers that."
             )
         try:
-            return np.asarray(self.env.render())
+            with exit_is_an_error():
+                return np.asarray(self.env.render())
         except Exception as error:
             raise UserError(f"{self.task}: cannot render: {_said(error)}") from error
 

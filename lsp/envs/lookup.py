@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import gymnasium
 
-from lsp.errors import UserError, said
+from lsp.errors import UserError, exit_is_an_error, said
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
@@ -105,7 +105,8 @@ def _make_folder_importable() -> None:
 
 def _make_registered(identifier: str, task: str) -> Env:
     try:
-        env: Env = gymnasium.make(identifier)
+        with exit_is_an_error():
+            env: Env = gymnasium.make(identifier)
     except gymnasium.error.UnregisteredEnv as error:
         known = " gymnasium.pprint_registry() lists them."
         if ":" not in identifier:
@@ -132,7 +133,8 @@ def _find(
     wanted: str = "a function or class that makes an environment",
 ) -> Callable[..., Any]:
     try:
-        module = importlib.import_module(module_name)
+        with exit_is_an_error():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(f"{task}: importing it failed: {_said(error)}") from error
@@ -154,7 +156,8 @@ def _find(
 
 def _call(make: Callable[[], Env], task: str) -> Env:
     try:
-        env = make()
+        with exit_is_an_error():
+            env = make()
     except UserError:
         raise
     except Exception as error:

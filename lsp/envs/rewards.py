@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from lsp.envs.lookup import _said, _short, find_function
-from lsp.errors import UserError
+from lsp.errors import UserError, exit_is_an_error
 
 RewardFunction: TypeAlias = Callable[[Any, np.ndarray], Any]
 """``reward(observations, actions)`` or ``reward(states, actions)``; see `OwnReward`."""
@@ -60,7 +60,8 @@ class OwnReward:
         else:
             copies = seen.copy()
         try:
-            rewards = np.asarray(self.function(copies, np.array(actions)))
+            with exit_is_an_error():
+                rewards = np.asarray(self.function(copies, np.array(actions)))
         except Exception as error:  # anything may go wrong in a user's code
             raise UserError(f"reward '{self.name}' failed: {_said(error)}") from error
         fits = rewards.dtype.kind in "fiub" and rewards.shape == (len(actions),)

@@ -15,7 +15,7 @@ from lsp.errors import UserError
 from lsp.experiments.skills.held import skill_grid
 from lsp.explorer.recording import frame_of
 from lsp.explorer.session import EVERY, FAN, Fan, Moment, Session
-from lsp.runs.files import expanded, write_text
+from lsp.runs.files import file_to_write, write_text
 
 STEPS = 100  # agent steps of each take
 MOST_STEPS = 500
@@ -38,9 +38,7 @@ def write_film(session: Session, path: str | Path, title: str, steps: int = STEP
     """
     if not 1 <= steps <= MOST_STEPS:
         raise UserError(f"--steps {steps}: a take has 1 to {MOST_STEPS} agent steps")
-    page = expanded(path)
-    if not page.parent.is_dir():
-        raise UserError(f"--export {page}: there is no folder {page.parent}")
+    page = file_to_write(path, "--export")
     film = record(session, steps)
     text = resources.files("lsp.explorer").joinpath("film.html").read_text(encoding="utf-8")
     before, after = text.split("{{film}}")

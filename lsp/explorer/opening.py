@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lsp.api import environments_of, load_networks
+from lsp.api.evaluating import check_seed
 from lsp.config import RuntimeConfig, default_runtime
 from lsp.envs import task_names
 from lsp.envs.dmc import split_task
@@ -36,6 +37,7 @@ def open_session(
     Raises:
         UserError: where `lsp.load` raises it, or the method has no skills.
     """
+    check_seed(seed)
     networks = load_networks(run, device, task, trust)
     environments_of(run, task)  # which says where the task does not fit
     config = RunFolder(find_run(run)).read_config()

@@ -240,8 +240,8 @@ def _refuse_duplicates(runs: list[RecordedRun]) -> None:
 def _rows(run: RecordedRun) -> list[Row]:
     """One row an evaluation; of two at the same env step the later one counts."""
     evaluations = {line["env_steps"]: line for line in run.lines("eval")}
-    if not evaluations:
-        raise UserError(f"{run.folder} has no evaluation yet: run lsp eval, or train further")
+    if all(line.get("eval/return") is None for line in evaluations.values()):
+        raise UserError(f"{run.folder} has no evaluation yet: train further")
     return [_row(run, line) for line in evaluations.values()]
 
 

@@ -54,6 +54,16 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expandvars(path)).expanduser()
 
 
+def file_to_write(path: str | Path, flag: str) -> Path:
+    """`path`, expanded, before there is anything to write. Raises UserError where it cannot be."""
+    path = expanded(path)
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag} {path}: there is no folder {path.parent}")
+    return path
+
+
 def data_folder() -> Path:
     """This user's own, which may not be there yet. Raises RuntimeError where nobody has a home."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"

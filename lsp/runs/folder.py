@@ -122,6 +122,13 @@ class RunFolder:
                 f"such a run yourself (lsp agents {name} shows how)"
             )
 
+    def no_episodes(self) -> UserError:
+        """What to say where learning needs some."""
+        return UserError(
+            f"{self.path} has no episodes to learn from: train it further, or restore "
+            f"{self.episodes}"
+        )
+
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is one, readable or not. Raises UserError where that cannot be seen."""
@@ -339,11 +346,14 @@ def _beginning(config: Config) -> TransferConfig:
 
 
 def _said(config: Config) -> str:
-    begun = config.transfer
+    begun = _beginning(config)
     if begun.source is None:
         return "nothing"
     parts = [str(_located(begun.source))]
     parts += [f"relabelled ({begun.updates} updates)"] if begun.relabel else []
     parts += [f"without its {' and '.join(begun.reset)}"] if begun.reset else []
     parts += [f"with an anchor of {begun.anchor:g}"] if begun.anchor else []
+    held = {name: getattr(begun, name) for name in ("anchor_steps", "anchor_rate", "new_share")}
+    parts += [f"{name.replace('_', '-')} {value:g}" for name, value in held.items() if value]
+    parts += ["its replay kept"] if begun.keep_replay else []
     return ", ".join(parts)

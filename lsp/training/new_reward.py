@@ -209,7 +209,7 @@ def look_back(networks: Networks, folder: RunFolder, rewards: Relabel) -> Seen:
     if together:
         latents.append(_filtered(networks, together))
     if not latents:
-        raise UserError(f"{folder.path} has no episodes to learn from: restore {folder.episodes}")
+        raise folder.no_episodes()
     device = networks.device
     return Seen(
         Latent(*(torch.cat(parts) for parts in zip(*latents, strict=True))),
@@ -226,7 +226,7 @@ def _spread_out(folder: RunFolder, config: Config) -> Iterator[Episode]:
     what = "a reward of (observations, actions) and without updates of a value needs none"
     folder.check_episodes("this reward is fitted to", what)
     if not folder.episodes.is_dir():
-        raise UserError(f"{folder.path} has no episodes to learn from: restore {folder.episodes}")
+        raise folder.no_episodes()
     count = count_episodes(checkpoint, folder)
     every = max(1, round(checkpoint.env_steps / config.action_repeat / ROWS))
     for number, episode in enumerate(Replay.stream(folder.episodes, count, folder.id)):

@@ -11,7 +11,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from lsp.envs.action_repeat import ActionRepeat
 from lsp.envs.custom import UserEnv
 from lsp.envs.rewards import LARGEST_REWARD, PaidByObservations
-from lsp.errors import UserError, said
+from lsp.errors import UserError, exit_is_an_error, said
 from lsp.rows import observations
 from lsp.training.episode_files import Episode
 
@@ -95,7 +95,8 @@ def relabelled(episode: Episode, rewards: Relabel, source: Path) -> Episode:
     Raises UserError if it lacks what they read, holds other states than they need, or they fail.
     """
     try:
-        paid = rewards(episode)
+        with exit_is_an_error():
+            paid = rewards(episode)
     except KeyError as error:
         if "sim_state" in episode:
             raise _failed(source, error) from error

@@ -79,11 +79,11 @@ class Trainer:
             while self._updates_due() > 0 and not self.stopping:
                 self._learn()
                 self._tell_of_updates()
+            # A transfer is evaluated as it begins: planning alone
+            if self._begins_transfer and not self.stopping:
+                self.evaluate()
             if self.stopping:
                 break
-            # A transfer is evaluated as it begins: planning alone
-            if self._begins_transfer:
-                self.evaluate()
             # Environment interaction; whole episodes join the dataset
             before = self.env_steps
             for finished in self._interact():

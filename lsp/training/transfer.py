@@ -190,7 +190,7 @@ def _by_states(trainer: Trainer) -> bool:
 def _episodes(source: RunFolder, count: int, config: Config) -> Iterator[Episode]:
     """Those of the source, without its plans: they were made for its own reward, K and H."""
     if not source.episodes.is_dir():
-        raise UserError(f"{source.path} has no episodes to learn from: restore {source.episodes}")
+        raise source.no_episodes()
     for episode in Replay.stream(source.episodes, count, source.id):
         yield episode | blank_plans(len(episode["reward"]), config)
 
