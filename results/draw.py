@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from recompute import ROOT, Runs, best_published, earlier, held, published, ratio, rows, runs
+from recompute import (
+    HELD,
+    ROOT,
+    Runs,
+    best_published,
+    earlier,
+    held,
+    published,
+    ratio,
+    rows,
+    runs,
+)
 
 from lsp.report.labels import COLORS
 from lsp.report.plots import STANDING_STILL, finish, save_figure
@@ -29,6 +40,7 @@ COMPARED = {
 TASKS = (*COMPARED, "quadruped_upright_walk", "quadruped_reach", "quadruped_obstacles_reach")
 GETUP = "quadruped_getup_reach/transfer_from_quadruped_getup_walk/"
 REACH = "quadruped_reach/transfer_from_quadruped_upright_walk/"
+RUN = "walker_run/transfer_from_walker_walk/"
 IN_IMAGINATION = "bfloat16 in imagination"  # precision of those that can be compared in hours
 STEPS = np.arange(10_000, 100_001, 10_000)
 
@@ -169,6 +181,25 @@ def draw_transfer(out: Path) -> None:
     save_figure(figure, out)
 
 
+def draw_running(out: Path) -> None:
+    """From walking to running, with an anchor, without, and from scratch."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for method in ("lsp", "dreamer"):
+        for name, kind, style in (
+            ("held to nothing", runs(f"{RUN}{method}-relabel-new0.5"), "-"),
+            ("held to itself", runs(f"{RUN}{method}{HELD}"), ":"),
+            ("from scratch", earlier(f"walker_run/{method}"), "--"),
+        ):
+            curves = [(steps[steps <= 50_000], x[steps <= 50_000]) for steps, x in kind.curves]
+            draw_seeds(axes, curves, f"{method}, {name}", COLORS[method], linestyle=style)
+    finish(axes, f"walker_walk → walker_run\n{bands([3])}", loc="center left")
+    legend = axes.get_legend()
+    assert legend is not None
+    legend.set_bbox_to_anchor((1.0, 0.5))
+    save_figure(figure, out)
+
+
 def draw_planned(out: Path) -> None:
     """Return under planned skills and under skills from N(0, I), a pair of bars a run."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -215,6 +246,7 @@ PICTURE: dict[str, Callable[[Path], None]] = {
     "hours.png": draw_hours,
     "transfer_ratio.png": draw_transfer_ratio,
     "transfer.png": draw_transfer,
+    "running.png": draw_running,
     "planned.png": draw_planned,
 }
 
