@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import short_episodes
+from unchecked import unchecked
 
 import lsp
 from lsp.cli.main import main
@@ -121,6 +122,15 @@ def test_eval_draws_other_episodes_writes_json_and_takes_an_older_checkpoint(
         assert "seed must be at least 0 and below" in fails(f"eval {trained} --seed {seed}", capsys)
         with pytest.raises(UserError, match="seed must be"):
             lsp.load(trained, seed=seed)
+
+
+def test_what_is_chosen_by_name_is_refused_where_there_is_no_such_choice(trained: Any) -> None:
+    wrong: Any = "eval"
+    with unchecked():  # as users run it, types are not looked at
+        with pytest.raises(UserError, match="mode must be 'collect' or 'evaluate', not 'eval'"):
+            lsp.load(trained, mode=wrong)
+        with pytest.raises(UserError, match="skills must be one of planned, prior, constant, shuf"):
+            lsp.evaluate(trained, 1, skills=wrong)
 
 
 def test_each_draw_has_episodes_of_its_own() -> None:

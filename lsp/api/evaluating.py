@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lsp.config import Config, RuntimeConfig, default_runtime, named_code, no_seed
 from lsp.envs.lookup import Maker, Task
@@ -56,6 +56,8 @@ def load(
             or the run names code, was not trained by this user, and `trust` is false.
     """
     check_seed(seed)
+    if mode not in ("collect", "evaluate"):
+        raise UserError(f"mode must be 'collect' or 'evaluate', not {mode!r}")
     networks = load_networks(logdir, device, env, trust)
     wanted = _new_reward(networks.config, reward)
     if wanted is not None:
@@ -105,6 +107,8 @@ def evaluate(
     _check_numbers(episodes, seed)
     networks, reached = _load(logdir, device, env, trust, checkpoint)
     config = networks.config
+    if skills is not None and skills not in get_args(SkillChoice):
+        raise UserError(f"skills must be one of {', '.join(get_args(SkillChoice))}, not {skills!r}")
     if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
         raise UserError(f"{config.method} has no skills: leave out the choice of them")
     wanted = _new_reward(config, reward)
