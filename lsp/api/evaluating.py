@@ -104,11 +104,9 @@ def evaluate(
         UserError: there is no checkpoint, `env` is lacking or another task, nothing can be
             rendered, the method has no skills to choose from, or one episode is to be shuffled.
     """
-    _check_numbers(episodes, seed)
+    _check_asked(episodes, seed, skills)
     networks, reached = _load(logdir, device, env, trust, checkpoint)
     config = networks.config
-    if skills is not None and skills not in get_args(SkillChoice):
-        raise UserError(f"skills must be one of {', '.join(get_args(SkillChoice))}, not {skills!r}")
     if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
         raise UserError(f"{config.method} has no skills: leave out the choice of them")
     wanted = _new_reward(config, reward)
@@ -213,11 +211,13 @@ def _env_maker(config: Config, env: Task | None) -> EnvMaker:
     return env_maker(config, source)
 
 
-def _check_numbers(episodes: int, seed: int | None) -> None:
+def _check_asked(episodes: int, seed: int | None, skills: SkillChoice | None) -> None:
     if seed is not None:
         check_seed(seed)
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
+    if skills is not None and skills not in get_args(SkillChoice):
+        raise UserError(f"skills must be one of {', '.join(get_args(SkillChoice))}, not {skills!r}")
 
 
 def check_seed(seed: int) -> None:
