@@ -274,6 +274,29 @@ def test_a_skill_of_another_shape_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("skill", "complaint"),
+    [
+        (np.array([0, np.nan, 0]), "a skill is not finite"),
+        ("abc", "a skill must be an array of numbers, not 'abc'"),
+        ([[1], [1, 2]], "a skill must be an array of numbers"),
+    ],
+)
+def test_a_skill_is_finite_numbers(skill: Any, complaint: str) -> None:
+    with unchecked(), pytest.raises(UserError, match=complaint):
+        Agent(make_networks()).act(observe(0), skill)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_observation_is_finite(value: float) -> None:
+    agent, seen = Agent(make_networks(), "evaluate"), observe(0)
+    key = next(key for key, x in seen.items() if x.dtype == np.float32)
+    broken = seen | {key: np.full_like(seen[key], value)}
+    with pytest.raises(UserError, match=f"observation '{key}' is not finite"):
+        agent.act(broken)
+    assert np.isfinite(agent.act(seen)).all()  # nothing of it stays
+
+
+@pytest.mark.parametrize(
     ("seen", "complaint"),
     [
         (np.zeros(3, np.float32), "a dict of arrays, .* not ndarray: give what reset and step"),

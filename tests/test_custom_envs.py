@@ -263,6 +263,22 @@ def test_action_repeat_counts_env_steps_and_stops_at_the_end() -> None:
     assert info["success"] is True
 
 
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_success_that_is_told_once_is_told_of_the_agent_step(told: int) -> None:
+    class Once(Echo):
+        render_mode = None
+
+        def step(self, action: Any) -> Any:
+            *given, _ = super().step(action)
+            return *given, {"success": True} if len(self.got) == told + 1 else {}
+
+    env = make_env(Once(), action_repeat=2)
+    env.reset(seed=0)
+    first, second = (env.step(np.zeros(2, np.float32))[-1] for _ in range(2))
+    assert first["success"] is True
+    assert "success" not in second
+
+
 def test_a_time_limit_truncates() -> None:
     env = make_env(Reach(), action_repeat=1)
     env.reset(seed=0)
@@ -284,6 +300,50 @@ def test_an_episode_without_end_is_an_error_unless_a_limit_is_known(monkeypatch:
             assert "TimeLimit" in complaint(env.step, np.zeros(2, np.float32))
         else:
             assert env.step(np.zeros(2, np.float32))[2:4] == (False, False)
+
+
+# Pictures
+
+
+class Painter(Echo):
+    render_mode = "rgb_array"
+
+    def __init__(self, *pictures: Any) -> None:
+        super().__init__()
+        self.pictures = list(pictures)
+
+    def render(self) -> Any:
+        return self.pictures.pop(0)
+
+
+def test_pictures_are_bytes_of_one_size() -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    env = UserEnv(Painter(picture, picture, picture[:2]), "painter")
+    assert env.render() is picture
+    assert env.render().shape == (4, 6, 3)
+    assert "[2, 6, 3] now, and gave [4, 6, 3] before" in complaint(env.render)
+
+
+@pytest.mark.parametrize(
+    ("picture", "found"),
+    [
+        (None, "not None"),
+        ([np.zeros((4, 6, 3), np.uint8)], "not "),
+        (np.zeros((4, 6), np.uint8), r"not [4, 6]"),
+        (np.zeros((4, 6, 4), np.uint8), r"not [4, 6, 4]"),
+        (np.zeros((4, 6, 3)), "uint8, 0 to 255, not float64"),
+    ],
+)
+def test_what_is_no_picture_is_refused(picture: Any, found: str) -> None:
+    told = complaint(UserEnv(Painter(picture), "painter").render)
+    assert told.startswith("painter: render must give")
+    assert found in told
+
+
+def test_images_are_chosen_in_tasks_of_ones_own() -> None:
+    assert "images are chosen in tasks of your own" in complaint(
+        make_env, "walker_walk", images=["orientations"]
+    )
 
 
 # What agents cannot act in

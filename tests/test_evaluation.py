@@ -192,6 +192,41 @@ def test_each_episode_ends_when_its_env_does() -> None:
     assert np.isclose(metrics["eval/success"], 1 / 3)
 
 
+def test_a_success_that_is_told_only_where_there_is_one_counts(monkeypatch: Any) -> None:
+    step = Target.step
+
+    def told_if_true(self: Target, action: Any) -> Any:
+        *given, info = step(self, action)
+        return *given, info if info["success"] else {"env_steps": 2}
+
+    monkeypatch.setattr(Target, "step", told_if_true)
+    outcome = run(make_pointed())
+    assert outcome.success is not None
+    assert outcome.success.tolist() == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("skills", [None, "constant", "shuffled"])
+def test_what_there_is_one_of_is_evaluated_one_episode_after_another(
+    skills: Any, monkeypatch: Any
+) -> None:
+    tries: list[bool] = []
+
+    def only() -> Target:
+        busy = any(not env.closed for env in Target.made)
+        tries.append(busy)
+        if busy:
+            raise UserError("the port is in use")
+        return Target()
+
+    networks = make_pointed()
+    Target.made = []
+    outcome = evaluate(networks, only, 4, skills=skills)
+    passes = 1 if skills is None else 2
+    assert len(Target.made) == 4 * passes
+    assert outcome.lengths.tolist() == [2 * env.length for env in Target.made[-4:]]
+    assert sum(tries) == 1  # a second one is asked for once
+
+
 def test_every_agent_is_asked_the_same_questions() -> None:
     began = []
     for seed in (0, 1):

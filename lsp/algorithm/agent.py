@@ -17,6 +17,7 @@ from lsp.algorithm.skill_planning import noisy_plan, plan_skills
 from lsp.backends.backends import EagerBackend
 from lsp.backends.cuda_graphs import Tensors, as_it_is
 from lsp.errors import UserError
+from lsp.models.encoders import finite_numbers
 from lsp.models.networks import Networks
 from lsp.models.world_model import Latent, Scan
 from lsp.rows import as_rows, observations
@@ -106,8 +107,8 @@ class Agent:
             Actions in [-1, 1], `[action]` or `[num_envs, action]`.
 
         Raises:
-            UserError: the observation is no dict of the arrays that it sees; a skill is given to an
-                agent without skills, or one of another shape.
+            UserError: the observation is no dict of the arrays that it sees, or is not finite; a
+                skill is given to an agent without skills, or one of another shape or not finite.
         """
         preprocess, device = self.networks.world_model.preprocess, self.networks.device
         self._see(preprocess.tensors(observation, device, self.count if self.batched else None))
@@ -123,9 +124,10 @@ class Agent:
         return actions if self.batched else actions[0]
 
     def _given_skill(self, skill: np.ndarray) -> Tensor:
-        given, wanted = np.asarray(skill, np.float32), tuple(self.skill.shape[not self.batched :])
         if not self.config.has_skills:
             raise UserError(f"{self.config.method} has no skills: leave out the skill")
+        wanted = tuple(self.skill.shape[not self.batched :])
+        given = finite_numbers("a skill", skill)
         if given.shape != wanted:
             raise UserError(f"a skill must be {list(wanted)} numbers, not {list(given.shape)}")
         return torch.as_tensor(given, device=self.networks.device).reshape(self.skill.shape)

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from lsp.config import Config, RuntimeConfig, default_runtime, named_code, no_seed
+from lsp.backends.torch_setup import find_device
+from lsp.config import Config, RuntimeConfig, default_runtime, named_code, no_count, no_seed
 from lsp.envs.lookup import Maker, Task
 from lsp.envs.rewards import OwnReward, RewardFunction, own_reward, try_reward
 from lsp.errors import UserError
@@ -58,6 +59,8 @@ def load(
     check_seed(seed)
     if mode not in ("collect", "evaluate"):
         raise UserError(f"mode must be 'collect' or 'evaluate', not {mode!r}")
+    if num_envs is not None:
+        check_count("num_envs", num_envs, 1)
     networks = load_networks(logdir, device, env, trust)
     wanted = _new_reward(networks.config, reward)
     if wanted is not None:
@@ -104,7 +107,7 @@ def evaluate(
         UserError: there is no checkpoint, `env` is lacking or another task, nothing can be
             rendered, the method has no skills to choose from, or one episode is to be shuffled.
     """
-    _check_asked(episodes, seed, skills)
+    _check_asked(episodes, seed, skills, checkpoint)
     networks, reached = _load(logdir, device, env, trust, checkpoint)
     config = networks.config
     if skills is not None and not (isinstance(networks, Networks) and config.has_skills):
@@ -149,7 +152,7 @@ def _load(
     env_steps: int | None = None,
 ) -> tuple[AnyNetworks, int]:
     """The networks of a run's newest checkpoint, or of that after `env_steps`; and its age."""
-    folder = RunFolder(find_run(logdir))
+    folder, device = RunFolder(find_run(logdir)), str(find_device(device))
     config = folder.read_config()
     check_trust(folder, config, env, trust)
     found = folder.newest_checkpoint() if env_steps is None else folder.checkpoint_at(env_steps)
@@ -211,11 +214,14 @@ def _env_maker(config: Config, env: Task | None) -> EnvMaker:
     return env_maker(config, source)
 
 
-def _check_asked(episodes: int, seed: int | None, skills: SkillChoice | None) -> None:
+def _check_asked(
+    episodes: int, seed: int | None, skills: SkillChoice | None, checkpoint: int | None
+) -> None:
+    check_count("episodes", episodes, 1)
     if seed is not None:
         check_seed(seed)
-    if episodes < 1:
-        raise UserError(f"episodes must be at least 1, not {episodes}")
+    if checkpoint is not None:
+        check_count("checkpoint", checkpoint, 0)
     if skills is not None and skills not in get_args(SkillChoice):
         raise UserError(f"skills must be one of {', '.join(get_args(SkillChoice))}, not {skills!r}")
 
@@ -223,6 +229,12 @@ def _check_asked(episodes: int, seed: int | None, skills: SkillChoice | None) ->
 def check_seed(seed: int) -> None:
     """Raises UserError for what no generator can be seeded with."""
     for complaint in no_seed(seed):
+        raise UserError(complaint)
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raises UserError for what is no whole number of at least `least`."""
+    for complaint in no_count(name, value, least):
         raise UserError(complaint)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lsp.api.evaluating import evaluate, load_networks, spaces_in
+from lsp.api.evaluating import check_count, evaluate, load_networks, spaces_in
 from lsp.config import Config, TransferConfig, named_code, to_dict
 from lsp.envs.lookup import Task
 from lsp.envs.rewards import RewardFunction
@@ -115,8 +115,7 @@ def _write_settings(folder: Path, source: RunFolder, env: Task | None) -> None:
 def _check(source: RunFolder, target: Path, episodes: int) -> None:
     if source.is_agent:
         raise UserError(f"{source.path} is an agent already: copy its folder")
-    if episodes < 2:
-        raise UserError(f"episodes must be at least 2, to know their noise, not {episodes}")
+    check_count("episodes", episodes, 2)  # to know their noise
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty: choose another --out, or remove it")
 

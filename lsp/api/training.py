@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,12 @@ def train(
             is to track the run is missing, or `logdir` holds another run, is in use, damaged beyond
             what a run survives, or cannot be written.
     """
+    if not isinstance(steps, Real) or not 0 <= steps < inf:  # NaN neither
+        raise UserError(f"steps must be a number of at least 0, not {steps!r}")
     if progress:
         with show_progress(int(steps)) as show:
             call = (task, logdir, steps, runtime, both(show, listen))
             return train(*call, config=config, reward=reward, force=force)
-    if not isinstance(steps, Real) or not steps >= 0:  # NaN neither
-        raise UserError(f"steps must be a number of at least 0, not {steps!r}")
     settings, source, own = _settings(task, config, reward)
     runtime = runtime or default_runtime(settings.preset)
     check_tracker(runtime.track)

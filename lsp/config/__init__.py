@@ -6,7 +6,7 @@ from lsp.config.methods import METHODS, make_config
 from lsp.config.planner_checks import with_refit
 from lsp.config.planner_settings import ActionsConfig, PlannerConfig, RefitKind
 from lsp.config.presets import PRESETS, default_runtime
-from lsp.config.ranges import no_seed
+from lsp.config.ranges import no_count, no_seed
 from lsp.config.serialization import ADDED, differences, flattened, from_dict, to_dict
 from lsp.config.settings import (
     BehaviorConfig,
@@ -50,6 +50,7 @@ __all__ = [
     "from_dict",
     "make_config",
     "named_code",
+    "no_count",
     "no_seed",
     "on_another_task",
     "setting_names",

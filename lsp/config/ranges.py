@@ -1,5 +1,7 @@
 """Complaints about settings that lie outside of a range."""
 
+from numbers import Integral
+
 SEEDS = 2**32  # PyTorch would take more, numpy's older generators would not
 
 
@@ -25,5 +27,11 @@ def no_share(names: str, section: object, prefix: str) -> list[str]:
 
 def no_seed(seed: int) -> list[str]:
     """The complaint about a number that no generator can be seeded with."""
-    fits = 0 <= seed < SEEDS
-    return [] if fits else [f"seed must be at least 0 and below {SEEDS:,}, not {seed}"]
+    fits = isinstance(seed, Integral) and 0 <= seed < SEEDS
+    return [] if fits else [f"seed must be at least 0 and below {SEEDS:,}, not {seed!r}"]
+
+
+def no_count(name: str, value: int, least: int) -> list[str]:
+    """The complaint about what is no whole number of at least `least`."""
+    fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return [] if fits else [f"{name} must be a whole number of at least {least}, not {value!r}"]

@@ -67,6 +67,10 @@ def make_env(
     pay = None if reward is None else own_reward(reward)
     by_states = pay if pay is not None and pay.reads == "states" else None
     if isinstance(task, str) and ":" not in task:
+        if images:
+            raise UserError(
+                f"{task}: images are chosen in tasks of your own: leave them out, or --obs pixels"
+            )
         env: gymnasium.Env[Any, Any] = DMControlEnv(task, obs, render_quality, own_reward=by_states)
     else:
         # On the command line '' stands for none.

@@ -67,7 +67,7 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
         self, last: dict[str, Any], infos: list[dict[str, Any]], env_steps: int
     ) -> dict[str, Any]:
         info = dict(last, env_steps=env_steps)
-        if "success" in last:
+        if any("success" in each for each in infos):
             info["success"] = any(each.get("success") for each in infos)
         if "sim_state" in last:
             padded = infos + [last] * (self.repeat - len(infos))

@@ -70,6 +70,7 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._limited = _has_time_limit(env)
         self._steps = 0
         self._state_size: int | None = None  # of the episode's simulator states
+        self._rendered: tuple[int, ...] | None = None  # the shape of its pictures
         self.action_space = Box(-1.0, 1.0, (self._low.size,), np.float32)
         # Given as pairs: Gymnasium sorts a plain dict's keys.
         self.observation_space = Dict([(key, part.seen()) for key, part in self._parts.items()])
@@ -155,7 +156,8 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """The present state as a picture.
 
         Raises:
-          UserError: the environment was not made with ``render_mode="rgb_array"``, or fails.
+          UserError: the environment was not made with ``render_mode="rgb_array"``, fails, or gives
+            something else than uint8 [height, width, 3], always of one size.
         """
         if self.render_mode != "rgb_array":
             raise UserError(
@@ -164,9 +166,26 @@ class UserEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         try:
             with exit_is_an_error():
-                return np.asarray(self.env.render())
+                given: Any = self.env.render()
         except Exception as error:
             raise UserError(f"{self.task}: cannot render: {_said(error)}") from error
+        return self._picture(given)
+
+    def _picture(self, given: Any) -> np.ndarray:
+        if not isinstance(given, np.ndarray) or given.ndim != 3 or given.shape[2] != 3:
+            found = list(given.shape) if isinstance(given, np.ndarray) else _short(repr(given))
+            raise UserError(
+                f"{self.task}: render must give an array [height, width, 3], not {found}."
+            )
+        if given.dtype != np.uint8:
+            raise UserError(f"{self.task}: render must give uint8, 0 to 255, not {given.dtype}.")
+        if self._rendered not in (None, given.shape):
+            raise UserError(
+                f"{self.task}: render gives {list(given.shape)} now, and gave "
+                f"{list(self._rendered or ())} before: all pictures must have one size."
+            )
+        self._rendered = given.shape
+        return given
 
     def _to_control(self, action: np.ndarray) -> np.ndarray:
         action = np.asarray(action, np.float64)

@@ -27,6 +27,19 @@ def symexp(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return x.sign() * x.abs().expm1()
 
 
+def finite_numbers(name: str, given: object) -> np.ndarray:
+    """What an agent is given, as bytes or float32. Raises UserError where it is anything else: a
+    single NaN would stay in the latent state until the episode ends."""
+    try:
+        numbers = np.asarray(given)
+        numbers = numbers if numbers.dtype == np.uint8 else numbers.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} must be an array of numbers, not {given!r:.60}") from error
+    if not np.isfinite(numbers).all():
+        raise UserError(f"{name} is not finite: {numbers!s:.60}")
+    return numbers
+
+
 def _split(shapes: Shapes) -> tuple[dict[str, int], dict[str, int]]:
     """Sizes of the vectors and channels of the images, in a fixed order."""
     vectors = {k: s[0] for k, s in sorted(shapes.items()) if len(s) == 1}
@@ -49,7 +62,7 @@ class Preprocessor(nn.Module):
         """What an environment shows, or so many environments at once, with a leading axis of envs.
 
         Raises:
-            UserError: it is no dict of these arrays.
+            UserError: it is no dict of these arrays, or they are not finite.
         """
         shapes: dict[str, tuple[int, ...]] = {key: (n,) for key, n in self.vectors.items()}
         shapes |= {key: (64, 64, channels) for key, channels in self.images.items()}
@@ -68,7 +81,8 @@ class Preprocessor(nn.Module):
                     f"observation '{key}' {seen}: this agent sees {wanted}"
                     + ("" if num_envs is None else f", of {num_envs} environments at once")
                 )
-        tensors = {key: torch.as_tensor(observation[key], device=device) for key in shapes}
+        arrays = {key: finite_numbers(f"observation '{key}'", observation[key]) for key in shapes}
+        tensors = {key: torch.as_tensor(x, device=device) for key, x in arrays.items()}
         return tensors if num_envs is not None else {key: x[None] for key, x in tensors.items()}
 
     def forward(self, observation: Observation) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import imageio.v2 as imageio
 import numpy as np
 
+from lsp.errors import UserError
 from lsp.runs.files import replacing
 
 
@@ -19,8 +20,14 @@ class VideoWriter:
         self._opened = ExitStack()
 
     def __enter__(self) -> "VideoWriter":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._opened.enter_context(replacing(self._path))
+        """Raises UserError where no film can be written there."""
+        if self._path.suffix != ".mp4" or self._path.is_dir():
+            raise UserError(f"{self._path}: a film is a file whose name ends in .mp4")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            new = self._opened.enter_context(replacing(self._path))
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written ({error.strerror})") from error
         self._writer = imageio.get_writer(
             new, format="FFMPEG", fps=self._rate, codec="libx264", macro_block_size=16
         )

@@ -50,7 +50,10 @@ def check_own_file(path: Path) -> None:
 
 
 def expanded(path: str | Path) -> Path:
-    """As a shell reads it: `~` and environment variables in their places."""
+    """As a shell reads it: `~` and environment variables in their places. Raises UserError for what
+    is no path."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise UserError(f"a file or folder is named by its path, not by {path!r}")
     return Path(os.path.expandvars(path)).expanduser()
 
 

@@ -17,13 +17,16 @@ from typing import Any
 from lsp.errors import UserError, said, warn
 from lsp.runs.files import read_json, write_json
 
+TRACKERS = "wandb", "trackio"
 PROJECT = "latent-skill-planning"
 """Where runs are tracked, if WANDB_PROJECT or TRACKIO_PROJECT names no other."""
 FILE = "tracking.json"
 
 
 def check_tracker(name: str | None) -> None:
-    """Raises UserError where the package of a tracker is not there."""
+    """Raises UserError where there is no such tracker, or its package is not there."""
+    if name is not None and name not in TRACKERS:
+        raise UserError(f"track must be {' or '.join(TRACKERS)}, not {name!r}")
     if name is not None:
         _module(name)
 

@@ -129,23 +129,25 @@ def evaluate(
     return _summary(networks.config.task, outcomes)
 
 
-class _Place(NamedTuple):
+class _Place:
     """Where episodes are run: in environments that are made for it, or in the only one."""
 
-    make: Callable[[], Env]
-    only: Env | None
-
-    @property
-    def at_once(self) -> int:
-        return MOST_AT_ONCE if self.only is None else 1
+    def __init__(self, make: Callable[[], Env], only: Env | None) -> None:
+        self.make, self.only = make, only
+        self.at_once = MOST_AT_ONCE if only is None else 1
 
     def open(self, count: int) -> list[Env]:
+        """Up to `count`, or as many as there can be beside each other: of a robot there is one."""
         if self.only is not None:
             return [self.only]
         envs: list[Env] = []
         try:
-            for _ in range(count):
+            while len(envs) < min(count, self.at_once):
                 envs.append(self.make())
+        except UserError:
+            if not envs:
+                raise
+            self.at_once = len(envs)
         except BaseException:
             self.close(envs)
             raise
@@ -169,10 +171,11 @@ def _summary(task: str, outcomes: Sequence[_Outcome]) -> Evaluation:
             f"{RETRIES + 1} times each and are left out ({problems[-1]})"
         )
     success = [outcome.success for outcome in done]
+    told = any(each is not None for each in success)  # by some tasks only where there is one
     return Evaluation(
         np.array([outcome.total for outcome in done]),
         np.array([outcome.env_steps for outcome in done]),
-        None if None in success else np.array(success, float),
+        np.array([bool(each) for each in success], float) if told else None,
         len(problems),
         predicted=None if None in (x := [each.predicted for each in done]) else np.array(x, float),
     )
@@ -191,12 +194,12 @@ def _evaluate(
 ) -> list[_Outcome]:
     """An episode for each of `seeds`, as many of them at once as there is room for."""
     outcomes: list[_Outcome] = []
-    for first in range(0, len(seeds), place.at_once):
-        part = slice(first, min(first + place.at_once, len(seeds)))
-        envs = place.open(len(seeds[part]))
+    while len(outcomes) < len(seeds):
+        envs = place.open(len(seeds) - len(outcomes))
+        part = slice(len(outcomes), len(outcomes) + len(envs))
         try:
             agent = build_agent(networks, "evaluate", len(envs), seed, runtime, skills)
-            film = on_frame if first == 0 else None
+            film = on_frame if not outcomes else None
             expected = agent.foreseen if isinstance(agent, Agent) else None
             outcomes += _run(partial(act, agent), expected, envs, seeds, part, film, on_step)
         finally:

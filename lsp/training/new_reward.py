@@ -25,6 +25,7 @@ from lsp.config import (
     PlannerConfig,
     RuntimeConfig,
     SkillsConfig,
+    no_count,
     validated,
     with_refit,
 )
@@ -96,8 +97,10 @@ class NewReward:
                 f"{config.method} has no skills to plan: a reward without training needs a run of "
                 "lsp, no_mi or random_skills"
             )
-        if self.updates < 0:
-            raise UserError(f"updates must be at least 0, not {self.updates}")
+        counts = {"updates": 0, "horizon": 1, "skill_length": 1, "replan_every": 1}
+        for name, lowest in counts.items():
+            for complaint in no_count(name, getattr(self, name), lowest):
+                raise UserError(complaint)
         planner = replace(
             with_refit(config.planner, "cem"),
             horizon=self.horizon,
