@@ -158,9 +158,11 @@ def test_what_makes_no_sense_from_python_is_said(trained: Any, asked: Any, compl
 
 @pytest.mark.parametrize("name", ["horizon", "updates", "skill_length", "replan_every"])
 def test_plans_for_a_new_reward_are_counted_in_whole_numbers(trained: Any, name: Any) -> None:
-    for value in ("a", 1.5, -1):
+    wrong: Any
+    for wrong in ("a", 1.5, -1):
+        asked: dict[str, Any] = {name: wrong}
         with unchecked(), pytest.raises(UserError, match=f"{name} must be a whole number"):
-            lsp.evaluate(trained, 1, reward=lsp.NewReward("task", **{name: value}))
+            lsp.evaluate(trained, 1, reward=lsp.NewReward("task", **asked))
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, "a"])

@@ -327,6 +327,26 @@ def test_one_env_counts_its_seeds_by_episodes() -> None:
     assert replay.num_episodes == 4
 
 
+def test_a_success_that_is_told_only_where_there_is_one_is_none_elsewhere() -> None:
+    class Once(gymnasium.Wrapper):
+        number = -1
+
+        def reset(self, **given: Any) -> Any:
+            self.number += 1
+            return super().reset(**given)
+
+        def step(self, action: Any) -> Any:
+            *given, info = super().step(action)
+            info.pop("success")
+            return *given, info | ({"success": True} if self.number == 1 else {})
+
+    collector = Collector(InProcess(Once(echo()())), make_agent(1), Replay(None, None), seed=4)
+    told: list[bool | None] = []
+    while len(told) < 3:
+        told += [summary.success for summary in collector.step()]
+    assert told == [None, True, False]
+
+
 def echo_config(num_envs: Any = 2, **schedule: Any) -> Any:
     config = make_config("lsp", "debug", num_envs=num_envs, seed=2)
     settings = {"prefill": 100, "log_every": 50, "eval_every": 0, "update_every": 20} | schedule

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Text
 from own_tasks import Reach
+from unchecked import unchecked
 
 from lsp.config import RuntimeConfig
 from lsp.envs import custom as user_module
@@ -344,6 +345,13 @@ def test_images_are_chosen_in_tasks_of_ones_own() -> None:
     assert "images are chosen in tasks of your own" in complaint(
         make_env, "walker_walk", images=["orientations"]
     )
+
+
+@pytest.mark.parametrize("repeat", [0, 1.5, "a"])
+def test_an_action_is_held_a_whole_number_of_steps(repeat: Any) -> None:
+    with unchecked():
+        told = complaint(make_env, "walker_walk", action_repeat=repeat)
+    assert told.startswith("walker_walk: action_repeat must be a whole number of at least 1")
 
 
 # What agents cannot act in

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import linear, seeded
+from builders import linear, make_networks, seeded
 from unchecked import mostly_unchecked
 
 from lsp.config import ModelConfig, make_config
+from lsp.errors import UserError
 from lsp.models.distributions import LOG_2PI
 from lsp.models.encoders import symlog
 from lsp.models.layers import MLP, keras_init
@@ -415,3 +416,8 @@ def test_layers_start_as_in_keras() -> None:
     assert bound * 0.97 < gru.weight_ih.abs().max().item() <= bound
     assert (gru.bias_ih == 0).all()
     assert (gru.bias_hh == 0).all()
+
+
+def test_what_is_not_observed_cannot_be_left_untransformed() -> None:
+    with pytest.raises(UserError, match="there is no vector gaol: choose of"):
+        make_networks(model={"untransformed": ("goal", "gaol")})

@@ -12,6 +12,7 @@ from lsp.envs.rendering import choose_gl, rendering_problem
 
 choose_gl()  # dm_control reads the choice when it is imported, which the next lines do
 
+from lsp.config.ranges import no_count  # noqa: E402
 from lsp.config.requirements import mismatch  # noqa: E402
 from lsp.envs.action_repeat import ActionRepeat  # noqa: E402
 from lsp.envs.custom import make_user_env  # noqa: E402
@@ -62,8 +63,8 @@ def make_env(
     Raises:
       UserError: an argument is unknown, or rendering is needed and impossible.
     """
-    if action_repeat < 1:
-        raise UserError(f"{task}: action_repeat must be at least 1, not {action_repeat}.")
+    for complaint in no_count("action_repeat", action_repeat, 1):
+        raise UserError(f"{task}: {complaint}.")
     pay = None if reward is None else own_reward(reward)
     by_states = pay if pay is not None and pay.reads == "states" else None
     if isinstance(task, str) and ":" not in task:

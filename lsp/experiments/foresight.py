@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -20,6 +18,7 @@ from jaxtyping import Float
 from lsp.algorithm.agent import Agent
 from lsp.api import environments_of, load_networks
 from lsp.envs.lookup import Task
+from lsp.envs.several import Env, close, several
 from lsp.errors import UserError
 from lsp.models.imagination import Rollout, RolloutNoise
 from lsp.models.networks import Networks
@@ -28,8 +27,6 @@ from lsp.training.evaluation import episode_seeds
 STARTS, AFTER, STEPS = 12, 40, 60  # states, agent steps until they are reached, and from there on
 MOST = 200  # starts: each has two simulators of its own
 NEGLIGIBLE = 0.01  # a return is followed until γ^n is this
-
-Env = gymnasium.Env[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,9 @@ def compare(
         UserError: every episode ends within `after` agent steps.
     """
     agent = Agent(networks, "evaluate", starts)
-    own, twins = (_Episodes(make_env, starts) for _ in range(2))
+    envs = several(make_env, 2 * starts)
     try:
+        own, twins = _Episodes(envs[:starts]), _Episodes(envs[starts:])
         for _ in range(after):
             actions = agent.act(own.observations())
             own.step(actions)
@@ -112,8 +110,7 @@ def compare(
         tried = np.stack([twins.step(x) for x in rollout.action.cpu().numpy()])
         acted = _act_on(agent, own, first, steps)
     finally:
-        own.close()
-        twins.close()
+        close(envs)
     with torch.no_grad():
         said, value = networks.judge(rollout).reward, networks.value(rollout.feature[0])
     scale, gamma = networks.config.model.reward_scale, networks.config.behavior.discount
@@ -154,11 +151,11 @@ def _act_on(
 class _Episodes:
     """Environments side by side, each in its own episode; one that has ended stays there."""
 
-    def __init__(self, make_env: Callable[[], Env], count: int) -> None:
-        self.envs = [make_env() for _ in range(count)]
-        seeds = episode_seeds(count)
-        self._seen = [env.reset(seed=seed)[0] for env, seed in zip(self.envs, seeds, strict=True)]
-        self.ended = np.zeros(count, bool)
+    def __init__(self, envs: list[Env]) -> None:
+        self.envs = envs
+        seeds = episode_seeds(len(envs))
+        self._seen = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+        self.ended = np.zeros(len(envs), bool)
 
     def observations(self) -> dict[str, np.ndarray]:
         return {key: np.stack([x[key] for x in self._seen]) for key in self._seen[0]}
@@ -172,10 +169,6 @@ class _Episodes:
             )
             self.ended[index] = terminated or truncated
         return rewards
-
-    def close(self) -> None:
-        for env in self.envs:
-            env.close()
 
 
 def table(found: Foresight) -> list[str]:

@@ -51,8 +51,14 @@ class Preprocessor(nn.Module):
     """Raw observations to what the encoder reads and the decoder predicts."""
 
     def __init__(self, shapes: Shapes, config: ModelConfig):
+        """Raises UserError where `untransformed` names what is not observed, but for `goal`."""
         super().__init__()
         self.vectors, self.images = _split(shapes)
+        if unknown := set(config.untransformed) - {*self.vectors, *ModelConfig().untransformed}:
+            raise UserError(
+                f"model.untransformed: there is no vector {', '.join(sorted(unknown))}: choose of "
+                f"{', '.join(self.vectors) or 'none, as only images are observed'}"
+            )
         compress = config.obs_transform == "symlog"
         self.compressed = [k for k in self.vectors if compress and k not in config.untransformed]
 

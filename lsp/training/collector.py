@@ -103,7 +103,8 @@ class Collector:
         while idle := [index for index, rows in enumerate(self.rows) if not rows]:
             for index in idle:
                 self.numbers[index] = self.begun
-                self.success[index] = None
+                # Some tasks tell of a success only where there is one.
+                self.success[index] = None if self.success[index] is None else False
                 self.begun += 1
                 self.agent.begin(index)
             begun = self.envs.reset({index: self._episode_seed(index) for index in idle})

@@ -6,15 +6,14 @@ out and counted: an evaluation must not end a training.
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import gymnasium
 import numpy as np
 
 from lsp.algorithm.agent import Agent
 from lsp.config import RuntimeConfig
+from lsp.envs.several import Env, close, several
 from lsp.envs.vector import Failure, InProcess, Step
 from lsp.errors import UserError, warn
 from lsp.training.build import AnyNetworks, build_agent
@@ -23,8 +22,6 @@ from lsp.training.skill_controls import Act, Now, SkillChoice, SkillRecorder, ch
 
 MOST_AT_ONCE = 100  # each has a simulator of its own, of 10 MiB and more
 RETRIES = 3  # of an episode whose environment failed
-
-Env = gymnasium.Env[Any, Any]
 
 
 class Evaluation(NamedTuple):
@@ -140,23 +137,15 @@ class _Place:
         """Up to `count`, or as many as there can be beside each other: of a robot there is one."""
         if self.only is not None:
             return [self.only]
-        envs: list[Env] = []
-        try:
-            while len(envs) < min(count, self.at_once):
-                envs.append(self.make())
-        except UserError:
-            if not envs:
-                raise
+        asked = min(count, self.at_once)
+        envs = several(self.make, asked, fewer=True)
+        if len(envs) < asked:
             self.at_once = len(envs)
-        except BaseException:
-            self.close(envs)
-            raise
         return envs
 
     def close(self, envs: list[Env]) -> None:
-        for env in envs if self.only is None else ():
-            with suppress(Exception):  # one that failed may not close either
-                env.close()
+        if self.only is None:
+            close(envs)
 
 
 def _summary(task: str, outcomes: Sequence[_Outcome]) -> Evaluation:

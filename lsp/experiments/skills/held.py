@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 from jaxtyping import Float, Float64
 
 from lsp.algorithm.agent import Agent
 from lsp.envs.quadruped import Measurements
+from lsp.envs.several import Env, close, several
 from lsp.errors import UserError
 from lsp.models.networks import Networks
 from lsp.training.build import AnyNetworks
@@ -17,8 +17,6 @@ from lsp.training.build import AnyNetworks
 REACH = 1.5  # the outer skills' distance from 0 along two axes, in standard deviations of the prior
 SEED = 7
 MOST = 400  # rollouts at once: each has a simulator of its own
-
-Env = gymnasium.Env[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,17 @@ def hold(
             f"and at most {MOST} rollouts"
         )
     agent = Agent(networks, "evaluate", count, SEED)
-    rollouts = [_Rollout(make_env(), film and i % repeats == 0) for i in range(count)]
+    envs = several(make_env, count)
     each = np.repeat(skills, repeats, 0)
     try:
+        rollouts = [_Rollout(env, film and i % repeats == 0) for i, env in enumerate(envs)]
         for _ in range(steps):
             keys = rollouts[0].observation
             batch = {key: np.stack([x.observation[key] for x in rollouts]) for key in keys}
             for rollout, action in zip(rollouts, agent.act(batch, each), strict=True):
                 rollout.step(action)
     finally:
-        for rollout in rollouts:
-            rollout.env.close()
+        close(envs)
     return _held(config.task, skills, repeats, rollouts)
 
 

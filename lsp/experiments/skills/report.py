@@ -10,10 +10,11 @@ from matplotlib.figure import Figure, SubFigure
 from lsp.api import environments_of, load_networks
 from lsp.envs import rendering_problem
 from lsp.envs.lookup import Task
+from lsp.envs.several import Env
 from lsp.errors import UserError
 from lsp.experiments.figures.curves import write_rows
 from lsp.experiments.skills.above import draw_above
-from lsp.experiments.skills.held import Env, Held, hold, skill_grid
+from lsp.experiments.skills.held import Held, hold, skill_grid
 from lsp.report.plots import save_figure
 from lsp.report.video import VideoWriter
 from lsp.runs.agents import find_run
