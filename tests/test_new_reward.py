@@ -214,7 +214,7 @@ def test_every_method_with_skills_can_plan(method: Any, tmp_path: Any) -> None:
 
 def test_what_cannot_be_planned_for_is_refused_in_a_line(run: Any, tmp_path: Any) -> None:
     wanted = NewReward(leaning, **SHORT)
-    assert "updates must be at least 0" in refused(
+    assert "updates must be a whole number of at least 0" in refused(
         lsp.load, run, reward=NewReward(leaning, updates=-1)
     )
     assert "planner.num_elites" in refused(
