@@ -139,8 +139,16 @@ def test_drawn_and_counted_p_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("tasks", [([], []), ([np.ones(0)], [np.ones(2)]), ([np.ones(1)], [])])
 def test_a_test_of_nothing_is_refused(tasks: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
-    with pytest.raises(ValueError, match=r"needs a task|shorter"):
-        permutation_test(*tasks)
+    for compare in (permutation_test, probability_of_improvement):
+        with pytest.raises(ValueError, match=r"needs a task|pair them"):
+            compare(*tasks)
+
+
+@pytest.mark.parametrize("tasks", [[], [np.ones(3), np.ones(0)]])
+def test_nothing_stands_for_no_runs(tasks: list[np.ndarray]) -> None:
+    for stands in (summary, iqm):
+        with pytest.raises(ValueError, match="needs a task, and runs in each"):
+            stands(tasks)
 
 
 def test_statistics_are_reached_from_lsp() -> None:

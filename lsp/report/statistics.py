@@ -71,7 +71,10 @@ def summary(tasks: Sequence[Scores]) -> Summary:
 
     Below FEW runs, those of all tasks counted, it is their mean, lowest and highest; from there on
     their interquartile mean and its interval (`iqm`).
+
+    Raises ValueError where there is no task, or a task has no runs.
     """
+    _refuse_no_runs(tasks)
     scores = np.concatenate([np.asarray(x, float) for x in tasks], axis=-1)
     runs = scores.shape[-1]
     if runs >= FEW:
@@ -85,12 +88,18 @@ def iqm(tasks: Sequence[Scores]) -> Estimate:
     """Mean of the middle half of all scores, and its interval.
 
     Runs are resampled within each task (stratified). Of fewer than four scores nothing is trimmed.
+    Raises ValueError as `summary`.
     """
+    _refuse_no_runs(tasks)
     return _estimate(_trimmed_mean, tasks)
 
 
 def probability_of_improvement(ours: Sequence[Scores], theirs: Sequence[Scores]) -> Estimate:
-    """That a run of ours beats one of theirs, averaged over tasks; a draw counts half."""
+    """That a run of ours beats one of theirs, averaged over tasks; a draw counts half.
+
+    Raises ValueError as `permutation_test`.
+    """
+    _refuse_no_pairs(ours, theirs)
     count = len(ours)
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -138,9 +147,8 @@ def permutation_test(
     Raises:
         ValueError: there is no task, a task has no runs of one side, or the tasks are not paired.
     """
-    pairs = list(zip(ours, theirs, strict=True))
-    if not pairs or any(not len(x) or not len(y) for x, y in pairs):
-        raise ValueError("a permutation test needs a task, and runs of both sides in each")
+    _refuse_no_pairs(ours, theirs)
+    pairs = list(zip(ours, theirs))
     observed = float(np.mean([_wins(x, y) for x, y in pairs]))
     count = prod(comb(len(x) + len(y), len(x)) for x, y in pairs)
     exact = count <= MOST_RELABELLINGS
@@ -184,6 +192,18 @@ def _relabelled_wins(
     wins = (scores[:, None] > scores) + 0.5 * (scores[:, None] == scores)
     won = ((chosen @ wins) * ~chosen).sum(1)
     return np.asarray(won / (chosen.sum(1) * (~chosen).sum(1)))
+
+
+def _refuse_no_runs(tasks: Sequence[Scores]) -> None:
+    if not len(tasks) or any(np.shape(x)[-1:] in ((), (0,)) for x in tasks):
+        raise ValueError("a summary needs a task, and runs in each: give a list of scores a task")
+
+
+def _refuse_no_pairs(ours: Sequence[Scores], theirs: Sequence[Scores]) -> None:
+    if len(ours) != len(theirs):
+        raise ValueError(f"ours are of {len(ours)} tasks and theirs of {len(theirs)}: pair them")
+    if not len(ours) or any(np.shape(x)[-1:] in ((), (0,)) for x in (*ours, *theirs)):
+        raise ValueError("a comparison needs a task, and runs of both sides in each")
 
 
 # Only of FEW runs and more is anything computed with scipy.stats, which takes half a second to
