@@ -127,7 +127,7 @@ def draw_hours(out: Path) -> None:
 
 def draw_transfer_ratio(out: Path) -> None:
     """Env steps of lsp over those of dreamer to reach each return."""
-    figure = Figure(figsize=(14, 4), layout="constrained")
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
     rival = earlier(REACH + "dreamer-relabel")
     panels = {
         "quadruped_getup_walk → quadruped_getup_reach": (
@@ -135,10 +135,15 @@ def draw_transfer_ratio(out: Path) -> None:
             earlier(GETUP + "dreamer"),
         ),
         "quadruped_upright_walk → quadruped_reach": (earlier(REACH + "lsp-relabel"), rival),
+        "the same, from sources whose skills live, both free": (
+            runs(REACH + "lsp-relabel-new0.5", settings=""),
+            runs(REACH + "dreamer-relabel-new0.5", settings=""),
+        ),
         "the same, both held to themselves": (held(REACH + "lsp"), held(REACH + "dreamer")),
     }
     levels = range(150, 751, 10)
-    for axes, (title, (ours, theirs)) in zip(figure.subplots(1, 3, sharey=True), panels.items()):
+    places = figure.subplots(2, 2, sharey=True).flat
+    for axes, (title, (ours, theirs)) in zip(places, panels.items()):
         middle, low, high = np.array([ratio(ours, theirs, x) for x in levels]).T
         top = 3.0
         axes.fill_between(
@@ -174,7 +179,7 @@ def draw_transfer(out: Path) -> None:
             curves = earlier(f"{table}{kind}{ending}").curves
             draw_seeds(axes, curves, names[kind], COLORS[kind], linestyle=style)
         if table == REACH:
-            name = "lsp, held to itself"
+            name = "lsp, held (--anchor 0.05)"
             draw_seeds(axes, held(REACH + "lsp").curves, name, COLORS["lsp"], linestyle=":")
         axes.axhline(still, color="#BBBBBB", linestyle=(0, (2, 2)), label="standing still")
         finish(axes, f"{title}\n{bands([3])}", loc="lower right")
@@ -187,8 +192,8 @@ def draw_running(out: Path) -> None:
     axes = figure.subplots()
     for method in ("lsp", "dreamer"):
         for name, kind, style in (
-            ("held to nothing", runs(f"{RUN}{method}-relabel-new0.5"), "-"),
-            ("held to itself", runs(f"{RUN}{method}{HELD}"), ":"),
+            ("free", runs(f"{RUN}{method}-relabel-new0.5"), "-"),
+            ("held (--anchor 0.05)", runs(f"{RUN}{method}{HELD}"), ":"),
             ("from scratch", earlier(f"walker_run/{method}"), "--"),
         ):
             curves = [(steps[steps <= 50_000], x[steps <= 50_000]) for steps, x in kind.curves]

@@ -139,9 +139,9 @@ def test_transfers_have_tables_of_their_own(tmp_path: Any) -> None:
     ]
     collect(runs, out)
     folder = out / "quadruped_reach" / "transfer_from_quadruped_walk"
-    held = "lsp-relabel-anchor0.05-rate0.005-new0.5"
-    fixed = [f"lsp-frozen{relabelled}-anchor0.05" for relabelled in ("", "-relabel")]
-    tables = ["lsp-anchor0.05-rate0.005", *fixed, held, f"{held}-reset-reward-value"]
+    relabelled = "lsp-relabel-new0.5"
+    fixed = ["lsp-frozen-anchor0.05", "lsp-frozen-relabel-anchor0.05"]
+    tables = ["lsp", *fixed, relabelled, f"{relabelled}-reset-reward-value"]
     assert sorted(path.stem for path in folder.glob("*.csv")) == tables
     assert (folder / f"{fixed[0]}.csv").read_text().splitlines() == [
         HEADER + ",source_steps,skill_length,horizon",

@@ -232,7 +232,7 @@ def test_a_run_starts_from_the_relabelled_replay(source: Any, tmp_path: Any) -> 
 
 HELD = {
     "free": {},
-    "held": {"keep_replay": True, "anchor": 0.1, "anchor_steps": 350},
+    "held": {"keep_replay": True, "anchor": 0.1, "anchor_rate": 0.0, "anchor_steps": 350},
     "slow": {"new_share": 0.5, "anchor": 0.1, "anchor_rate": 0.01},
     "fixed": {"freeze_policy": True, "anchor": 0.1},
 }
@@ -579,11 +579,10 @@ def test_what_a_run_began_from_cannot_be_forced(source: Any, tmp_path: Any) -> N
     lsp.train(short_run(), run, 20, PLAIN)
     with pytest.raises(UserError, match="began from nothing, not from"):
         lsp.train(transferred(source(), "walker_walk"), run, 40, PLAIN, force=True)
-    free = TransferConfig(anchor=0.0)
-    lsp.train(transferred(source(), "walker_walk", free), tmp_path / "other", 20, PLAIN)
+    lsp.train(transferred(source(), "walker_walk"), tmp_path / "other", 20, PLAIN)
     with pytest.raises(UserError, match="not from nothing"):
         lsp.train(short_run(), tmp_path / "other", 40, PLAIN, force=True)
-    relabel = TransferConfig(relabel=True, updates=3, reset=("reward",))
+    relabel = TransferConfig(relabel=True, updates=3, reset=("reward",), anchor=0.05)
     again = (source(), "walker_walk", tmp_path / "other", 40, PLAIN)
     for force in (False, True):
         why = r"relabelled .3 updates., without its reward, with an anchor of 0.05, anchor-rate 0.0"
@@ -593,9 +592,9 @@ def test_what_a_run_began_from_cannot_be_forced(source: Any, tmp_path: Any) -> N
     with pytest.raises(UserError, match=r"with an anchor of 0\.05: choose another --logdir$"):
         lsp.transfer(*again, force=True, transfer=TransferConfig(freeze_policy=True))
     for other, why in (
-        (TransferConfig(anchor=0.0, keep_replay=True), "not from .*, its replay kept: choose"),
+        (TransferConfig(keep_replay=True), "not from .*, its replay kept: choose"),
         (TransferConfig(relabel=True, updates=3, new_share=0.2), "new-share 0.2: choose"),
-        (TransferConfig(anchor=0.05, anchor_steps=40), "an anchor of 0.05, anchor-steps 40: cho"),
+        (TransferConfig(anchor=0.05, anchor_steps=40), "0.05, anchor-steps 40, anchor-rate"),
     ):
         with pytest.raises(UserError, match=why):
             lsp.transfer(*again, force=True, transfer=other)
@@ -903,22 +902,23 @@ def test_a_new_task_is_planned_for_within_the_prior(source: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "chosen", "expected"),
     [
-        ("lsp", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
-        ("dreamer", {"relabel": True}, (ANCHOR, ANCHOR_RATE, NEW_SHARE)),
-        ("lsp", {}, (ANCHOR, ANCHOR_RATE, 0)),
-        ("dreamer", {}, (ANCHOR, ANCHOR_RATE, 0)),
-        ("lsp", {"anchor": 0.0}, (0, 0, 0)),
+        ("lsp", {"relabel": True}, (0, 0, NEW_SHARE)),
+        ("dreamer", {"relabel": True}, (0, 0, NEW_SHARE)),
+        ("lsp", {}, (0, 0, 0)),
+        ("dreamer", {}, (0, 0, 0)),
+        ("lsp", {"anchor": 0.3}, (0.3, ANCHOR_RATE, 0)),
+        ("dreamer", {"anchor": 0.3, "anchor_rate": 0.0}, (0.3, 0, 0)),
         ("lsp", {"relabel": True, "freeze_policy": True}, (ANCHOR, 0, 0)),
         ("lsp", {"freeze_policy": True}, (ANCHOR, 0, 0)),
         ("lsp", {"freeze_policy": True, "anchor": 0.0}, (0, 0, 0)),
-        ("lsp", {"relabel": True, "anchor": 0.3}, (0.3, 0, NEW_SHARE)),
-        ("lsp", {"relabel": True, "anchor": 0.0, "new_share": 0.0}, (0, 0, 0)),
-        ("lsp", {"relabel": True, "anchor_rate": 0.1}, (ANCHOR, 0.1, NEW_SHARE)),
+        ("lsp", {"relabel": True, "anchor": 0.3}, (0.3, ANCHOR_RATE, NEW_SHARE)),
+        ("lsp", {"relabel": True, "new_share": 0.0}, (0, 0, 0)),
+        ("lsp", {"relabel": True, "anchor": 0.3, "anchor_rate": 0.1}, (0.3, 0.1, NEW_SHARE)),
         ("cem", {"relabel": True}, (0, 0, 0)),
         ("hiro", {"relabel": True}, (0, 0, 0)),
     ],
 )
-def test_a_policy_that_adapts_on_a_relabelled_replay_is_held(
+def test_a_policy_that_adapts_is_free_unless_it_is_held(
     method: Any, chosen: Any, expected: Any
 ) -> None:
     config = make_config(method, "debug", task="quadruped_upright_walk")

@@ -117,13 +117,13 @@ class Transfer:
     keep_replay: bool = False
     """Half of each batch comes from the run's episodes, for the model alone."""
     anchor: float | None = None
-    """Hold the policy to what the run's own does, by this weight of their KL. Without it 0.05, to a
-    slow copy of itself."""
+    """Hold the policy to a slow copy of itself, by this weight of their KL (0.05 is a good one).
+    Without it a policy that adapts is free."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; without it stays."""
     anchor_rate: float | None = None
-    """Hold the policy to a slow copy of itself instead, which takes over this share of it in each
-    update; without it 0 where --anchor is given, else 0.005."""
+    """With --anchor: share of the policy that its copy takes over in each update; without it 0.005.
+    0 holds the policy to what the run's own does."""
     new_share: float | None = None
     """With --relabel: share of each batch from the new task's own episodes, 0 as they come; without
     it 0.5."""

@@ -290,18 +290,18 @@ class TransferConfig:
     are the new task's where they can be known, and otherwise not learned (ours)."""
     anchor: float | None = None
     """Weight of KL(policy ‖ anchor), in units of the running size of returns; 0 has no anchor.
-    None: 0.05, and 0 in the preset `paper`; a moving one where the policy adapts, one that does not
-    move where it is frozen. An anchor that does not move is the source's policy, which reads what
-    the source's own frozen model makes of the same observations. With a frozen policy it acts
-    itself, and the policy only follows it, whatever the weight, for plans to be imagined with: what
-    the states of the model mean moves (ours)."""
+    None: 0 where the policy adapts and in the preset `paper`, 0.05 where it is frozen. An anchor
+    that does not move is the source's policy, which reads what the source's own frozen model makes
+    of the same observations. With a frozen policy it acts itself, and the policy only follows it,
+    whatever the weight, for plans to be imagined with: what the states of the model mean moves
+    (ours)."""
     anchor_steps: int | None = None
     """Env steps over which that weight falls to zero; None keeps it (ours)."""
     anchor_rate: float | None = None
     """Share of the policy that the anchor takes over in each update. 0: it stays the source's.
-    None: 0 if an anchor is chosen, else 0.005. Above 0 it is a slow copy of the policy on the
-    model's own states, a trust region: the policy may go anywhere, but no faster than episodes tell
-    where that leads (ours)."""
+    None: 0.005 where a policy adapts and has an anchor, and 0 in the preset `paper`. Above 0 it is
+    a slow copy of the policy on the model's own states, a trust region: the policy may go anywhere,
+    but no faster than episodes tell where that leads (ours)."""
     new_share: float | None = None
     """Share of each batch from the new task's own episodes, of a relabelled replay; 0: as they
     come. None: 0.5 where a policy adapts on such a replay (Ball et al. 2023, RLPD), else 0."""

@@ -15,10 +15,16 @@ on, and without it CEM walks out to skills that nobody has learned (docs/noteboo
 ACTING_HORIZON = 50
 """`planner.acting_horizon` on a new task: one skill, held so long, is found sooner than several
 (docs/notebook/transfer.md)."""
-ANCHOR, ANCHOR_RATE, NEW_SHARE = 0.05, 0.005, 0.5
-"""Of a policy that adapts, the share on a relabelled replay alone: without them it leaves what its
-model has seen before a single new episode can tell where that leads (docs/notebook/transfer.md,
-cove.md). Any anchor makes a frozen policy one that is fixed in what it does."""
+NEW_SHARE = 0.5
+"""`transfer.new_share` where a policy adapts on a relabelled replay: with less of the new task's
+own episodes it leaves what its model has seen before they can tell where that leads
+(docs/notebook/transfer.md)."""
+ANCHOR = 0.05
+"""`transfer.anchor` of a frozen policy: any anchor makes it one that is fixed in what it does. One
+that adapts is free. Held, it is ahead for 20k env steps towards another goal, and never learns
+another gait (docs/results/transfer.md)."""
+ANCHOR_RATE = 0.005
+"""`transfer.anchor_rate` of a policy that adapts and is held: to a slow copy of itself."""
 ANCHORED_STD = 0.1
 """Least standard deviation of a policy that is held to another: between two that are nearly sure of
 what they do the KL has no end."""
@@ -96,10 +102,10 @@ def _held(source: Config, transfer: TransferConfig) -> TransferConfig:
     ours = source.method != "hiro" and not source.plans_actions and source.preset != "paper"
     adapts = ours and not transfer.freeze_policy
     anchor, rate, share = transfer.anchor, transfer.anchor_rate, transfer.new_share
-    if rate is None:
-        rate = ANCHOR_RATE if adapts and anchor is None else 0.0
     if anchor is None:
-        anchor = ANCHOR if ours else 0.0
+        anchor = ANCHOR if ours and not adapts else 0.0
+    if rate is None:
+        rate = ANCHOR_RATE if adapts and anchor else 0.0
     if share is None:
         share = NEW_SHARE if adapts and transfer.relabel else 0.0
     return replace(transfer, anchor=anchor, anchor_rate=rate, new_share=share)
